@@ -1,0 +1,399 @@
+"""The primitive form of a graph: what every operator of every dialect is spelled with.
+
+A frontend translates native nodes into these few forms; everything after it (pull-back,
+recognition, facts, evaluation) sees nothing else. A form is either a *view* (moves indices), a *map*
+(pointwise), a *sum of products* (`Einsum`), a normaliser, or a *leaf*: a tensor whose inside does not
+matter here. An operator that a frontend does not know is a leaf, which is always safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike, product
+
+__all__ = [
+    "Concat",
+    "Constant",
+    "Einsum",
+    "Expand",
+    "Form",
+    "Gather",
+    "Iota",
+    "Leaf",
+    "Map",
+    "Permute",
+    "Prim",
+    "Reduce",
+    "Reshape",
+    "Slice",
+    "Softmax",
+    "broadcast",
+    "cast",
+    "concat",
+    "constant",
+    "einsum",
+    "expand",
+    "gather",
+    "iota",
+    "leaf",
+    "linear",
+    "matmul",
+    "pointwise",
+    "permute",
+    "reduce",
+    "reshape",
+    "select",
+    "slice_",
+    "softmax",
+    "squeeze",
+    "sum_",
+    "swap",
+    "unsqueeze",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A tensor that is not looked into. ``why`` says what it is: an operator name, ``"input"``, ``"weight"``."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Constant:
+    """A known value, independent of every graph input. ``load`` returns it as a numpy array."""
+
+    load: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Iota:
+    """A 1-D tensor ``start, start + step, …``."""
+
+    start: Size
+    step: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A pointwise function of broadcast operands; ``fn`` is a name from `POINTWISE`."""
+
+    fn: str
+
+
+@dataclass(frozen=True, slots=True)
+class Einsum:
+    """A sum over the labels that are not in ``output`` of the product of the operands (one or more)."""
+
+    operands: tuple[tuple[int, ...], ...]
+    output: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """``max``, ``min`` or ``logsumexp`` over ``axes``, which are dropped. Sums and means are `Einsum`."""
+
+    fn: str
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """``softmax`` over one axis (its logarithm if ``log``); a row that is all -inf gives NaN."""
+
+    axis: int
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """Row-major regrouping of the axes into the shape of the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Axis ``k`` of the result is axis ``order[k]`` of the operand."""
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Expand:
+    """numpy broadcasting of the operand to the shape of the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """``start + step * i`` along one axis."""
+
+    axis: int
+    start: Size
+    step: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Operands one after the other along one axis."""
+
+    axis: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """``data`` (operand 0) read along ``axis`` at the integers in operand 1, whose axes take its place."""
+
+    axis: int
+
+
+Form = (
+    Leaf | Constant | Iota | Map | Einsum | Reduce | Softmax | Reshape | Permute | Expand | Slice | Concat | Gather
+)
+
+POINTWISE = frozenset(
+    "add sub mul div neg abs sign exp exp2 log sqrt rsqrt reciprocal pow tanh sigmoid relu erf sin cos floor"
+    " maximum minimum where and or not xor eq ne lt le gt ge isnan isinf mod floordiv cast identity softplus".split()
+)
+"""Names a `Map` may have, with numpy's meaning.
+
+``where(c, a, b)``; ``cast`` has its target in the result's dtype; ``identity`` is a copy or an inactive
+dropout; ``floordiv`` and ``mod`` round down; ``and or not xor`` are logical. Any other pointwise
+operator is a `Leaf`.
+"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prim:
+    """One tensor in primitive form. Compared by identity: shared where the graph shares it.
+
+    Parameters
+    ----------
+    form
+        How it is computed from ``inputs``.
+    inputs
+        Operands.
+    shape
+        Sizes of the axes.
+    dtype
+        As `rewriter.program.graph.Value.dtype`; None when unknown.
+    value
+        Name of the native value that holds exactly this tensor, or None for a step inside an operator.
+    """
+
+    form: Form
+    inputs: tuple[Prim, ...]
+    shape: tuple[Size, ...]
+    dtype: str | None
+    value: str | None = None
+
+    def named(self, value: str) -> Prim:
+        """Return the same tensor, known to be held by a native value.
+
+        A tensor that already has a name is wrapped in an ``identity`` map, so that both names stay.
+        """
+        if self.value is not None:
+            return Prim(Map("identity"), (self,), self.shape, self.dtype, value)
+        return Prim(self.form, self.inputs, self.shape, self.dtype, value)
+
+    def __repr__(self) -> str:
+        name = f"{self.value}: " if self.value else ""
+        return f"<{name}{self.form} {self.dtype}[{', '.join(map(str, self.shape))}]>"
+
+
+def leaf(why: str, shape: Sequence[SizeLike], dtype: str | None, value: str | None) -> Prim:
+    """Return a tensor that is not looked into."""
+    return Prim(Leaf(why), (), _sizes(shape), dtype, value)
+
+
+def constant(
+    array: np.ndarray | float | bool, dtype: str | None = None, value: str | None = None
+) -> Prim:
+    """Return a small known value. For weights build ``Prim(Constant(load), (), shape, dtype, name)``."""
+    known = np.asarray(array)
+    return Prim(Constant(lambda: known), (), _sizes(known.shape), dtype or str(known.dtype), value)
+
+
+def iota(size: SizeLike, start: SizeLike = 0, step: SizeLike = 1, dtype: str = "int64") -> Prim:
+    """Return ``start, start + step, …`` (``size`` of them)."""
+    return Prim(Iota(Size.of(start), Size.of(step)), (), (Size.of(size),), dtype)
+
+
+def pointwise(fn: str, *operands: Prim, dtype: str | None = None) -> Prim:
+    """Return the broadcast pointwise function; ``dtype`` defaults to that of the last operand."""
+    if fn not in POINTWISE:
+        raise ValueError(f"{fn!r} is not a pointwise primitive")
+    if dtype is None:
+        boolean = fn in ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor", "isnan", "isinf")
+        dtype = "bool" if boolean else operands[-1].dtype
+    return Prim(Map(fn), operands, broadcast(*(x.shape for x in operands)), dtype)
+
+
+def cast(x: Prim, dtype: str) -> Prim:
+    """Return ``x`` in another dtype."""
+    return Prim(Map("cast"), (x,), x.shape, dtype)
+
+
+def broadcast(*shapes: Sequence[Size]) -> tuple[Size, ...]:
+    """Return the numpy broadcast of shapes; of two different symbolic sizes the non-unit first one wins."""
+    rank = max(map(len, shapes), default=0)
+    result = []
+    for axis in range(rank):
+        sizes = [s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0]
+        result.append(next((n for n in sizes if n != ONE), ONE))
+    return tuple(result)
+
+
+def einsum(spec: str, *operands: Prim) -> Prim:
+    """Return the sum of products that ``spec`` (no ellipsis, no repeated letter in an operand) describes.
+
+    An axis of size 1 broadcasts against the same letter with another size.
+    """
+    left, output = spec.split("->")
+    labels = tuple(tuple(map(ord, part)) for part in left.split(","))
+    if len(labels) != len(operands) or any(len(p) != len(x.shape) for p, x in zip(labels, operands, strict=True)):
+        raise ValueError(f"{spec!r} does not fit ranks {[len(x.shape) for x in operands]}")
+    return _einsum(labels, tuple(map(ord, output)), operands)
+
+
+def _einsum(labels: tuple[tuple[int, ...], ...], output: tuple[int, ...], operands: tuple[Prim, ...]) -> Prim:
+    sizes: dict[int, Size] = {}
+    for part, x in zip(labels, operands, strict=True):
+        for label, size in zip(part, x.shape, strict=True):
+            if sizes.get(label, ONE) == ONE:
+                sizes[label] = size
+    return Prim(Einsum(labels, output), operands, tuple(sizes[o] for o in output), operands[0].dtype)
+
+
+def matmul(a: Prim, b: Prim) -> Prim:
+    """Return numpy's ``a @ b``, 1-D operands and broadcast batch axes included."""
+    if len(a.shape) == 1:
+        product_ = matmul(unsqueeze(a, 0), b)
+        return squeeze(product_, len(product_.shape) - (1 if len(b.shape) == 1 else 2))
+    if len(b.shape) == 1:
+        product_ = matmul(a, unsqueeze(b, 1))
+        return squeeze(product_, len(product_.shape) - 1)
+    batch = max(len(a.shape), len(b.shape)) - 2
+    row, inner, column = batch, batch + 1, batch + 2
+    first = (*range(batch - len(a.shape) + 2, batch), row, inner)
+    second = (*range(batch - len(b.shape) + 2, batch), inner, column)
+    return _einsum((first, second), (*range(batch), row, column), (a, b))
+
+
+def linear(x: Prim, weight: Prim, bias: Prim | None = None) -> Prim:
+    """Return ``x @ weight.T + bias``."""
+    result = matmul(x, swap(weight, 0, 1))
+    return result if bias is None else pointwise("add", result, bias, dtype=x.dtype)
+
+
+def sum_(x: Prim, axes: Sequence[int], keepdim: bool = False, mean: bool = False) -> Prim:
+    """Return the sum (or the mean, for static sizes) over ``axes``."""
+    axes = _axes(axes, len(x.shape))
+    kept = tuple(k for k in range(len(x.shape)) if k not in axes)
+    result = _einsum((tuple(range(len(x.shape))),), kept, (x,))
+    if mean:
+        count = product(x.shape[k] for k in axes)
+        if not count.static:
+            result = leaf("mean over a dynamic axis", result.shape, x.dtype, None)
+        else:
+            result = pointwise("mul", result, constant(np.float64(1.0 / int(count))), dtype=x.dtype)
+    return _keep(result, x, axes) if keepdim else result
+
+
+def reduce(fn: str, x: Prim, axes: Sequence[int], keepdim: bool = False) -> Prim:
+    """Return ``max``, ``min`` or ``logsumexp`` over ``axes``."""
+    axes = _axes(axes, len(x.shape))
+    shape = tuple(n for k, n in enumerate(x.shape) if k not in axes)
+    result = Prim(Reduce(fn, axes), (x,), shape, x.dtype)
+    return _keep(result, x, axes) if keepdim else result
+
+
+def softmax(x: Prim, axis: int, log: bool = False) -> Prim:
+    """Return ``softmax`` (or its logarithm) over one axis."""
+    return Prim(Softmax(axis % len(x.shape), log), (x,), x.shape, x.dtype)
+
+
+def reshape(x: Prim, shape: Sequence[SizeLike]) -> Prim:
+    """Return the row-major regrouping; ``shape`` has no ``-1`` (use `infer_size` first)."""
+    return Prim(Reshape(), (x,), _sizes(shape), x.dtype)
+
+
+def permute(x: Prim, order: Sequence[int]) -> Prim:
+    """Return the axes in another order."""
+    order = _axes(order, len(x.shape), ordered=False)
+    return Prim(Permute(order), (x,), tuple(x.shape[k] for k in order), x.dtype)
+
+
+def swap(x: Prim, a: int, b: int) -> Prim:
+    """Return ``x`` with two axes swapped."""
+    order = list(range(len(x.shape)))
+    order[a], order[b] = order[b], order[a]
+    return permute(x, order)
+
+
+def expand(x: Prim, shape: Sequence[SizeLike]) -> Prim:
+    """Return the broadcast of ``x`` to ``shape`` (both directions, as ONNX Expand)."""
+    return Prim(Expand(), (x,), broadcast(_sizes(shape), x.shape), x.dtype)
+
+
+def slice_(x: Prim, axis: int, start: SizeLike, size: SizeLike, step: int = 1) -> Prim:
+    """Return ``size`` entries along ``axis`` from ``start`` in strides of ``step`` (may be negative)."""
+    axis %= len(x.shape)
+    shape = (*x.shape[:axis], Size.of(size), *x.shape[axis + 1 :])
+    return Prim(Slice(axis, Size.of(start), step), (x,), shape, x.dtype)
+
+
+def select(x: Prim, axis: int, at: SizeLike) -> Prim:
+    """Return the entries at one place of ``axis``, which is dropped."""
+    return squeeze(slice_(x, axis, at, 1), axis)
+
+
+def squeeze(x: Prim, axis: int) -> Prim:
+    """Drop an axis of size 1."""
+    axis %= len(x.shape)
+    return reshape(x, x.shape[:axis] + x.shape[axis + 1 :])
+
+
+def unsqueeze(x: Prim, axis: int) -> Prim:
+    """Insert an axis of size 1 (``axis`` counts in the result)."""
+    axis %= len(x.shape) + 1
+    return reshape(x, (*x.shape[:axis], ONE, *x.shape[axis:]))
+
+
+def concat(xs: Sequence[Prim], axis: int) -> Prim:
+    """Return the operands one after the other along ``axis``."""
+    axis %= len(xs[0].shape)
+    total = sum((x.shape[axis] for x in xs), ZERO)
+    shape = (*xs[0].shape[:axis], total, *xs[0].shape[axis + 1 :])
+    return Prim(Concat(axis), tuple(xs), shape, xs[0].dtype)
+
+
+def gather(data: Prim, indices: Prim, axis: int) -> Prim:
+    """Return ``data`` read along ``axis`` at ``indices`` (numpy's ``take``; indices are not negative)."""
+    axis %= len(data.shape)
+    shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
+    return Prim(Gather(axis), (data, indices), shape, data.dtype)
+
+
+def infer_size(old: Sequence[Size], new: Sequence[SizeLike | None]) -> tuple[Size, ...] | None:
+    """Return ``new`` with its one None filled in so that the element counts agree, or None if it cannot be."""
+    known = product(Size.of(n) for n in new if n is not None)
+    missing = product(old).divide(known)
+    if missing is None:
+        return None
+    return tuple(missing if n is None else Size.of(n) for n in new)
+
+
+def _keep(result: Prim, x: Prim, axes: tuple[int, ...]) -> Prim:
+    return reshape(result, [ONE if k in axes else n for k, n in enumerate(x.shape)])
+
+
+def _sizes(shape: Sequence[SizeLike]) -> tuple[Size, ...]:
+    return tuple(Size.of(n) for n in shape)
+
+
+def _axes(axes: Sequence[int], rank: int, ordered: bool = True) -> tuple[int, ...]:
+    result = tuple(k % rank for k in axes)
+    return tuple(sorted(result)) if ordered else result

@@ -1,0 +1,115 @@
+"""What a form's lowering is written against: a few tensor operations, spelled by each target.
+
+`rewriter.lower.torch_emitter` runs them as PyTorch operators (eagerly, or traced into an FX graph);
+`rewriter.lower.onnx_emitter` writes ONNX nodes of the model's own opset. Shapes are
+`rewriter.algebra.sizes.Size`: the emitter finds out how to compute a dynamic one from its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from rewriter.algebra.sizes import Size, SizeLike
+
+__all__ = ["Emitter", "EmptyRow", "Handle"]
+
+EmptyRow = Literal["nan", "zero", "never"]
+
+Handle = Any
+"""A tensor of the target: `torch.Tensor` or `onnx_ir.Value`."""
+
+
+class Emitter(Protocol):
+    """Emits tensor operations. All methods return a new handle; none changes its operands."""
+
+    target: str
+    """``"torch"``, ``"onnx"`` (standard operators of the model's opset), ``"onnx:23"``… or ``"ort"``."""
+
+    def shape(self, x: Handle) -> tuple[Size, ...]:
+        """Return the shape of a handle in the terms of the graph it was read from."""
+
+    def dtype(self, x: Handle) -> str:
+        """Return the dtype of a handle, as `rewriter.program.graph.Value.dtype`."""
+
+    def reshape(self, x: Handle, shape: Sequence[SizeLike]) -> Handle:
+        """Row-major regrouping to ``shape``."""
+
+    def permute(self, x: Handle, order: Sequence[int]) -> Handle:
+        """Axis ``k`` of the result is axis ``order[k]``."""
+
+    def slice(self, x: Handle, axis: int, start: SizeLike, size: SizeLike, step: int = 1) -> Handle:
+        """``size`` entries from ``start`` (``step`` is positive)."""
+
+    def expand(self, x: Handle, shape: Sequence[SizeLike]) -> Handle:
+        """Broadcast to ``shape``."""
+
+    def concat(self, xs: Sequence[Handle], axis: int) -> Handle:
+        """Join along ``axis``."""
+
+    def pad(self, x: Handle, axis: int, before: SizeLike, after: SizeLike, value: float = 0.0) -> Handle:
+        """Pad one axis with a constant."""
+
+    def map(self, fn: str, *operands: Handle, dtype: str | None = None) -> Handle:
+        """Pointwise function of `rewriter.algebra.prims.POINTWISE`; ``dtype`` is for ``cast``."""
+
+    def matmul(self, a: Handle, b: Handle) -> Handle:
+        """numpy's ``a @ b``."""
+
+    def softmax(self, x: Handle, axis: int) -> Handle:
+        """Softmax over one axis; a row that is all -inf gives whatever the target gives."""
+
+    def reduce(self, fn: str, x: Handle, axis: int) -> Handle:
+        """``sum``, ``max`` or ``min`` over one axis, kept with size 1."""
+
+    def constant(self, array: np.ndarray | float | bool, dtype: str) -> Handle:
+        """A known value."""
+
+    def iota(self, size: SizeLike, dtype: str = "int64") -> Handle:
+        """``0, 1, …, size - 1``."""
+
+    def gather(self, data: Handle, indices: Handle, axis: int) -> Handle:
+        """numpy's ``take`` along ``axis``."""
+
+    def size(self, value: SizeLike, dtype: str = "int64") -> Handle:
+        """A size as a 0-d tensor."""
+
+    def ceil_div(self, n: SizeLike, by: int) -> Size:
+        """Return ``ceil(n / by)``: a number, or a new symbol that this emitter knows how to compute."""
+
+    def attention(
+        self,
+        q: Handle,
+        k: Handle,
+        v: Handle,
+        *,
+        scale: float,
+        bias: Handle | None = None,
+        causal: bool = False,
+        empty_row: EmptyRow = "never",
+    ) -> Handle:
+        """Softmax attention by the best fused operator of the target, or spelled out where it has none.
+
+        Parameters
+        ----------
+        q
+            ``[B, H, I, D]``.
+        k, v
+            ``[B, G, J, D]`` and ``[B, G, J, E]``; query head ``h`` reads key head ``h // (H // G)``.
+        scale
+            Multiplies the scores before the bias is added.
+        bias
+            Floating, added to the scores; broadcasts to ``[B, H, I, J]`` (rank 4).
+        causal
+            Key ``j`` is visible to query ``i`` iff ``j <= i``. Besides the bias, if both are given.
+        empty_row
+            What a query that sees no key (all scores -inf) gives: ``"nan"``, ``"zero"``, or
+            ``"never"`` when it cannot happen and needs no guard.
+
+        Returns
+        -------
+        Handle
+            ``[B, H, I, E]``, dtype of ``q``.
+        """

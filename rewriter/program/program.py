@@ -1,0 +1,130 @@
+"""A program: a captured model that can be read, run, edited and saved, whatever it came from."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rewriter.program.graph import Graph
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.algebra.prims import Prim
+    from rewriter.lower.emitter import Emitter
+    from rewriter.sites.refusal import Refusal
+    from rewriter.sites.site import AttentionSite
+
+__all__ = ["Arrays", "Build", "Program", "Replacement"]
+
+Arrays = Mapping[str, np.ndarray]
+"""Values by name. bfloat16 travels as `ml_dtypes.bfloat16`."""
+
+Build = Callable[["Emitter", Sequence[Any]], Any]
+"""Emits a computation: ``build(emitter, inputs) -> output``, tensors being the emitter's own handles."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One edit: the value ``output`` is computed in a new way from ``inputs``.
+
+    Parameters
+    ----------
+    output
+        Name of the value whose readers get the new result. Shape and dtype must stay the same.
+    inputs
+        Names of values that exist before ``output`` and do not depend on it.
+    build
+        Emits the new computation.
+    name
+        Name of the site it is for: a prefix of the new nodes' names and of the ONNX function.
+    metadata
+        What is written into the graph about it (``{"form": "window:window=512", "fidelity": …}``).
+    """
+
+    output: str
+    inputs: tuple[str, ...]
+    build: Build
+    name: str
+    metadata: Mapping[str, str]
+
+
+class Program(ABC):
+    """A captured model. Immutable: `replace` returns another program that shares the weights."""
+
+    format: str
+    """``"fx"`` or ``"onnx"``."""
+
+    source: str
+    """Where it came from: a path, or the class name of a module."""
+
+    @property
+    @abstractmethod
+    def graph(self) -> Graph:
+        """The read view."""
+
+    @abstractmethod
+    def prims(self) -> Mapping[str, Prim]:
+        """Return every value of the graph in primitive form (translated once, then kept)."""
+
+    @abstractmethod
+    def run(self, *inputs: Any, **named: Any) -> tuple[Any, ...]:
+        """Run in the native runtime (PyTorch, or ONNX Runtime on the CPU); return a flat tuple of outputs.
+
+        Inputs may be torch tensors or numpy arrays, by position or by name.
+        """
+
+    @abstractmethod
+    def extract(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[Arrays], list[np.ndarray]]:
+        """Return a native-runtime function of the part of the graph from ``inputs`` to ``outputs``.
+
+        Weights are bound; graph inputs that the part reads must be among ``inputs``.
+        """
+
+    @abstractmethod
+    def emit(
+        self, inputs: Sequence[str], build: Build, sample: Arrays
+    ) -> Callable[[Arrays], list[np.ndarray]]:
+        """Return a native-runtime function of a new computation, as `replace` would insert it.
+
+        ``sample`` gives one array per input: dtypes, ranks and, where the graph has numbers, sizes.
+        """
+
+    @abstractmethod
+    def replace(self, replacements: Sequence[Replacement]) -> Program:
+        """Return a program with the edits made and what nothing reads any more removed."""
+
+    @abstractmethod
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file atomically: it is complete, or it is not there."""
+
+    def module(self) -> torch.nn.Module:
+        """Return an `torch.nn.Module` (FX programs only): trains, compiles, exports again."""
+        raise TypeError(f"{self.source}: only a program traced from PyTorch has a module; this is {self.format}")
+
+    @property
+    @abstractmethod
+    def metadata(self) -> Mapping[str, str]:
+        """Model metadata; what the tool writes is under keys that start with ``rewriter.``."""
+
+    @cached_property
+    def _raised(self) -> tuple[tuple[AttentionSite, ...], tuple[Refusal, ...]]:
+        from rewriter.sites import raise_sites
+
+        return raise_sites(self)
+
+    @property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        """Every place where attention is computed, in graph order."""
+        return self._raised[0]
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """Near-misses: what looked like attention and is not, with the reason."""
+        return self._raised[1]
