@@ -1,0 +1,1 @@
+"""What people and scripts read: console tables, JSON objects, HTML pages."""

@@ -1,0 +1,213 @@
+"""How large a floating-point difference may be: derived from the original, not guessed.
+
+**Of a site.** Old and new computation are compared with a float64 evaluation of the same formula. The
+new one may be `SITE_FACTOR` times as wrong as the old one is: another order of the same sums changes an
+error by a small factor, a wrong formula by orders of magnitude. Where the old one happens to be exact
+(ties, one key, zeros) its error says nothing, so `floor` stands in: a few units in the last place of
+the largest exact value, because every output is a sum of values of about that size and is rounded once
+per term.
+
+**End to end.** There is no float64 run of a whole model. Instead each weight and each floating input is
+moved by one unit in the last place, up or down at random, which is at least the rounding that any
+operator may apply to them. How much the original's outputs respond is how far they are determined at
+all in this precision; an exact rewrite may differ `MODEL_FACTOR` times as much. The factor covers that a
+perturbation stands for one rounding per product while a rewrite reorders whole sums, and that the
+response is sampled with few seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewriter.errors import InputError
+from rewriter.program.program import Arrays, Program
+from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches
+from rewriter.verify.progress import Progress, silent
+from rewriter.verify.running import run
+
+__all__ = [
+    "MODEL_FACTOR",
+    "SITE_FACTOR",
+    "SiteVerdict",
+    "epsilon",
+    "floor",
+    "judge_site",
+    "perturbed",
+    "perturbed_program",
+    "response",
+]
+
+SITE_FACTOR = 4.0
+"""A new computation of a site may have this many times the error of the old one."""
+
+MODEL_FACTOR = 16.0
+"""A rewritten model may differ this many times as much as the original responds to its last bits."""
+
+FLOOR_ULPS = 8.0
+"""Units in the last place of the largest value below which an error says nothing."""
+
+# shorter float tensors may be parameters of an operator (the scales of a resize), where a
+# last bit changes a shape and not a rounding
+LEAST_WEIGHTS = 17
+
+
+def epsilon(dtype: str | np.dtype) -> float:
+    """Return the distance from 1 to the next number of a floating dtype."""
+    try:
+        return float(np.finfo(np.dtype(dtype)).eps)
+    except (TypeError, ValueError):
+        import ml_dtypes
+
+        return float(ml_dtypes.finfo(dtype).eps)
+
+
+def floor(exact: np.ndarray, dtype: str | np.dtype) -> float:
+    """Return the error below which a result of this size says nothing: `FLOOR_ULPS` · eps · max |exact|."""
+    finite = np.abs(exact[np.isfinite(exact)])
+    return FLOOR_ULPS * epsilon(dtype) * float(finite.max(initial=0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class SiteVerdict:
+    """Whether a new computation of a site is as right as the old one.
+
+    Parameters
+    ----------
+    ok
+        Same NaN and inf pattern, and ``error <= tolerance``.
+    error, original_error
+        Largest absolute error of the new and of the old computation against float64.
+    tolerance
+        What the error may be.
+    pattern
+        Places where one is NaN or inf and the other is not the same.
+    """
+
+    ok: bool
+    error: float
+    original_error: float
+    tolerance: float
+    pattern: int
+
+    def __str__(self) -> str:
+        if self.pattern:
+            return f"{self.pattern} elements are NaN or inf in one of the two only"
+        verb = "within" if self.ok else "over"
+        return (
+            f"error {self.error:.2e} against float64 is {verb} {self.tolerance:.2e}"
+            f" (the original's own error is {self.original_error:.2e})"
+        )
+
+
+def judge_site(
+    exact: np.ndarray, old: np.ndarray, new: np.ndarray, dtype: str | np.dtype
+) -> SiteVerdict:
+    """Return whether ``new`` may replace ``old``.
+
+    Parameters
+    ----------
+    exact
+        The formula in float64.
+    old, new
+        What the native runtime gives for the original and for the rewritten region.
+    dtype
+        dtype of the computation.
+    """
+    if old.shape != new.shape:
+        return SiteVerdict(False, np.inf, 0.0, 0.0, max(old.size, new.size))
+    pattern = pattern_mismatches(old, new)
+    seen = np.isfinite(old.astype(np.float64))
+    exact_seen = np.where(seen, exact, 0.0)
+    before = max_abs(exact_seen, np.where(seen, old, 0))
+    after = max_abs(exact_seen, np.where(seen, new, 0))
+    tolerance = SITE_FACTOR * max(before, floor(exact_seen, dtype))
+    return SiteVerdict(pattern == 0 and after <= tolerance, after, before, tolerance, pattern)
+
+
+def perturbed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the array with every number moved to one of its two neighbours, at random.
+
+    Zeros (a pruned weight, a padded row), the largest finite numbers, infinities and NaN stay.
+    """
+    if not is_floating(array.dtype) or not array.size:
+        return array
+    bits = np.ascontiguousarray(array).view(f"i{array.dtype.itemsize}").copy()
+    step = rng.integers(0, 2, size=bits.shape, dtype=np.int8) * 2 - 1
+    limit = _largest(array.dtype)
+    moves = (array != 0) & (np.abs(array.astype(np.float64)) < limit)
+    # the magnitude of a float grows with its bits read as an integer, whatever the sign bit
+    bits += np.where(moves, step, 0).astype(bits.dtype)
+    return bits.view(array.dtype).reshape(array.shape)
+
+
+def response(
+    program: Program,
+    cases: Sequence[tuple[Arrays, Sequence[np.ndarray]]],
+    seeds: Iterable[int] = (0, 1, 2),
+    progress: Progress = silent,
+) -> list[list[float]]:
+    """Return how much each output moves when the last bits of weights and inputs do.
+
+    Parameters
+    ----------
+    program
+        The original.
+    cases
+        Inputs by name, and the outputs that the program gives for them.
+    seeds
+        One perturbation each; the largest response counts.
+    progress
+        Told after each run.
+
+    Returns
+    -------
+    list
+        For every case, for every output, the largest absolute difference; 0 for outputs that are
+        not floating.
+    """
+    worst = [[0.0] * len(outputs) for _, outputs in cases]
+    seeds = list(seeds)
+    for turn, seed in enumerate(seeds):
+        moved_program = perturbed_program(program, seed)
+        for at, (inputs, exact) in enumerate(cases):
+            progress("noise floor", turn * len(cases) + at, len(seeds) * len(cases))
+            rng = np.random.default_rng([seed, at])
+            moved = run(moved_program, {name: perturbed(x, rng) for name, x in inputs.items()})
+            for k, (x, y) in enumerate(zip(exact, moved, strict=True)):
+                if is_floating(x.dtype):
+                    worst[at][k] = max(worst[at][k], max_abs(x, y))
+    return worst
+
+
+def perturbed_program(program: Program, seed: int) -> Program:
+    """Return a program whose floating weights are moved by one unit in the last place.
+
+    Raises
+    ------
+    InputError
+        When the format of the program is not known here.
+    """
+    rng = np.random.default_rng(seed)
+    match program.format:
+        case "fx":
+            return _perturbed_fx(program, rng)
+        case "onnx":
+            return _perturbed_onnx(program, rng)
+        case other:
+            raise InputError(f"{program.source}: the noise floor of a {other} program cannot be measured")
+
+
+def _largest(dtype: np.dtype) -> float:
+    try:
+        return float(np.finfo(dtype).max)
+    except ValueError:
+        import ml_dtypes
+
+        return float(ml_dtypes.finfo(dtype).max)
+
+
+def _is_weight(array_size: int, dtype: np.dtype) -> bool:
+    return array_size >= LEAST_WEIGHTS and is_floating(dtype)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rewriter.errors import InputError
+from rewriter.verify.budget import METRICS, Budget, parse_budget, parse_budgets
+from rewriter.verify.metrics import distance
+
+X = np.random.default_rng(0).standard_normal((7, 5))
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("cos>=0.99", Budget("cos", 0.99)),
+        (" KL <= 0.02 ", Budget("kl", 0.02)),
+        ("top1>=98%", Budget("top1", 0.98)),
+        ("sqnr>=30dB", Budget("sqnr", 30.0)),
+        ("sqnr>=30 db", Budget("sqnr", 30.0)),
+        ("max_abs<=1e-3", Budget("max_abs", 1e-3)),
+        ("rel<=1%", Budget("rel", 0.01)),
+        ("kl@logits<=.02", Budget("kl", 0.02, "logits")),
+        ("kl@a.b/c:0<=1", Budget("kl", 1.0, "a.b/c:0")),
+    ],
+)
+def test_reads(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+    assert parse_budget(str(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("good", "not METRIC<=X"),
+        ("", "not METRIC<=X"),
+        ("psnr>=3", "there is no metric 'psnr'; the metrics are cos"),
+        ("cos<=0.9", "cos is better when larger, so write cos>=X"),
+        ("kl>=0.1", "kl is better when smaller"),
+        ("kl<0.1", "write kl<=X"),
+        ("cos>=nice", "'nice' is not a number"),
+        ("cos>=1.5", "between -1 and 1"),
+        ("kl<=-1", "between 0 and inf"),
+        ("kl<=nan", "between 0 and inf"),
+        ("kl<=3dB", "not measured in dB"),
+        ("kl<=3%", "takes no %"),
+    ],
+)
+def test_says_what_is_wrong(text: str, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        parse_budget(text)
+
+
+def test_several_combine() -> None:
+    assert parse_budgets("cos>=0.9, kl<=1") == (Budget("cos", 0.9), Budget("kl", 1.0))
+    assert parse_budgets(["cos>=0.9", Budget("kl", 1.0)]) == (Budget("cos", 0.9), Budget("kl", 1.0))
+    assert parse_budgets(None) == ()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equal_outputs_meet_the_tightest_budget(metric: str) -> None:
+    tightest = {"cos": 1 - 1e-12, "top1": 1.0, "sqnr": 300.0}.get(metric, 0.0)
+    assert Budget(metric, tightest).check({"y": distance(X, X)}).ok
+    assert not Budget(metric, tightest).check({"y": distance(X, X[::-1])}).ok
+
+
+def test_the_worst_output_counts_unless_one_is_named() -> None:
+    outputs = {"good": distance(X, X), "bad": distance(X, -X)}
+    outcome = Budget("cos", 0.9).check(outputs)
+    assert (outcome.output, outcome.ok) == ("bad", False)
+    assert Budget("cos", 0.9, "good").check(outputs).ok
+    with pytest.raises(InputError, match="no floating output 'ugly'; the outputs are good, bad"):
+        Budget("cos", 0.9, "ugly").check(outputs)
+
+
+def test_nan_in_one_of_the_two_meets_no_budget() -> None:
+    broken = X.copy()
+    broken[0, 0] = np.nan
+    assert not Budget("cos", -1.0).check({"y": distance(X, broken)}).ok
+    assert Budget("cos", 0.5).check({"y": distance(broken, broken)}).ok
+    assert not Budget("kl", 9.0).met(float("nan"))
