@@ -1,0 +1,228 @@
+"""Terms: what a tensor holds at an index, written over atoms.
+
+`unfold` looks through views and pointwise maps and stops at everything else (a contraction, a
+normaliser, a leaf), so a term is a small tree of functions whose leaves are *reads*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewriter.algebra.index import (
+    Affine,
+    Atom,
+    Index,
+    affine_value,
+    atoms_of,
+    operand_index,
+    pull,
+    resolve,
+)
+from rewriter.algebra.prims import Concat, Constant, Expand, Gather, Iota, Map, Permute, Prim, Reshape, Slice
+from rewriter.algebra.sizes import ONE, product
+
+__all__ = [
+    "Apply",
+    "Number",
+    "Position",
+    "Read",
+    "Term",
+    "depends_on",
+    "leaves",
+    "read",
+    "same",
+    "source",
+    "substitute",
+    "unfold",
+]
+
+VIEWS = (Reshape, Permute, Expand, Slice, Concat, Gather)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A tensor at an index."""
+
+    prim: Prim
+    index: Index
+
+    @property
+    def atoms(self) -> frozenset[Atom]:
+        """The atoms the index depends on."""
+        return atoms_of(self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A known scalar."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Position:
+    """An integer that is an affine form of the atoms: what an iota holds."""
+
+    value: Affine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Apply:
+    """A pointwise function of terms. ``whole`` is the tensor that holds the result, where there is one."""
+
+    fn: str
+    args: tuple[Term, ...]
+    dtype: str | None
+    whole: Read | None = None
+
+
+Term = Read | Number | Position | Apply
+
+
+def read(prim: Prim, index: Index) -> Read:
+    """Return the read after all leading view steps."""
+    for step in _views(Read(prim, index)):
+        last = step
+    return last
+
+
+def _views(start: Read) -> Iterator[Read]:
+    yield start
+    at: tuple[Prim, Index] | None = (start.prim, start.index)
+    while at is not None:
+        at = pull(*at)
+        if at is not None:
+            yield Read(*at)
+
+
+def source(start: Read) -> Iterator[Read]:
+    """Yield ``start`` and every read behind it through views, copies and casts, nearest first."""
+    at = start
+    while True:
+        for at in _views(at):
+            yield at
+        if not (isinstance(at.prim.form, Map) and at.prim.form.fn in ("identity", "cast")):
+            return
+        operand = at.prim.inputs[0]
+        at = Read(operand, operand_index(operand.shape, at.prim.shape, resolve(at.index)))
+
+
+def unfold(start: Read, budget: int = 256, stop: Callable[[Prim], bool] | None = None) -> Term:
+    """Return the term of a read, looking through views and maps.
+
+    Parameters
+    ----------
+    budget
+        How many maps may be looked into; past that the tensors are read as they are.
+    stop
+        Tensors that are not looked into.
+    """
+    left = [budget]
+
+    def walk(at: Read, depth: int) -> Term:
+        at = read(at.prim, at.index)
+        prim = at.prim
+        if stop is not None and stop(prim):
+            return at
+        match prim.form:
+            case Constant(load) if product(prim.shape) == ONE:
+                return Number(float(np.asarray(load()).reshape(()).astype(np.float64)))
+            case Iota():
+                value = affine_value(prim, at.index)
+                return at if value is None else Position(value)
+            case Map(fn) if left[0] > 0 and depth < 200:
+                left[0] -= 1
+                index = resolve(at.index)
+                args = tuple(
+                    walk(Read(x, operand_index(x.shape, prim.shape, index)), depth + 1) for x in prim.inputs
+                )
+                if fn in ("identity", "cast") and not _changes_value(prim):
+                    return args[0]
+                return Apply(fn, args, prim.dtype, at)
+            case _:
+                return at
+
+    return walk(start, 0)
+
+
+def _changes_value(prim: Prim) -> bool:
+    """Whether a cast is more than a change of precision: to bool, or from floating point to integer."""
+    if isinstance(prim.form, Map) and prim.form.fn == "identity":
+        return False
+    old, new = prim.inputs[0].dtype or "", prim.dtype or ""
+    if new == "bool":
+        return old != "bool"
+    return "float" in old and "int" in new
+
+
+def leaves(term: Term) -> Iterator[Read | Number | Position]:
+    """Yield the leaves, left to right."""
+    stack = [term]
+    while stack:
+        at = stack.pop()
+        if isinstance(at, Apply):
+            stack.extend(reversed(at.args))
+        else:
+            yield at
+
+
+def depends_on(term: Term) -> frozenset[Atom]:
+    """Return the atoms that survive in a term: true dependence, not tensor rank."""
+    found: set[Atom] = set()
+    for at in leaves(term):
+        if isinstance(at, Read):
+            found |= at.atoms
+        elif isinstance(at, Position):
+            found |= atoms_of((at.value,))
+    return frozenset(found)
+
+
+def substitute(term: Term, atoms: Mapping[Atom, Affine]) -> Term:
+    """Replace atoms by affine forms."""
+
+    def replace(dim: Affine) -> Affine:
+        total = Affine(dim.start)
+        for atom, stride in dim.terms:
+            total = total.plus(atoms.get(atom, Affine.of(atom)).times(stride))
+        return total
+
+    match term:
+        case Read(prim, index):
+            return Read(prim, tuple(replace(d) for d in resolve(index)))
+        case Position(value):
+            return Position(replace(resolve((value,))[0]))
+        case Apply(fn, args, dtype, whole):
+            moved = substitute(whole, atoms) if whole is not None else None
+            assert moved is None or isinstance(moved, Read)
+            return Apply(fn, tuple(substitute(a, atoms) for a in args), dtype, moved)
+        case _:
+            return term
+
+
+def same(a: Term, b: Term) -> bool:
+    """Whether two terms are the same by structure."""
+    stack = [(a, b)]
+    while stack:
+        x, y = stack.pop()
+        match x, y:
+            case Read(p, i), Read(q, j):
+                if p is not q or resolve(i) != resolve(j):
+                    return False
+            case Number(v), Number(w):
+                if v != w:
+                    return False
+            case Position(v), Position(w):
+                if resolve((v,)) != resolve((w,)):
+                    return False
+            case Apply(f, xs), Apply(g, ys):
+                if f != g or len(xs) != len(ys):
+                    return False
+                stack.extend(zip(xs, ys, strict=True))
+            case _:
+                return False
+    return True
+
+

@@ -1,0 +1,101 @@
+"""The numeric self-check: a site counts only if its formula gives what the graph gives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rewriter.algebra.evaluate import EvaluationError, evaluate
+from rewriter.algebra.prims import Prim, leaf
+from rewriter.forms import Canonical
+from rewriter.lower.canonical import emit_site, inputs_of
+from rewriter.lower.emitter import Emitter, Handle
+from rewriter.lower.errors import EmitError
+from rewriter.lower.prim_emitter import PrimEmitter
+from rewriter.sites.oracle import complete, exact, free_inputs
+from rewriter.sites.site import AttentionSite, Band
+
+if TYPE_CHECKING:
+    from rewriter.program.program import Program
+
+__all__ = ["LARGEST", "check_site", "dense_attention"]
+
+LARGEST = 1 << 26
+"""Sites with more scores than this per evaluation are checked on a few heads' worth of luck: not at all."""
+
+SIZES = (3, 5, 7, 11, 13, 17, 19, 23)
+"""What dynamic dimensions are set to: odd, and no two the same."""
+
+TOLERANCE = 1e-9
+"""Relative to the largest value; both sides are float64 and differ by the order of sums only."""
+
+
+def dense_attention(e: Emitter, a: Canonical) -> Handle:
+    """Emit softmax attention by its definition, the band spelled as a mask."""
+    bias = a.bias
+    if a.band is not None:
+        mask = band_bias(e, a.band, a, e.dtype(a.q))
+        bias = mask if bias is None else e.map("add", bias, mask)
+    return e.attention(a.q, a.k, a.v, scale=a.scale, bias=bias, empty_row=a.empty_row)
+
+
+def band_bias(e: Emitter, band: Band, a: Canonical, dtype: str) -> Handle:
+    """Emit ``[1, 1, I, J]``: 0 where the band lets a query see a key, else -inf."""
+    rows = e.reshape(e.iota(a.shape["I"]), (1, 1, a.shape["I"], 1))
+    columns = e.reshape(e.iota(a.shape["J"]), (1, 1, 1, a.shape["J"]))
+    ahead = e.map("sub", e.map("sub", columns, rows), e.size(band.offset))
+    bias = e.constant(0.0, dtype)
+    hidden = e.constant(-np.inf, dtype)
+    if band.right is not None:
+        bias = e.map("where", e.map("le", ahead, e.constant(band.right, "int64")), bias, hidden)
+    if band.left is not None:
+        bias = e.map("where", e.map("ge", ahead, e.constant(-band.left, "int64")), bias, hidden)
+    return bias
+
+
+def check_site(program: Program, site: AttentionSite, seed: int = 0) -> str | None:
+    """Return None if the site's formula equals the graph on random numbers, else the sentence what differs."""
+    prims = program.prims()
+    sizes = _sizes(program, site)
+    rng = np.random.default_rng(seed)
+    try:
+        free = {name: _invent(prims[name], sizes, rng) for name in free_inputs(program, site)}
+        arrays = complete(program, site, free, sizes)
+        expected = exact(program, site, arrays)
+        found = formula_value(program, site, arrays)
+    except (EvaluationError, EmitError) as error:
+        return f"the site could not be checked: {error}"
+    if found.shape != expected.shape:
+        return f"the formula gives shape {found.shape}, the graph {expected.shape}"
+    if not np.array_equal(np.isnan(found), np.isnan(expected)):
+        return "the formula and the graph differ in which results are NaN"
+    error_ = np.max(np.abs(np.nan_to_num(found) - np.nan_to_num(expected)), initial=0.0)
+    scale = np.max(np.abs(np.nan_to_num(expected)), initial=1e-30)
+    if error_ > TOLERANCE * scale:
+        return f"the formula differs from the graph by {error_ / scale:.2g} of the largest value"
+    return None
+
+
+def formula_value(program: Program, site: AttentionSite, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the site's formula in float64."""
+    prims, e = program.prims(), PrimEmitter()
+    names = inputs_of(site)
+    handles = {n: leaf("operand", prims[n].shape, prims[n].dtype, n) for n in names}
+    (result,) = evaluate([emit_site(site, e, handles, dense_attention)], {n: arrays[n] for n in names})
+    return result
+
+
+def _sizes(program: Program, site: AttentionSite) -> dict[str, int]:
+    prims = program.prims()
+    symbols = sorted({s for n in (*site.inputs, site.output) for d in prims[n].shape for s in d.symbols})
+    return {s: SIZES[k % len(SIZES)] for k, s in enumerate(symbols) if s.isidentifier()}
+
+
+def _invent(prim: Prim, sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:
+    shape = tuple(int(n.substitute(sizes)) for n in prim.shape)
+    if prim.dtype == "bool":
+        return rng.random(shape) < 0.7
+    if prim.dtype is not None and "int" in prim.dtype:
+        return (rng.random(shape) < 0.7).astype(prim.dtype)
+    return rng.standard_normal(shape)

@@ -1,0 +1,78 @@
+"""How a site's operands are read from the graph, what is added to the scores, and where the result goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rewriter.algebra.index import Atom, Index
+from rewriter.algebra.sizes import Size, product
+from rewriter.algebra.term import Term
+
+__all__ = ["Axes", "Formula", "Operand"]
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A native value and the index it is read at.
+
+    Parameters
+    ----------
+    value
+        Name of the native value.
+    index
+        One affine form per axis, over the atoms of `Axes`.
+    """
+
+    value: str
+    index: Index
+
+
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """The atoms of a site by role.
+
+    Membership decides: *batch* atoms are in the keys or the values and in the output; *heads* are those of them that
+    share an axis with the features; *groups* are head atoms that only queries and output have (GQA);
+    *queries* are the other atoms of queries and output; *keys* are summed with the values; *features* are summed in
+    the scores; *v_features* are in values and output only.
+    """
+
+    batch: tuple[Atom, ...]
+    heads: tuple[Atom, ...]
+    groups: tuple[Atom, ...]
+    queries: tuple[Atom, ...]
+    keys: tuple[Atom, ...]
+    features: tuple[Atom, ...]
+    v_features: tuple[Atom, ...]
+
+    def size(self, *roles: str) -> Size:
+        """Return the product of the sizes of all atoms in the named roles."""
+        return product(a.size for role in roles for a in getattr(self, role))
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """``output = softmax(scale · factors · q kᵀ + bias) v`` over the atoms of ``axes``.
+
+    Parameters
+    ----------
+    factors
+        Tensors that multiply (or, if flagged, divide) the scores; they do not depend on the keys.
+    bias
+        Everything added to the scores.
+    rest
+        ``bias`` without what `Facts.band` proves; the same object when nothing is proved.
+    output_index, output_shape
+        How the native output is indexed by the atoms.
+    """
+
+    axes: Axes
+    q: Operand
+    k: Operand
+    v: Operand
+    scale: float
+    factors: tuple[tuple[Term, bool], ...]
+    bias: Term | None
+    rest: Term | None
+    output_index: Index
+    output_shape: tuple[Size, ...]

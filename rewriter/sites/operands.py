@@ -1,0 +1,110 @@
+"""Which native value to read an operand from: the one that needs the least work to bring into shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rewriter.algebra.index import Affine, Atom, Index, operand_index, resolve
+from rewriter.algebra.prims import Map
+from rewriter.algebra.sizes import ONE, ZERO
+from rewriter.algebra.term import Apply, Number, Position, Read, Term, source, unfold
+from rewriter.sites.formula import Operand
+
+__all__ = ["choose_operand", "native_reads", "position"]
+
+
+def position(atoms: Sequence[Atom]) -> Affine:
+    """Return the row-major position over atoms."""
+    total, stride = Affine(ZERO), ONE
+    for atom in reversed(atoms):
+        total, stride = total.plus(Affine.of(atom).times(stride)), stride * atom.size
+    return total
+
+
+def choose_operand(start: Read, groups: Sequence[Sequence[Atom]]) -> tuple[Operand, float] | str:
+    """Return where to read an operand from, and the constant factor that was peeled off on the way.
+
+    Parameters
+    ----------
+    start
+        The operand of the contraction.
+    groups
+        Atoms per canonical axis; an atom of the tensor that is in none of them is read at 0 (the
+        tensor does not depend on it).
+    """
+    wanted = [position(g) for g in groups]
+    kept = frozenset(a for g in groups for a in g)
+    best: tuple[int, Operand, float] | None = None
+    for at, scale in _behind(start):
+        if at.prim.value is None:
+            continue
+        index = _without(resolve(at.index), kept)
+        cost = _cost(index, wanted)
+        # of equals the nearest, except that a constant factor is worth taking into the scale
+        if cost is not None and (best is None or cost < best[0] or (cost == best[0] and scale != best[2])):
+            best = cost, Operand(at.prim.value, index), scale
+    if best is None:
+        return "no tensor of the graph holds an operand in a layout that can be read"
+    return best[1], best[2]
+
+
+def _behind(start: Read) -> Iterator[tuple[Read, float]]:
+    """Yield reads of the same values, nearest first, through views and constant factors."""
+    scale = 1.0
+    while True:
+        at = start
+        for at in source(start):
+            yield at, scale
+            if isinstance(at.prim.form, Map) and at.prim.form.fn == "cast":
+                return
+        prim = at.prim
+        if not (isinstance(prim.form, Map) and prim.form.fn in ("mul", "div")):
+            return
+        index = resolve(at.index)
+        sides = [Read(x, operand_index(x.shape, prim.shape, index)) for x in prim.inputs]
+        numbers = [unfold(s, budget=8) for s in sides]
+        if isinstance(numbers[1], Number) and numbers[1].value:
+            scale = scale * numbers[1].value if prim.form.fn == "mul" else scale / numbers[1].value
+            start = sides[0]
+        elif isinstance(numbers[0], Number) and prim.form.fn == "mul":
+            scale, start = scale * numbers[0].value, sides[1]
+        else:
+            return
+
+
+def _without(index: Index, kept: frozenset[Atom]) -> Index:
+    return tuple(Affine(d.start, tuple((a, s) for a, s in d.terms if a in kept)) for d in index)
+
+
+def _cost(index: Index, wanted: Sequence[Affine]) -> int | None:
+    """Return how many steps bring the tensor into the canonical layout; None if it cannot be read."""
+    if list(index) == list(wanted):
+        return 0
+    seen: set[Atom] = set()
+    for dim in index:
+        if dim.dense() is None or dim.atoms & seen:
+            return None
+        seen |= dim.atoms
+    needed = frozenset(a for w in wanted for a in w.atoms)
+    if not seen <= needed:
+        return None
+    regrouped = sorted(map(str, index)) != sorted(map(str, wanted))
+    sliced = sum(d.start != ZERO for d in index)
+    return 1 + regrouped + sliced
+
+
+def native_reads(term: Term) -> Iterator[Read]:
+    """Yield the reads of native values a term is computed from: as close to the term as values have names."""
+    match term:
+        case Read():
+            yield term
+        case Apply(_, args, _, whole):
+            if whole is not None and whole.prim.value is not None:
+                yield whole
+            else:
+                for arg in args:
+                    yield from native_reads(arg)
+        case Number() | Position():
+            return
+
+

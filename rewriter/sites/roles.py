@@ -1,0 +1,100 @@
+"""Which atom is batch, head, query, key or feature: by membership, never by position alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rewriter.algebra.index import Atom, Index, atoms_of, resolve
+from rewriter.algebra.sizes import ONE
+from rewriter.algebra.term import Read, depends_on, leaves, unfold
+from rewriter.sites.formula import Axes
+from rewriter.sites.normalise import parts_of
+from rewriter.sites.scores import Product
+
+__all__ = ["assign_roles"]
+
+
+def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Index) -> Axes | str:
+    """Sort the atoms of a site by role, or say which atom fits none."""
+    order = _in_order(output)
+    q_term, k_term, v_term = (unfold(x, budget=32) for x in (product.q, product.k, v))
+    in_q, in_k, in_v = (depends_on(t) for t in (q_term, k_term, v_term))
+    keys = parts_of(keys)
+    features = parts_of(product.features)
+    order = [p for a in order for p in a.parts()]
+    known = frozenset(order) | frozenset(keys)
+    stray = (in_q | in_k | in_v) - known - frozenset(features)
+    if stray:
+        return f"an axis of size {next(iter(stray)).size} is neither summed nor kept"
+    if any(a not in in_v for a in keys):
+        return "the values do not depend on the axis that is summed with them"
+    v_features = tuple(a for a in order if a in in_v and a not in in_k and a not in in_q)
+    shared = [a for a in order if a not in v_features and (a in in_k or a in in_v)]
+    own = [a for a in order if a in in_q and a not in in_k and a not in in_v]
+    lost = [a for a in order if a not in v_features and a not in shared and a not in own]
+    if lost:
+        return f"an axis of size {lost[0].size} of the output is in none of queries, keys and values"
+    if any(a in in_k and a in in_q and a not in in_v for a in shared) and not v_features:
+        return "the output has no axis that comes from the values alone"
+    beside = _beside(features, (product.q, product.k)) | _beside(v_features, (v,))
+    expanded = (atoms_of(product.k.index) | atoms_of(v.index)) - in_k - in_v
+    if not any(a in beside for a in shared):
+        beside |= _by_position(product, shared)
+    heads = tuple(a for a in shared if a in beside)
+    tied = beside | _together(frozenset(heads), (product.q,)) | expanded
+    groups = tuple(a for a in own if a in tied)
+    queries = tuple(a for a in own if a not in tied)
+    if not queries and groups and not expanded:
+        queries, groups = groups, ()
+    batch = tuple(a for a in shared if a not in heads)
+    return Axes(batch, heads, groups, queries, keys, features, v_features)
+
+
+def _in_order(index: Index) -> list[Atom]:
+    order: list[Atom] = []
+    for dim in resolve(index):
+        for atom, _ in sorted(dim.terms, key=lambda t: _rank(t[1]), reverse=True):
+            order.append(atom)
+    return order
+
+
+def _rank(stride: object) -> tuple[int, str]:
+    text = str(stride)
+    return (int(text), "") if text.isdigit() else (1 << 62, text)
+
+
+def _ends(reads: Iterable[Read]) -> list[Read]:
+    return [t for at in reads for t in leaves(unfold(at, budget=32)) if isinstance(t, Read)]
+
+
+def _beside(features: Iterable[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
+    """Return atoms that share an axis of a source tensor with a feature: heads of a projection."""
+    wanted = frozenset(features)
+    found: set[Atom] = set()
+    for end in _ends(reads):
+        for dim in resolve(end.index):
+            if dim.atoms & wanted:
+                found |= dim.atoms - wanted
+    return frozenset(found)
+
+
+def _together(heads: frozenset[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
+    found: set[Atom] = set()
+    for end in _ends(reads):
+        for dim in resolve(end.index):
+            if dim.atoms & heads:
+                found |= dim.atoms
+    return frozenset(found)
+
+
+def _by_position(product: Product, shared: list[Atom]) -> frozenset[Atom]:
+    """Return the head atoms of operands that come without a projection: any but the leading axis of rank >= 4."""
+    found: set[Atom] = set()
+    for at in (product.q, product.k):
+        ends = _ends([at]) or [at]
+        rank = len(ends[0].index)
+        if rank >= 4:
+            for k, dim in enumerate(resolve(ends[0].index)):
+                if k > 0 and ends[0].prim.shape[k] != ONE:
+                    found |= dim.atoms & frozenset(shared)
+    return frozenset(found)
