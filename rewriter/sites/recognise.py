@@ -119,9 +119,15 @@ def _is_normaliser(prim: Prim) -> bool:
     """Whether this may be where weights are normalised: a softmax, or a quotient by a sum."""
     if isinstance(prim.form, Softmax):
         return True
-    if prim.form not in (Map("div"), Map("mul")):
-        return False
-    return any(_leads_to_sum(x) for x in prim.inputs)
+    if prim.form == Map("div"):
+        return _leads_to_sum(prim.inputs[1])
+    return prim.form == Map("mul") and any(_is_reciprocal(x) and _leads_to_sum(x) for x in prim.inputs)
+
+
+def _is_reciprocal(prim: Prim) -> bool:
+    while _moves(prim.form):
+        prim = prim.inputs[0]
+    return prim.form == Map("reciprocal")
 
 
 def _leads_to_sum(prim: Prim, depth: int = 8) -> bool:
