@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
 
 from rewriter.algebra.sizes import Size
 
@@ -100,7 +100,10 @@ class Form(ABC):
     def definition(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, scale: float, band: Band | None
     ) -> torch.Tensor:
-        """Compute the same, densely and plainly, in float32 or wider: what everything is tested against."""
+        """Compute the same, densely and plainly, in float32 or wider: what everything is tested against.
+
+        Operands are as in `Canonical`; a band must have a number for its offset.
+        """
 
     @abstractmethod
     def cost(self, site: AttentionSite) -> Cost:
@@ -116,8 +119,59 @@ class Form(ABC):
         return f"{self.name}:{inside}" if inside else self.name
 
     @classmethod
-    def parse(cls, settings: Sequence[str]) -> Form:
-        """Build from ``["window=512", "sinks=4"]``; `ValueError` says which names and types there are."""
-        raise NotImplementedError
+    def parse(cls, settings: Sequence[str]) -> Self:
+        """Build from ``["window=512", "sinks=4"]``.
+
+        Raises
+        ------
+        ValueError
+            When a parameter is unknown, repeated, missing, of another type or out of range; the message
+            says which parameters there are.
+        """
+        types, known = cls.parameter_types(), ", ".join(cls.usage())
+        found: dict[str, Any] = {}
+        for setting in settings:
+            name, equals, text = setting.partition("=")
+            name = name.strip()
+            if name not in types or not equals:
+                raise ValueError(f"{cls.name} has no parameter {setting.strip()!r}; it has {known or 'none'}")
+            if name in found:
+                raise ValueError(f"{cls.name}: {name} is given twice")
+            found[name] = _read(cls.name, name, types[name], text.strip())
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
+        if missing:
+            raise ValueError(f"{cls.name} needs {' and '.join(missing)}; its parameters are {known}")
+        return cls(**found)
+
+    @classmethod
+    def parameter_types(cls) -> dict[str, type]:
+        """Types of the parameters by name; what may be None is given by its other type."""
+        hints = get_type_hints(cls)
+        return {f.name: _plain_type(hints[f.name]) for f in fields(cls)}
+
+    @classmethod
+    def usage(cls) -> list[str]:
+        """One line per parameter: ``window: int``, ``sinks: int = 0``."""
+        types = cls.parameter_types()
+        lines = []
+        for f in fields(cls):
+            default = "" if f.default is MISSING or f.default is None else f" = {f.default}"
+            lines.append(f"{f.name}: {types[f.name].__name__}{default}")
+        return lines
 
 
+def _plain_type(hint: Any) -> type:
+    choices = [t for t in get_args(hint) if t is not type(None)] or [hint]
+    found: type = choices[0]
+    return found
+
+
+def _read(form: str, name: str, kind: type, text: str) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{form}: {name} is {text!r}; expected true or false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{form}: {name} is {text!r}; expected {kind.__name__}") from None

@@ -207,6 +207,8 @@ def _rest(left: Sequence[_Hidden], extra: Sequence[Term]) -> Term | None:
 def _prove(conjunct: Term, axes: Axes, is_closed: Callable[[Prim], bool]) -> _Proof | None:
     compared = _comparison(conjunct)
     if compared is not None:
+        if _never_positive(compared):
+            return _Proof(None, True)
         band = _as_band(compared, axes)
         if band is not None:
             return _Proof(band, True)
@@ -226,6 +228,17 @@ def _comparison(term: Term) -> Affine | None:
     fn = {"le": "gt", "lt": "ge", "ge": "lt", "gt": "le"}[inner.fn] if negated else inner.fn
     difference = a.minus(b) if fn in ("le", "lt") else b.minus(a)
     return difference if fn in ("le", "ge") else Affine(difference.start + 1, difference.terms)
+
+
+def _never_positive(difference: Affine) -> bool:
+    """Whether a difference of positions is <= 0 wherever the atoms stand: the comparison always holds."""
+    highest = difference.start
+    for atom, stride in difference.terms:
+        if stride.at_least(0):
+            highest = highest + stride * (atom.size - 1)
+        elif not (-stride).at_least(0):
+            return False
+    return (-highest).at_least(0)
 
 
 def _affine(term: Term) -> Affine | None:
@@ -350,13 +363,9 @@ def _empty_row(
     finite = [t for t in extra if _always_finite(t, axes, is_closed)]
     if rows_seen and not left and len(finite) == len(extra):
         return "never"
-    if guarded:
-        return "zero"
-    if any(np.isinf(part.fill) for part in hidden):
-        return "nan"
-    if hidden:
+    if hidden and len(finite) == len(extra) and all(np.isfinite(part.fill) for part in hidden):
         return "uniform"
-    return "nan"
+    return "zero" if guarded else "nan"
 
 
 def _always_finite(term: Term, axes: Axes, is_closed: Callable[[Prim], bool]) -> bool:
