@@ -100,14 +100,14 @@ def _views(start: Read) -> Iterator[Read]:
 
 def source(start: Read) -> Iterator[Read]:
     """Yield ``start`` and every read behind it through views, copies and casts, nearest first."""
-    at = start
+    first = start
     while True:
-        for at in _views(at):
+        for at in _views(first):
             yield at
         if not (isinstance(at.prim.form, Map) and at.prim.form.fn in ("identity", "cast")):
             return
         operand = at.prim.inputs[0]
-        at = Read(operand, operand_index(operand.shape, at.prim.shape, resolve(at.index)))
+        first = Read(operand, operand_index(operand.shape, at.prim.shape, resolve(at.index)))
 
 
 def unfold(start: Read, budget: int = 256, stop: Callable[[Prim], bool] | None = None) -> Term:
@@ -224,5 +224,3 @@ def same(a: Term, b: Term) -> bool:
             case _:
                 return False
     return True
-
-

@@ -51,7 +51,11 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
     for factor, divides in formula.factors:
         scaled = _term(e, handles, factor, (batch, heads, axes.queries, ()), dtype)
         q = e.map("div" if divides else "mul", q, scaled)
-    q, k, v = _broadcast(e, q, axes, heads), _broadcast(e, k, axes, axes.heads), _broadcast(e, v, axes, axes.heads)
+    q, k, v = (
+        _broadcast(e, q, axes, heads),
+        _broadcast(e, k, axes, axes.heads),
+        _broadcast(e, v, axes, axes.heads),
+    )
     bias = None
     if formula.rest is not None:
         bias = _term(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
@@ -76,7 +80,11 @@ def _guard(site: AttentionSite) -> EmptyRow:
 
     ``uniform`` and ``unmasked`` need nothing: the bias itself is finite and makes them.
     """
-    return site.empty_row if site.empty_row in ("nan", "zero") else "never"  # type: ignore[return-value]
+    match site.empty_row:
+        case "nan" | "zero":
+            return site.empty_row
+        case _:
+            return "never"
 
 
 def _shape(axes: Axes) -> tuple[Size, ...]:

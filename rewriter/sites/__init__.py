@@ -22,7 +22,8 @@ def raise_sites(program: Program) -> tuple[tuple[AttentionSite, ...], tuple[Refu
 
     sites, refusals = recognise(program.graph, program.prims())
     verdicts: dict[str, str | None] = {}
-    kept, failed = [], list(refusals)
+    kept: list[AttentionSite] = []
+    failed = list(refusals)
     for site in sites:
         if site.signature not in verdicts:
             verdicts[site.signature] = check_site(program, site)

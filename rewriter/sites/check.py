@@ -19,10 +19,13 @@ from rewriter.sites.site import AttentionSite, Band
 if TYPE_CHECKING:
     from rewriter.program.program import Program
 
-__all__ = ["LARGEST", "check_site", "dense_attention"]
+__all__ = ["band_bias", "check_site", "dense_attention", "formula_value"]
 
-LARGEST = 1 << 26
-"""Sites with more scores than this per evaluation are checked on a few heads' worth of luck: not at all."""
+LARGEST = 1 << 25
+"""Sites with more scores than this are evaluated in float32, with `COARSE` as the tolerance, to save memory."""
+
+COARSE = 1e-4
+"""Relative to the largest value, in float32."""
 
 SIZES = (3, 5, 7, 11, 13, 17, 19, 23)
 """What dynamic dimensions are set to: odd, and no two the same."""
@@ -62,8 +65,10 @@ def check_site(program: Program, site: AttentionSite, seed: int = 0) -> str | No
     try:
         free = {name: _invent(prims[name], sizes, rng) for name in free_inputs(program, site)}
         arrays = complete(program, site, free, sizes)
-        expected = exact(program, site, arrays)
-        found = formula_value(program, site, arrays)
+        scores = (site.batch * site.heads * site.queries * site.keys).substitute(sizes)
+        dtype: type = np.float32 if scores.at_least(LARGEST) else np.float64
+        expected = exact(program, site, arrays, dtype)
+        found = formula_value(program, site, arrays, dtype)
     except (EvaluationError, EmitError) as error:
         return f"the site could not be checked: {error}"
     if found.shape != expected.shape:
@@ -72,17 +77,21 @@ def check_site(program: Program, site: AttentionSite, seed: int = 0) -> str | No
         return "the formula and the graph differ in which results are NaN"
     error_ = np.max(np.abs(np.nan_to_num(found) - np.nan_to_num(expected)), initial=0.0)
     scale = np.max(np.abs(np.nan_to_num(expected)), initial=1e-30)
-    if error_ > TOLERANCE * scale:
+    if error_ > (TOLERANCE if dtype is np.float64 else COARSE) * scale:
         return f"the formula differs from the graph by {error_ / scale:.2g} of the largest value"
     return None
 
 
-def formula_value(program: Program, site: AttentionSite, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Return the site's formula in float64."""
+def formula_value(
+    program: Program, site: AttentionSite, arrays: dict[str, np.ndarray], dtype: type = np.float64
+) -> np.ndarray:
+    """Return the site's formula, evaluated with numpy."""
     prims, e = program.prims(), PrimEmitter()
     names = inputs_of(site)
     handles = {n: leaf("operand", prims[n].shape, prims[n].dtype, n) for n in names}
-    (result,) = evaluate([emit_site(site, e, handles, dense_attention)], {n: arrays[n] for n in names})
+    (result,) = evaluate(
+        [emit_site(site, e, handles, dense_attention)], {n: arrays[n] for n in names}, dtype=dtype
+    )
     return result
 
 

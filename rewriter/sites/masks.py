@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, resolve
-from rewriter.algebra.prims import Constant, Iota, Leaf, Prim
 from rewriter.algebra.sizes import ONE, ZERO, Size
-from rewriter.algebra.term import Apply, Number, Position, Read, Term, depends_on, leaves
+from rewriter.algebra.term import Apply, Number, Position, Read, Term, depends_on
 from rewriter.sites.formula import Axes
 from rewriter.sites.scores import MASKING
 from rewriter.sites.site import Band, EmptyRow, Facts
-from rewriter.sites.values import evaluate_term
+from rewriter.sites.values import Known
 
-__all__ = ["Mask", "analyse", "closed"]
+__all__ = ["Mask", "analyse"]
 
 LARGEST = 1 << 27
 """Masks with more entries are not evaluated in full; their facts are what comparisons prove."""
@@ -39,27 +38,7 @@ class _Hidden:
     fill: float
 
 
-def closed(prim: Prim, known: dict[Prim, bool]) -> bool:
-    """Whether a tensor depends on constants and positions only. ``known`` is a memo to pass again."""
-    stack = [prim]
-    while stack:
-        at = stack[-1]
-        if at in known:
-            stack.pop()
-        elif isinstance(at.form, Leaf):
-            known[at] = False
-        elif isinstance(at.form, Constant | Iota):
-            known[at] = True
-        else:
-            waiting = [x for x in at.inputs if x not in known]
-            if waiting:
-                stack.extend(waiting)
-            else:
-                known[at] = all(known[x] for x in at.inputs)
-    return known[prim]
-
-
-def analyse(bias: Term | None, axes: Axes, guarded: bool, is_closed: Callable[[Prim], bool]) -> Mask:
+def analyse(bias: Term | None, axes: Axes, guarded: bool, known: Known) -> Mask:
     """Prove what can be proved of ``bias``, a term over the atoms of ``axes``."""
     if bias is None:
         return Mask(Facts(dense=True), None, "never")
@@ -70,31 +49,23 @@ def analyse(bias: Term | None, axes: Axes, guarded: bool, is_closed: Callable[[P
     for part in hidden:
         conjuncts: list[Term] = []
         for conjunct in _conjuncts(part.visible):
-            found = _prove(conjunct, axes, is_closed)
-            merged = None if found is None else _intersect(band, found.band) if found.band else (band or ...)
-            if found is None or merged is None:
+            found = _prove(conjunct, axes, known)
+            merged = None if found is None else _join(band, found)
+            if merged is None:
                 conjuncts.append(conjunct)
                 continue
-            band = band if merged is ... else merged
-            rows_seen = rows_seen and found.rows_seen
+            band, rows_seen = merged.band, rows_seen and merged.rows_seen
         if conjuncts:
             left.append(_Hidden(_all(conjuncts), part.fill))
     extra: list[Term] = []
     for other in others:
-        known = _known_bias(other, axes, is_closed)
-        if known is None:
+        evaluated = _as_mask(other, axes, known)
+        merged = None if evaluated is None else _join(band, evaluated[0])
+        if evaluated is None or merged is None:
             extra.append(other)
             continue
-        if known.hidden is None:
-            extra.append(other)
-            continue
-        merged = _intersect(band, known.hidden.band) if known.hidden.band else (band or ...)
-        if merged is None:
-            extra.append(other)
-            continue
-        band = band if merged is ... else merged
-        rows_seen = rows_seen and known.hidden.rows_seen
-        hidden = [*hidden, _Hidden(Number(1.0), known.fill)]
+        band, rows_seen = merged.band, rows_seen and merged.rows_seen
+        hidden = [*hidden, _Hidden(Number(1.0), evaluated[1])]
     rest = _rest(left, extra)
     keyed = frozenset(axes.keys) | frozenset(axes.batch)
     padding = bool(left) and not extra and all(depends_on(part.visible) <= keyed for part in left)
@@ -107,7 +78,7 @@ def analyse(bias: Term | None, axes: Axes, guarded: bool, is_closed: Callable[[P
     )
     if band is not None and rows_seen:
         rows_seen = _always_sees(band, axes)
-    empty = _empty_row(hidden, left, extra, guarded, rows_seen, axes, is_closed)
+    empty = _empty_row(hidden, left, extra, guarded, rows_seen, axes, known)
     return Mask(facts, bias if unchanged else rest, empty)
 
 
@@ -117,12 +88,6 @@ class _Proof:
 
     band: Band | None
     rows_seen: bool
-
-
-@dataclass(frozen=True)
-class _KnownBias:
-    hidden: _Proof | None
-    fill: float
 
 
 def _summands(bias: Term) -> tuple[list[_Hidden], list[Term]]:
@@ -140,7 +105,9 @@ def _summands(bias: Term) -> tuple[list[_Hidden], list[Term]]:
             case Apply("where", (condition, rest, Number(fill))) if fill <= MASKING:
                 hidden.append(_Hidden(condition, fill))
                 stack.append(rest)
-            case Apply("mul", (Apply("sub", (Number(1.0), seen)), Number(fill))) if fill <= MASKING and _is_bool(seen):
+            case Apply("mul", (Apply("sub", (Number(1.0), seen)), Number(fill))) if (
+                fill <= MASKING and _is_bool(seen)
+            ):
                 hidden.append(_Hidden(seen, fill))
             case Number(0.0):
                 pass
@@ -204,7 +171,7 @@ def _rest(left: Sequence[_Hidden], extra: Sequence[Term]) -> Term | None:
 # a comparison of positions
 
 
-def _prove(conjunct: Term, axes: Axes, is_closed: Callable[[Prim], bool]) -> _Proof | None:
+def _prove(conjunct: Term, axes: Axes, known: Known) -> _Proof | None:
     compared = _comparison(conjunct)
     if compared is not None:
         if _never_positive(compared):
@@ -212,7 +179,7 @@ def _prove(conjunct: Term, axes: Axes, is_closed: Callable[[Prim], bool]) -> _Pr
         band = _as_band(compared, axes)
         if band is not None:
             return _Proof(band, True)
-    visible = _evaluate(conjunct, axes, is_closed)
+    visible = _evaluate(conjunct, axes, known)
     return None if visible is None else _proof_of(visible.astype(bool))
 
 
@@ -278,6 +245,14 @@ def _as_band(difference: Affine, axes: Axes) -> Band | None:
     return None
 
 
+def _join(band: Band | None, proof: _Proof) -> _Proof | None:
+    """Return both together, or None when they are not one band."""
+    merged = _intersect(band, proof.band)
+    if merged is None and (band is not None or proof.band is not None):
+        return None
+    return _Proof(merged, proof.rows_seen)
+
+
 def _intersect(a: Band | None, b: Band | None) -> Band | None:
     """Return the band that both describe, or None when that is not one band."""
     if a is None or b is None:
@@ -307,16 +282,16 @@ def _always_sees(band: Band, axes: Axes) -> bool:
 # full evaluation
 
 
-def _evaluate(term: Term, axes: Axes, is_closed: Callable[[Prim], bool]) -> np.ndarray | None:
+def _evaluate(term: Term, axes: Axes, known: Known) -> np.ndarray | None:
     """Return the term as ``[queries, keys]`` if it depends on nothing else and is known."""
     rows, columns = axes.size("queries").known(), axes.size("keys").known()
     if rows is None or columns is None or rows * columns > LARGEST:
         return None
     if not depends_on(term) <= frozenset(axes.queries) | frozenset(axes.keys):
         return None
-    if not all(is_closed(t.prim) for t in leaves(term) if isinstance(t, Read)):
+    if not known.closed_term(term):
         return None
-    full = evaluate_term(term, [*axes.queries, *axes.keys])
+    full = known.array(term, [*axes.queries, *axes.keys])
     return None if full is None else full.reshape(rows, columns)
 
 
@@ -339,16 +314,18 @@ def _proof_of(visible: np.ndarray) -> _Proof | None:
     return None
 
 
-def _known_bias(term: Term, axes: Axes, is_closed: Callable[[Prim], bool]) -> _KnownBias | None:
-    known = _evaluate(term, axes, is_closed)
-    if known is None:
+def _as_mask(term: Term, axes: Axes, known: Known) -> tuple[_Proof, float] | None:
+    """Return what a known bias hides, and by which number, if it does nothing else."""
+    full = _evaluate(term, axes, known)
+    if full is None or np.isnan(full).any():
         return None
-    hiding = known <= MASKING
-    if not np.all(hiding | (known == 0)) or np.isnan(known).any():
-        return _KnownBias(None, 0.0)
+    hiding = full <= MASKING
+    if not np.all(hiding | (full == 0)):
+        return None
     if not hiding.any():
-        return _KnownBias(_Proof(None, True), 0.0)
-    return _KnownBias(_proof_of(~hiding), float(known[hiding].min()))
+        return _Proof(None, True), 0.0
+    proof = _proof_of(~hiding)
+    return None if proof is None else (proof, float(full[hiding].min()))
 
 
 def _empty_row(
@@ -358,9 +335,9 @@ def _empty_row(
     guarded: bool,
     rows_seen: bool,
     axes: Axes,
-    is_closed: Callable[[Prim], bool],
+    known: Known,
 ) -> EmptyRow:
-    finite = [t for t in extra if _always_finite(t, axes, is_closed)]
+    finite = [t for t in extra if _always_finite(t, axes, known)]
     if rows_seen and not left and len(finite) == len(extra):
         return "never"
     if hidden and len(finite) == len(extra) and all(np.isfinite(part.fill) for part in hidden):
@@ -368,13 +345,13 @@ def _empty_row(
     return "zero" if guarded else "nan"
 
 
-def _always_finite(term: Term, axes: Axes, is_closed: Callable[[Prim], bool]) -> bool:
+def _always_finite(term: Term, axes: Axes, known: Known) -> bool:
     """Whether a bias that hides nothing is proved: known and above `MASKING` everywhere."""
-    if not all(is_closed(t.prim) for t in leaves(term) if isinstance(t, Read)):
+    if not known.closed_term(term):
         return False
     atoms = [*axes.batch, *axes.heads, *axes.groups, *axes.queries, *axes.keys]
     atoms = [a for a in atoms if a in depends_on(term)]
     if any(not a.size.static for a in atoms) or np.prod([int(a.size) for a in atoms]) > LARGEST:
         return False
-    full = evaluate_term(term, atoms)
+    full = known.array(term, atoms)
     return full is not None and bool(np.all(full > MASKING))

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from rewriter.algebra.index import Affine, Atom, einsum_index, resolve
 from rewriter.algebra.prims import Einsum, Prim, Softmax
 from rewriter.algebra.sizes import ZERO, product
-from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, read, same, substitute, unfold
+from rewriter.algebra.term import (
+    Apply,
+    Number,
+    Read,
+    Term,
+    depends_on,
+    leaves,
+    read,
+    same,
+    substitute,
+    unfold,
+)
 
 __all__ = ["NotWeights", "Weights", "normalised_sum", "parts_of", "weights_of"]
 
@@ -73,7 +84,9 @@ def weights_of(weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | No
     if _is_guard(tree, term):
         return Weights(scores, True, prim)
     assert isinstance(tree, Apply)
-    return NotWeights(f"the weights are changed after the softmax (by {tree.fn}) before they meet the values", prim)
+    return NotWeights(
+        f"the weights are changed after the softmax (by {tree.fn}) before they meet the values", prim
+    )
 
 
 def _is_guard(tree: Term, weights: Term) -> bool:
@@ -101,7 +114,9 @@ def _as_softmax(term: Term, keys: Sequence[Atom]) -> tuple[Term, Prim] | NotWeig
             return None
 
 
-def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]) -> tuple[Term, Prim] | NotWeights:
+def _over(
+    prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
+) -> tuple[Term, Prim] | NotWeights:
     at = resolve(index)[axis]
     length = prim.shape[axis]
     here, wanted = at.atoms, frozenset(parts_of(keys))
@@ -112,7 +127,9 @@ def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
     elif here < wanted:
         reason = "the sum with the values runs over more axes than the softmax"
     elif here == wanted:
-        reason = f"the softmax runs over {length} entries, of which only some are summed with the values (a sink)"
+        reason = (
+            f"the softmax runs over {length} entries, of which only some are summed with the values (a sink)"
+        )
     else:
         reason = "the softmax runs over more axes than the one that is summed with the values"
     return NotWeights(reason, prim)

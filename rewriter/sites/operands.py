@@ -106,5 +106,3 @@ def native_reads(term: Term) -> Iterator[Read]:
                     yield from native_reads(arg)
         case Number() | Position():
             return
-
-

@@ -10,8 +10,8 @@ import numpy as np
 from rewriter.algebra.evaluate import evaluate
 from rewriter.algebra.prims import Prim
 from rewriter.algebra.term import Read, Term, leaves
-from rewriter.sites.masks import closed
 from rewriter.sites.site import AttentionSite
+from rewriter.sites.values import Known
 
 if TYPE_CHECKING:
     from rewriter.program.program import Program
@@ -27,9 +27,9 @@ def free_inputs(program: Program, site: AttentionSite) -> tuple[str, ...]:
     """
     formula, prims = site.formula, program.prims()
     names = dict.fromkeys((formula.q.value, formula.k.value, formula.v.value))
-    known: dict[Prim, bool] = {}
+    known = Known()
     for leaf in _bias_leaves(site):
-        if leaf.prim.value is not None and not closed(leaf.prim, known):
+        if leaf.prim.value is not None and not known.closed(leaf.prim):
             names.setdefault(leaf.prim.value)
     reached = _reached(prims, site.inputs, frozenset(names))
     names.update(dict.fromkeys(reached))
@@ -37,7 +37,10 @@ def free_inputs(program: Program, site: AttentionSite) -> tuple[str, ...]:
 
 
 def complete(
-    program: Program, site: AttentionSite, arrays: Mapping[str, np.ndarray], sizes: Mapping[str, int] | None = None
+    program: Program,
+    site: AttentionSite,
+    arrays: Mapping[str, np.ndarray],
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return an array for each of ``site.inputs``, from arrays for `free_inputs`, in the graph's dtypes."""
     prims = program.prims()
@@ -49,12 +52,14 @@ def complete(
     return {name: full[name] for name in site.inputs}
 
 
-def exact(program: Program, site: AttentionSite, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+def exact(
+    program: Program, site: AttentionSite, arrays: Mapping[str, np.ndarray], dtype: type = np.float64
+) -> np.ndarray:
     """Return what the graph computes at the site in float64, from arrays for ``site.inputs``.
 
     Independent of how the site was recognised: the primitive form of the graph is evaluated as it is.
     """
-    (result,) = evaluate([program.prims()[site.output]], arrays)
+    (result,) = evaluate([program.prims()[site.output]], arrays, dtype=dtype)
     return result
 
 
@@ -85,5 +90,6 @@ def _numpy_dtype(name: str | None) -> np.dtype[np.generic]:
     if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        found: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+        return found
     return np.dtype(name or "float32")

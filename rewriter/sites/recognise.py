@@ -14,13 +14,14 @@ from rewriter.algebra.sizes import ONE, product
 from rewriter.algebra.term import VIEWS, Apply, Read, Term, depends_on, source, unfold
 from rewriter.program.graph import Graph
 from rewriter.sites.formula import Formula
-from rewriter.sites.masks import analyse, closed
+from rewriter.sites.masks import analyse
 from rewriter.sites.normalise import NotWeights, Weights, normalised_sum, weights_of
 from rewriter.sites.operands import choose_operand, native_reads
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.roles import assign_roles
 from rewriter.sites.scores import read_scores
 from rewriter.sites.site import AttentionSite, EmptyRow, Facts
+from rewriter.sites.values import Known
 
 __all__ = ["recognise"]
 
@@ -36,7 +37,7 @@ class _Search:
     order: list[Prim] = field(default_factory=list)
     children: dict[Prim, list[Prim]] = field(default_factory=dict)
     normalised: dict[Prim, bool] = field(default_factory=dict)
-    closed: dict[Prim, bool] = field(default_factory=dict)
+    known: Known = field(default_factory=Known)
     raised: set[Prim] = field(default_factory=set)
     reasons: dict[Prim, str] = field(default_factory=dict)
 
@@ -49,9 +50,6 @@ class _Search:
             self.normalised[prim] = _is_normaliser(prim) or (
                 isinstance(prim.form, (Map, *VIEWS)) and any(self.normalised[x] for x in prim.inputs)
             )
-
-    def is_closed(self, prim: Prim) -> bool:
-        return closed(prim, self.closed)
 
     def native(self, prim: Prim) -> str | None:
         """Return the nearest named tensor that holds ``prim``: itself, or a view or cast of it."""
@@ -76,7 +74,9 @@ class _Search:
         return repr(prim)
 
 
-def recognise(graph: Graph, prims: Mapping[str, Prim]) -> tuple[tuple[AttentionSite, ...], tuple[Refusal, ...]]:
+def recognise(
+    graph: Graph, prims: Mapping[str, Prim]
+) -> tuple[tuple[AttentionSite, ...], tuple[Refusal, ...]]:
     """Return the sites of a graph and its near-misses, both in graph order."""
     search = _Search(graph, prims)
     sites: list[AttentionSite] = []
@@ -227,7 +227,7 @@ def _build(
     v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features))
     if isinstance(q, str) or isinstance(k, str) or isinstance(v_, str):
         return next(x for x in (q, k, v_) if isinstance(x, str))
-    mask = analyse(scores.bias, axes, weights.guarded, search.is_closed)
+    mask = analyse(scores.bias, axes, weights.guarded, search.known)
     scale = scores.scale * q[1] * k[1]
     formula = Formula(
         axes, q[0], k[0], v_[0], scale, scores.factors, scores.bias, mask.rest, resolve(output),
@@ -327,11 +327,7 @@ def _refusals(search: _Search) -> list[Refusal]:
         reason = search.reasons.get(prim)
         if reason is None:
             axis = prim.form.axis if isinstance(prim.form, Softmax) else -1
-            reason = (
-                f"the softmax over {prim.shape[axis]} entries is not followed by a sum with values over that axis"
-            )
+            reason = f"the softmax over {prim.shape[axis]} entries is not followed by a sum with values over that axis"
         found.append(Refusal(search.node(prim), reason))
     found.sort(key=lambda r: search.graph.position.get(r.anchor, 0))
     return found
-
-

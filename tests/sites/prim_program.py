@@ -19,7 +19,7 @@ class PrimProgram:
     def __init__(self, *outputs: Prim) -> None:
         self._prims = name_all(outputs)
         order = list(self._prims.values())
-        known = {id(p): p.value for p in order}
+        known = {id(p): p.value or "" for p in order}
         nodes, constants = [], {}
         for prim in order:
             assert prim.value is not None

@@ -9,7 +9,7 @@ import pytest
 
 from rewriter.algebra import prims as P
 from rewriter.algebra.prims import Prim
-from rewriter.algebra.sizes import SizeLike
+from rewriter.algebra.sizes import Size, SizeLike
 from rewriter.sites import AttentionSite, Refusal, raise_sites
 from tests.sites.prim_program import PrimProgram
 
@@ -23,7 +23,7 @@ def operand(name: str, *shape: SizeLike, dtype: str = "float32") -> Prim:
 
 
 def number(value: float) -> Prim:
-    return P.constant(np.float32(value))
+    return P.constant(value, "float32")
 
 
 def later_hidden(rows: SizeLike, columns: SizeLike) -> Prim:
@@ -36,7 +36,7 @@ EXP = P.pointwise("exp", P.pointwise("sub", SCORES, P.reduce("max", SCORES, [3],
 SQUARE = P.matmul(Q, P.swap(operand("k7", 2, 6, 7, 4), 2, 3))
 V7 = operand("v7", 2, 6, 7, 5)
 MASKED = P.softmax(P.pointwise("add", SCORES, operand("m", 7, 9)), 3)
-GUARDED = P.pointwise("where", P.pointwise("isnan", MASKED), P.constant(np.float32(0)), MASKED)
+GUARDED = P.pointwise("where", P.pointwise("isnan", MASKED), P.constant(0.0, "float32"), MASKED)
 SMALLEST = float(np.finfo(np.float32).min)
 
 
@@ -60,7 +60,7 @@ def grouped() -> Prim:
 def packed(batch: SizeLike, length: SizeLike) -> Prim:
     x = operand("x", batch, length, 3 * 24)
     split = P.permute(P.reshape(x, (batch, length, 3, 6, 4)), (2, 0, 3, 1, 4))
-    flat = (P.Size.of(batch) * 6, length, 4)
+    flat = (Size.of(batch) * 6, length, 4)
     q, k, v = (P.reshape(P.select(split, 0, at), flat) for at in range(3))
     result = P.matmul(P.softmax(P.matmul(q, P.swap(k, 1, 2)), 2), v)
     return P.reshape(result, (batch, 6, length, 4))
@@ -71,9 +71,7 @@ FIRES: dict[str, tuple[Callable[[], Prim], dict[str, object]]] = {
     "scaled": (lambda: tail(P.pointwise("div", SCORES, number(2.0))), {"scale": 0.5}),
     "scale on q and k": (
         lambda: tail(
-            P.matmul(
-                P.pointwise("mul", Q, number(0.5)), P.swap(P.pointwise("mul", K, number(0.5)), 2, 3)
-            )
+            P.matmul(P.pointwise("mul", Q, number(0.5)), P.swap(P.pointwise("mul", K, number(0.5)), 2, 3))
         ),
         {"scale": 0.25},
     ),
@@ -98,9 +96,7 @@ FIRES: dict[str, tuple[Callable[[], Prim], dict[str, object]]] = {
         {"queries": 7, "keys": 9, "qk_dim": 4},
     ),
     "transposed scores": (
-        lambda: P.einsum(
-            "bhji,bhjd->bhid", P.softmax(P.matmul(K, P.swap(Q, 2, 3)), 2), V
-        ),
+        lambda: P.einsum("bhji,bhjd->bhid", P.softmax(P.matmul(K, P.swap(Q, 2, 3)), 2), V),
         {"queries": 7, "keys": 9},
     ),
     "causal, -inf": (lambda: masked(-np.inf), {"mask": "causal", "empty_row": "never"}),
@@ -140,7 +136,9 @@ FIRES: dict[str, tuple[Callable[[], Prim], dict[str, object]]] = {
     ),
     "k with permuted axes, sizes coincide": (
         lambda: P.matmul(
-            P.softmax(P.matmul(operand("q8", 1, 8, 8, 8), P.permute(operand("k8", 1, 8, 8, 8), (0, 2, 1, 3))), 3),
+            P.softmax(
+                P.matmul(operand("q8", 1, 8, 8, 8), P.permute(operand("k8", 1, 8, 8, 8), (0, 2, 1, 3))), 3
+            ),
             operand("v8", 1, 8, 8, 8),
         ),
         {"heads": 8},
@@ -183,7 +181,10 @@ KEEPS: dict[str, tuple[Callable[[], Prim], str | None]] = {
     ),
     "sum of something else": (
         lambda: P.matmul(
-            P.pointwise("div", EXP, P.sum_(P.pointwise("exp", P.pointwise("mul", SCORES, number(2.0))), [3], True)), V
+            P.pointwise(
+                "div", EXP, P.sum_(P.pointwise("exp", P.pointwise("mul", SCORES, number(2.0))), [3], True)
+            ),
+            V,
         ),
         "sum of something else",
     ),
