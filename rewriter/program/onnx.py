@@ -1,0 +1,267 @@
+"""ONNX programs: read from files, run by ONNX Runtime, edited through `onnx_ir`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from rewriter.algebra.sizes import Size
+from rewriter.errors import InputError
+from rewriter.lower.onnx_emitter import opset_of_target
+from rewriter.program.graph import Graph, Value
+from rewriter.program.onnx_edit import convert_opset, cut_out, replaced, written
+from rewriter.program.onnx_file import ModelFile, read_message, read_model, skeleton, write_model
+from rewriter.program.onnx_graph import dtype_of, graph_view
+from rewriter.program.onnx_session import Session
+from rewriter.program.program import Arrays, Build, Program, Replacement
+
+if TYPE_CHECKING:
+    from rewriter.algebra.prims import Prim
+
+__all__ = ["OnnxProgram"]
+
+
+class OnnxProgram(Program):
+    """A model in ONNX.
+
+    Parameters
+    ----------
+    model
+        The model, or a message of it (whose weights are inline).
+    source
+        What messages call it.
+    """
+
+    format = "onnx"
+
+    def __init__(self, model: ir.Model | onnx.ModelProto, source: str = "model") -> None:
+        self.source = source
+        self._file: ModelFile | None = None
+        if isinstance(model, onnx.ModelProto):
+            self._file = read_message(model, source)
+            model = self._file.model
+        self._model = model
+        self._external = False
+        self._sources: frozenset[str] = frozenset()
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> OnnxProgram:
+        """Read a model file; weights stay on disk until they are used.
+
+        Raises
+        ------
+        InputError
+            If it is not a valid ONNX model of opset 11 or later.
+        """
+        file = read_model(path)
+        program = cls(file.model, os.fspath(path))
+        program._file = file
+        program._external, program._sources = file.external, file.files
+        return program
+
+    @property
+    def model(self) -> ir.Model:
+        """The model; it must not be changed."""
+        return self._model
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+        imports = self._model.opset_imports
+        return imports[""] if "" in imports else imports["ai.onnx"]
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return dict(self._model.metadata_props)
+
+    @cached_property
+    def graph(self) -> Graph:
+        proto = self._file.skeleton if self._file is not None else skeleton(self._model)[0]
+        return graph_view(self._model, proto)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return self.graph.inputs
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return self.graph.outputs
+
+    @cached_property
+    def _prims(self) -> Mapping[str, Prim]:
+        from rewriter.algebra.frontends.onnx import translate
+
+        return translate(self.graph, self.opset)
+
+    def prims(self) -> Mapping[str, Prim]:
+        return self._prims
+
+    @cached_property
+    def _session(self) -> Session:
+        return Session(self._model, self.source)
+
+    def run(self, *inputs: Any, **named: Any) -> tuple[np.ndarray, ...]:
+        """Run in ONNX Runtime on the CPU.
+
+        Parameters
+        ----------
+        *inputs, **named
+            numpy arrays, torch tensors or numbers, by position and by name. Casts that lose nothing
+            are made.
+
+        Raises
+        ------
+        InputError
+            If an input is missing, unknown, or does not fit.
+        """
+        names = self.graph.inputs
+        if len(inputs) > len(names):
+            raise InputError(f"{self.source} takes {len(names)} inputs ({', '.join(names)}); {len(inputs)} were given.")
+        given = dict(zip(names, inputs, strict=False))
+        for name, value in named.items():
+            if name in given or name not in names:
+                what = "is given twice" if name in given else "is not an input"
+                raise InputError(f"{name!r} {what} of {self.source}; its inputs are {', '.join(names)}.")
+            given[name] = value
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise InputError(f"{self.source} needs the input {_described(self.graph.values[missing[0]])}; it is missing.")
+        return tuple(self._session({name: _fitted(x, self.graph.values[name]) for name, x in given.items()}))
+
+    def extract(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[Arrays], list[np.ndarray]]:
+        """Return ONNX Runtime's function of a part of the graph.
+
+        Raises
+        ------
+        InputError
+            If the part reads a graph input that is not given, or cannot run alone.
+        """
+        for name in (*inputs, *outputs):
+            if name not in self.graph.values:
+                raise InputError(f"{self.source} has no value {name!r}.")
+        dtypes = {name: self.graph.values[name].dtype for name in inputs}
+        known = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
+
+        def compile_with(more: Mapping[str, str]) -> Session:
+            part = cut_out(self._model, self.graph, inputs, outputs, {**known, **more})
+            return Session(part, f"a part of {self.source}")
+
+        if len(known) == len(dtypes):
+            return compile_with({})
+        sessions: dict[tuple[str, ...], Session] = {}
+
+        def run(arrays: Arrays) -> list[np.ndarray]:
+            more = {name: str(arrays[name].dtype) for name in dtypes if name not in known}
+            key = tuple(more.values())
+            if key not in sessions:
+                sessions[key] = compile_with(more)
+            return sessions[key](arrays)
+
+        return run
+
+    def _type(self, name: str, sample: np.ndarray | None = None) -> tuple[tuple[Size, ...], str]:
+        """Return shape and dtype of a value, the shape as the algebra knows it."""
+        prim = self.prims().get(name)
+        value = self.graph.values[name]
+        shape = value.shape if prim is None else prim.shape
+        dtype = value.dtype or (None if prim is None else prim.dtype)
+        if sample is not None:
+            dtype = dtype or str(sample.dtype)
+            if shape is None or len(shape) != sample.ndim:
+                shape = tuple(Size.symbol(f"{name}[{axis}]") for axis in range(sample.ndim))
+        if shape is None or dtype is None:
+            raise InputError(f"{self.source}: the {'rank' if shape is None else 'type'} of {name!r} is not known.")
+        return shape, dtype
+
+    def emit(
+        self, inputs: Sequence[str], build: Build, sample: Arrays, *, target: str = "onnx"
+    ) -> Callable[[Arrays], list[np.ndarray]]:
+        opset = max(self.opset, opset_of_target(target) or 0)
+        part = written(self._model, inputs, lambda name: self._type(name, sample[name]), build, target, opset)
+        return Session(part, f"a new part of {self.source}")
+
+    def replace(
+        self, replacements: Sequence[Replacement], *, target: str = "onnx", inline: bool = False
+    ) -> OnnxProgram:
+        """Return a program with the edits made.
+
+        Parameters
+        ----------
+        replacements
+            The edits. Each becomes one call of a function in the model, or plain nodes.
+        target
+            ``"onnx"``, ``"onnx:23"``… (the model is converted to that opset if it is older) or ``"ort"``.
+        inline
+            Write plain nodes.
+
+        Raises
+        ------
+        EmitError
+            If the target cannot spell a computation.
+        InputError
+            If the model cannot be converted to the opset.
+        """
+        model = convert_opset(self._model, opset_of_target(target) or 0, self.source)
+        program = OnnxProgram(replaced(model, replacements, self._type, target, inline), self.source)
+        program._external, program._sources = self._external, self._sources
+        return program
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model atomically, with its weights beside it if the source had them so.
+
+        Raises
+        ------
+        InputError
+            If the place is not writable, or is a file that the model was read from.
+        """
+        write_model(self._model, path, self._external, self._sources)
+
+
+def _described(value: Value) -> str:
+    shape = "any shape" if value.shape is None else "[" + ", ".join(map(str, value.shape)) + "]"
+    return f"{value.name!r} ({value.dtype or 'any type'} {shape})"
+
+
+def _fitted(x: Any, expected: Value) -> np.ndarray:
+    """Return an input as the array that the model expects."""
+    array = _array(x)
+    if expected.dtype is None:
+        return array
+    wanted = dtype_of(expected.dtype).numpy()
+    if expected.dtype == "string":
+        return array.astype(object)
+    if array.dtype != wanted:
+        python_numbers = not hasattr(x, "dtype")
+        cast = array.astype(wanted) if array.dtype.kind in "biuf" else None
+        lossless = cast is not None and (
+            np.array_equal(cast, array) if python_numbers else np.can_cast(array.dtype, wanted, "safe")
+        )
+        if cast is None or not lossless:
+            raise InputError(f"The input {_described(expected)} was given as {array.dtype}; convert it first.")
+        array = cast
+    shape = expected.shape
+    if shape is not None and (
+        array.ndim != len(shape)
+        or any(n.static and int(n) != m for n, m in zip(shape, array.shape, strict=True))
+    ):
+        raise InputError(f"The input {_described(expected)} was given with shape {list(array.shape)}.")
+    return np.ascontiguousarray(array)
+
+
+def _array(x: Any) -> np.ndarray:
+    if type(x).__module__.partition(".")[0] != "torch":
+        return np.asarray(x)
+    tensor = x.detach().cpu().contiguous()
+    if str(tensor.dtype) != "torch.bfloat16":
+        return np.asarray(tensor.numpy())
+    import torch
+
+    return tensor.view(torch.uint16).numpy().view(ir.DataType.BFLOAT16.numpy())

@@ -1,0 +1,226 @@
+"""The read view of an ONNX model: nodes, values with inferred shapes, and constants that load lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import count
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from rewriter.algebra.sizes import Size
+from rewriter.program.graph import Graph, Node, Value
+
+__all__ = ["dtype_name", "dtype_of", "graph_view", "qualified"]
+
+_LONGEST_FORMULA = 64
+# exporters write these for "not known": two axes of this name need not be equal
+_NO_NAMES = frozenset({"none", "unknown", "dynamic", "unk"})
+_NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
+_TYPES = {_NAMES.get(t, t.name.lower()): t for t in ir.DataType if t != ir.DataType.UNDEFINED}
+
+Type = tuple[tuple[Size, ...] | None, str | None]
+
+
+def dtype_name(dtype: ir.DataType | int | None) -> str | None:
+    """Return ``"float32"`` for ``FLOAT``; None for what is undefined."""
+    dtype = ir.DataType(dtype) if dtype else None
+    return None if not dtype else _NAMES.get(dtype, dtype.name.lower())
+
+
+def dtype_of(name: str) -> ir.DataType:
+    """Return ``FLOAT`` for ``"float32"``."""
+    return _TYPES[name]
+
+
+def qualified(node: ir.Node) -> str:
+    """Return ``"ai.onnx::MatMul"``, ``"com.microsoft::Gelu"``, …"""
+    return f"{node.domain or 'ai.onnx'}::{node.op_type}"
+
+
+class _Shapes:
+    """Reads shapes of messages and of the IR; an axis without a size or a name gets a symbol of its own."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._fresh = (name for k in count() if (name := f"_d{k}") not in self._taken)
+
+    def size(self, dim: int | str | None) -> Size:
+        if isinstance(dim, int) and dim >= 0:
+            return _number(dim)
+        if isinstance(dim, str) and dim.lower() not in _NO_NAMES and any(map(str.isalpha, dim)):
+            return _symbolic(dim)
+        return Size.symbol(next(self._fresh))
+
+    def of_proto(self, value: onnx.ValueInfoProto) -> Type:
+        if not value.type.HasField("tensor_type"):
+            return None, None
+        tensor = value.type.tensor_type
+        dims = None
+        if tensor.HasField("shape"):
+            dims = tuple(
+                self.size(d.dim_value if d.HasField("dim_value") else d.dim_param) for d in tensor.shape.dim
+            )
+        return dims, _known_dtype(tensor.elem_type)
+
+    def of_value(self, value: ir.Value) -> Type:
+        if value.const_value is not None:
+            tensor = value.const_value
+            return tuple(Size.of(n) for n in tensor.shape.numpy()), dtype_name(tensor.dtype)
+        dims = None
+        if value.shape is not None:
+            dims = tuple(self.size(d if isinstance(d, int) else d.value) for d in value.shape)
+        return dims, dtype_name(value.dtype) if isinstance(value.type, ir.TensorType) else None
+
+
+@cache
+def _known_dtype(code: int) -> str | None:
+    try:
+        return dtype_name(code)
+    except ValueError:
+        return None
+
+
+_number = cache(Size.of)
+
+
+@cache
+def _symbolic(name: str) -> Size:
+    # powers are left alone: a short text of nested ones is a polynomial of millions of terms
+    if len(name) > _LONGEST_FORMULA or "**" in name:
+        return Size.symbol(name)
+    size = Size.parse(name)
+    return Size.symbol(name) if size.static else size
+
+
+def _inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Return what shape inference finds. Types that the file claims are dropped if they contradict it."""
+    try:
+        graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    except onnx.shape_inference.InferenceError:
+        bare = onnx.ModelProto()
+        bare.CopyFrom(proto)
+        del bare.graph.value_info[:]
+        for output in bare.graph.output:
+            output.ClearField("type")
+        try:
+            graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+            graph = proto.graph
+    except (RuntimeError, ValueError):
+        graph = proto.graph
+    return {value.name: value for value in (*graph.value_info, *graph.output)}
+
+
+def graph_view(model: ir.Model, proto: onnx.ModelProto) -> Graph:
+    """Return the read view.
+
+    Parameters
+    ----------
+    model
+        The model.
+    proto
+        The same as a message; weights may be missing (`rewriter.program.onnx_file.skeleton`).
+    """
+    main = model.graph
+    inferred = _inferred(proto)
+    named = (d.dim_param for v in (*proto.graph.input, *inferred.values()) for d in v.type.tensor_type.shape.dim)
+    shapes = _Shapes(named)
+    values: dict[str, Value] = {}
+    constants: dict[str, Callable[[], np.ndarray]] = {}
+
+    def declare(value: ir.Value) -> None:
+        found = shapes.of_proto(inferred[value.name]) if value.name in inferred else (None, None)
+        if found[0] is None or found[1] is None:
+            declared = shapes.of_value(value)
+            found = found[0] or declared[0], found[1] or declared[1]
+        values[value.name or ""] = Value(value.name or "", *found)
+
+    for name, value in main.initializers.items():
+        if value.const_value is not None:
+            constants[name] = value.const_value.numpy
+            values[name] = Value(name, *shapes.of_value(value))
+    inputs = [value for value in main.inputs if value.name not in constants]
+    for value in inputs:
+        values[value.name or ""] = Value(value.name or "", *shapes.of_value(value))
+    nodes: list[Node] = []
+    names: set[str] = set()
+    for native in main:
+        if qualified(native) == "ai.onnx::Constant":
+            loaded = _constant(native)
+            if loaded is not None:
+                output = native.outputs[0].name or ""
+                tensor, load = loaded
+                constants[output] = load
+                values[output] = Value(output, *tensor)
+                continue
+        name = _unique(native.name or f"{native.op_type}_{len(nodes)}", names)
+        for output_value in native.outputs:
+            if output_value.name:
+                declare(output_value)
+        outputs = tuple(v.name or f"{name}:{k}" for k, v in enumerate(native.outputs))
+        for output in outputs:
+            values.setdefault(output, Value(output, None, None))
+        operands = [None if v is None else v.name or None for v in native.inputs]
+        nodes.append(Node(name, qualified(native), (*operands, *_captured(native)), outputs, native))
+    return Graph(
+        tuple(nodes),
+        values,
+        tuple(v.name or "" for v in inputs),
+        tuple(v.name or "" for v in main.outputs),
+        constants,
+    )
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    if name in taken:
+        name = next(other for k in count(1) if (other := f"{name}_{k}") not in taken)
+    taken.add(name)
+    return name
+
+
+def _constant(node: ir.Node) -> tuple[Type, Callable[[], np.ndarray]] | None:
+    """Return type and loader of a ``Constant`` node's value; None for the sparse kind."""
+    if len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref():
+        return None
+    if attribute.type == ir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        return (tuple(Size.of(n) for n in tensor.shape.numpy()), dtype_name(tensor.dtype)), tensor.numpy
+    dtypes = {
+        "value_int": "int64", "value_ints": "int64", "value_float": "float32", "value_floats": "float32"
+    }  # fmt: skip
+    if attribute.name not in dtypes:
+        return None
+    array = np.asarray(attribute.value, dtypes[attribute.name])
+    return (tuple(Size.of(n) for n in array.shape), dtypes[attribute.name]), lambda: array
+
+
+def _captured(node: ir.Node) -> Iterator[str]:
+    """Yield the names of the outer values that a node's inner graphs read, each once."""
+    graphs = [g for a in node.attributes.values() if not a.is_ref() for g in _graphs(a)]
+    if not graphs:
+        return
+    inner: set[ir.Value] = set()
+    read: dict[ir.Value, None] = {}
+    stack = list(graphs)
+    while stack:
+        graph = stack.pop()
+        inner.update(graph.inputs, graph.initializers.values())
+        read.update(dict.fromkeys(graph.outputs))
+        for child in graph:
+            inner.update(child.outputs)
+            read.update((v, None) for v in child.inputs if v is not None)
+            stack.extend(g for a in child.attributes.values() if not a.is_ref() for g in _graphs(a))
+    direct = {v.name for v in node.inputs if v is not None}
+    yield from (v.name for v in read if v not in inner and v.name and v.name not in direct)
+
+
+def _graphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()

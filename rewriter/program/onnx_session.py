@@ -1,0 +1,107 @@
+"""An ONNX model ready to run in ONNX Runtime on the CPU, its weights shared with the memory map."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from rewriter.errors import InputError
+from rewriter.program.onnx_file import payload, skeleton
+from rewriter.program.onnx_wire import splice_payloads
+
+__all__ = ["Session"]
+
+_ALIGNED = 16  # bytes: what vector loads of the runtime's kernels may rely on
+_NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16}
+
+
+class Session:
+    """A compiled model.
+
+    Parameters
+    ----------
+    model
+        The model. It must not be changed while the session is in use: weights are not copied.
+    source
+        What error messages call it.
+
+    Raises
+    ------
+    InputError
+        If ONNX Runtime cannot run the model: an operator or a type without a kernel, wrong types.
+    """
+
+    def __init__(self, model: ir.Model, source: str) -> None:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        self._runtime = onnxruntime
+        self._failures = tuple(
+            kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)
+        )
+        self._failures += (RuntimeError, ValueError)
+        self._source = source
+        proto, payloads = skeleton(model)
+        shared = [p for p in payloads if p.initializer is not None and p.tensor.dtype.bitwidth >= 8]
+        inline = {k: p.tensor for k, p in enumerate(payloads) if p.initializer is None or p.tensor.dtype.bitwidth < 8}
+        message = b"".join(
+            splice_payloads(
+                proto.SerializeToString(), lambda key: payload(inline[key]) if key in inline else None
+            )
+        )
+        self._arrays = [_aligned(p.tensor) for p in shared]  # ONNX Runtime reads them in place
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if shared:
+            options.add_external_initializers(
+                [p.initializer for p in shared],
+                [self._value(array, p.tensor.dtype) for array, p in zip(self._arrays, shared, strict=True)],
+            )
+        try:
+            self._session = onnxruntime.InferenceSession(message, options, providers=["CPUExecutionProvider"])
+        except self._failures as error:
+            raise InputError(f"ONNX Runtime cannot load {source}: {_first_line(error)}.") from error
+        self._outputs = [(o.name, _NOT_IN_NUMPY.get(o.type)) for o in self._session.get_outputs()]
+        self._inputs = {i.name: _NOT_IN_NUMPY.get(i.type) for i in self._session.get_inputs()}
+
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run on inputs by name; what the model does not read is left out."""
+        feed = {name: arrays[name] for name in self._inputs if name in arrays}
+        try:
+            if not any(dtype for _, dtype in self._outputs) and not any(self._inputs.values()):
+                return list(self._session.run(None, feed))
+            values = {name: self._value(np.ascontiguousarray(x), self._inputs[name]) for name, x in feed.items()}
+            results = self._session.run_with_ort_values([name for name, _ in self._outputs], values)
+        except self._failures as error:
+            raise InputError(f"ONNX Runtime cannot run {self._source}: {_first_line(error)}.") from error
+        return [
+            _copied(result, dtype) if dtype else result.numpy()
+            for result, (_, dtype) in zip(results, self._outputs, strict=True)
+        ]
+
+    def _value(self, array: np.ndarray, dtype: ir.DataType | None) -> Any:
+        if dtype is not None and array.dtype.kind == "V":  # a type that numpy itself does not have
+            bits = array.view(np.dtype(f"uint{8 * array.itemsize}"))
+            return self._runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, dtype.value)
+        return self._runtime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _aligned(tensor: ir.TensorProtocol) -> np.ndarray:
+    array = np.ascontiguousarray(tensor.numpy()).reshape(tuple(tensor.shape.numpy()))
+    return array if array.ctypes.data % _ALIGNED == 0 else array.copy()
+
+
+def _copied(value: Any, dtype: ir.DataType) -> np.ndarray:
+    shape: Sequence[int] = value.shape()
+    size = int(np.prod(shape)) * dtype.numpy().itemsize
+    data = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(bytearray(data), dtype.numpy()).reshape(shape)
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
