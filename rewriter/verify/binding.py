@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +18,15 @@ Binding = Mapping[str, int]
 """Dimension name -> number."""
 
 
-def numpy_dtype(name: str) -> np.dtype:
+def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the numpy dtype of a graph's dtype name; bfloat16 and float8 come from ``ml_dtypes``."""
     try:
         return np.dtype(name)
     except TypeError:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        known: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return known
 
 
 def base_symbols(sizes: Iterable[Size]) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ def bound_shape(shape: Iterable[Size], binding: Binding) -> tuple[int, ...]:
     return tuple(bound_size(size, binding) for size in shape)
 
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "floor": math.floor,
     "ceil": math.ceil,
     "ceiling": math.ceil,
@@ -113,7 +115,7 @@ def _number(node: ast.expr, binding: Binding) -> Fraction:
             raise ValueError(f"size {ast.unparse(node)} is not an expression that can be computed")
 
 
-_OPERATORS = {
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Any]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,

@@ -88,7 +88,7 @@ class Budget:
         """
         if self.output is not None and self.output not in outputs:
             raise InputError(
-                f"budget {self}: there is no floating output {self.output!r}; the outputs are {_listed(outputs)}"
+                f"budget {self}: there is no floating output {self.output!r}, only {_listed(outputs)}"
             )
         if not outputs:
             raise InputError(f"budget {self}: the model has no floating output to measure")
@@ -117,7 +117,9 @@ class Outcome:
     def __str__(self) -> str:
         unit = " dB" if self.budget.metric == "sqnr" else ""
         verb = "meets" if self.ok else "misses"
-        return f"{self.budget.metric} of {self.output} is {self.measured:.4g}{unit}, which {verb} {self.budget}"
+        return (
+            f"{self.budget.metric} of {self.output} is {self.measured:.4g}{unit}, which {verb} {self.budget}"
+        )
 
 
 def parse_budget(text: str) -> Budget:
@@ -134,10 +136,14 @@ def parse_budget(text: str) -> Budget:
     name = match["metric"].lower()
     metric = METRICS.get(name)
     if metric is None:
-        raise InputError(f"budget {text!r}: there is no metric {match['metric']!r}; the metrics are {_listed(METRICS)}")
+        raise InputError(
+            f"budget {text!r}: there is no metric {match['metric']!r}; the metrics are {_listed(METRICS)}"
+        )
     if match["sign"] != metric.direction:
         better = "smaller" if metric.direction == "<=" else "larger"
-        raise InputError(f"budget {text!r}: {name} is better when {better}, so write {name}{metric.direction}X")
+        raise InputError(
+            f"budget {text!r}: {name} is better when {better}, so write {name}{metric.direction}X"
+        )
     return Budget(name, _bound(text, name, metric, match["bound"], match["unit"] or ""), match["output"])
 
 

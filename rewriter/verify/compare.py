@@ -14,7 +14,7 @@ from rewriter.verify.applied import applied_forms
 from rewriter.verify.budget import Budget, Outcome, parse_budgets
 from rewriter.verify.data import Data, data_cases
 from rewriter.verify.inputs import Case, generated_cases
-from rewriter.verify.metrics import Distance, Tally, agreement, distance, is_floating
+from rewriter.verify.metrics import Tally, agreement, distance, is_floating
 from rewriter.verify.noise import MODEL_FACTOR, floor, response
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import RunError, run, run_positional
@@ -97,13 +97,17 @@ def validate(
         compared.append(found)
     if all(c.skipped for c in compared):
         reason = compared[0].report.error if compared else "it has no inputs"
-        raise InputError(f"{original.source} could be run on none of the generated inputs ({reason}); give some with --data")
+        raise InputError(
+            f"{original.source} could be run on no generated input ({reason}); give some with --data"
+        )
     if judged == "noise floor":
         moved = response(original, list(kept.values()), seeds=range(seed, seed + 3), progress=tell)
         compared = _hold_to(compared, dict(zip(kept, moved, strict=True)))
 
     deciding = "data" if data is not None else "random"
-    distances = {name: pool.tally.distance() for name, pool in pools.get(deciding, {}).items() if pool.floating}
+    distances = {
+        name: pool.tally.distance() for name, pool in pools.get(deciding, {}).items() if pool.floating
+    }
     outcomes = tuple(b.check(distances) for b in budgets)
     reports = tuple(c.report for c in compared)
     ok, verdict = _verdict(judged, deciding, reports, outcomes)
@@ -163,7 +167,11 @@ class _Bench:
         except RunError as error:
             if case.group == "data":
                 raise InputError(f"data {case.name}: {error}") from error
-            return _Compared(CaseReport(case.name, case.group, (), f"skipped: {error}", True), skipped=True), None, None
+            return (
+                _Compared(CaseReport(case.name, case.group, (), f"skipped: {error}", True), skipped=True),
+                None,
+                None,
+            )
         try:
             actual = run_positional(self._rewritten, [case.inputs[name] for name in self._matching.inputs])
         except RunError as error:
@@ -172,14 +180,18 @@ class _Bench:
         names = self._original.graph.outputs
         for name, x, y in zip(names, expected, actual, strict=True):
             if x.shape != y.shape:
-                error_ = f"output {name!r} has shape {x.shape} in the original and {y.shape} in the rewritten model"
+                error_ = f"output {name!r} has shape {x.shape} in the original, {y.shape} in the other"
                 return _Compared(CaseReport(case.name, case.group, (), error_, False)), expected, None
         outputs = []
         for name, x, y in zip(names, expected, actual, strict=True):
             pools.setdefault(name, _Pool(is_floating(x.dtype))).add(x, y)
             outputs.append(_output(name, x, y))
         report = CaseReport(case.name, case.group, tuple(outputs), None, all(o.ok for o in outputs))
-        return _Compared(report, False, tuple(map(_floor, expected)), tuple(map(_peak, expected))), expected, actual
+        return (
+            _Compared(report, False, tuple(map(_floor, expected)), tuple(map(_peak, expected))),
+            expected,
+            actual,
+        )
 
 
 class _ThreeWay:
@@ -197,12 +209,16 @@ class _ThreeWay:
         for leg, outputs in zip(LEGS, (expected, actual), strict=True):
             for name, x, y in zip(self._names, truth, outputs, strict=True):
                 if x.shape != y.shape:
-                    raise InputError(f"output {name!r} has shape {x.shape} in the source and {y.shape} in {leg}")
+                    raise InputError(
+                        f"output {name!r} has shape {x.shape} in the source and {y.shape} in {leg}"
+                    )
                 if is_floating(x.dtype):
                     self._legs[leg].setdefault(name, Tally()).add(x, y)
 
     def steps(self) -> tuple[Step, ...]:
-        return tuple(Step(leg, {n: t.distance() for n, t in tallies.items()}) for leg, tallies in self._legs.items())
+        return tuple(
+            Step(leg, {n: t.distance() for n, t in tallies.items()}) for leg, tallies in self._legs.items()
+        )
 
 
 def _cases(original: Program, data: Data | None, seed: int) -> Iterator[Case]:
@@ -233,10 +249,17 @@ def _peak(x: np.ndarray) -> float:
 
 
 def _hold_to(compared: Sequence[_Compared], moved: Mapping[int, Sequence[float]]) -> list[_Compared]:
-    """Give every floating output its tolerance: measured where it was, else by the largest relative response."""
+    """Give floating outputs their tolerance: as measured, else by the largest relative response."""
     count = max((len(c.peaks) for c in compared), default=0)
     rates = [
-        max((row[k] / compared[at].peaks[k] for at, row in moved.items() if compared[at].peaks and compared[at].peaks[k]), default=0.0)
+        max(
+            (
+                row[k] / compared[at].peaks[k]
+                for at, row in moved.items()
+                if compared[at].peaks and compared[at].peaks[k]
+            ),
+            default=0.0,
+        )
         for k in range(count)
     ]
     held = []
@@ -248,7 +271,9 @@ def _hold_to(compared: Sequence[_Compared], moved: Mapping[int, Sequence[float]]
                 continue
             noise = moved[at][k] if at in moved else rates[k] * case.peaks[k]
             tolerance = MODEL_FACTOR * max(noise, case.floors[k])
-            outputs.append(replace(output, tolerance=tolerance, ok=output.ok and output.distance.max_abs <= tolerance))
+            outputs.append(
+                replace(output, tolerance=tolerance, ok=output.ok and output.distance.max_abs <= tolerance)
+            )
         ok = case.report.ok and all(o.ok for o in outputs)
         held.append(replace(case, report=replace(case.report, outputs=tuple(outputs), ok=ok)))
     return held

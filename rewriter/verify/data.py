@@ -54,9 +54,13 @@ def _read(data: Data) -> Iterator[tuple[str, Any]]:
             for file in sorted(path.glob("*.npz")):
                 yield file.name, _npz(file)
         elif not path.exists():
-            raise InputError(f"data {data}: no such file or directory; expected .npz, a directory of .npz, or module:callable")
+            raise InputError(
+                f"data {data}: no such file; expected .npz, a directory of .npz, or module:callable"
+            )
         elif path.suffix != ".npz":
-            raise InputError(f"data {data}: expected a .npz file (numpy.savez), found {path.suffix or 'no suffix'}")
+            raise InputError(
+                f"data {data}: expected a .npz file (numpy.savez), found {path.suffix or 'no suffix'}"
+            )
         else:
             yield path.name, _npz(path)
     else:
@@ -87,7 +91,9 @@ def _call(spec: str) -> Iterable[Any]:
         raise InputError(f"data {spec}: {module_name} has no callable {function!r}")
     items = call()
     if not isinstance(items, Iterable) or isinstance(items, Mapping | str):
-        raise InputError(f"data {spec}: expected an iterable of dicts or tuples, found {type(items).__name__}")
+        raise InputError(
+            f"data {spec}: expected an iterable of dicts or tuples, found {type(items).__name__}"
+        )
     return items
 
 
@@ -110,13 +116,17 @@ def _checked(name: str, inputs: Any, program: Program) -> dict[str, np.ndarray]:
         inputs = list(inputs) if isinstance(inputs, Sequence) else [inputs]
     if not isinstance(inputs, Mapping):
         if len(inputs) != len(expected):
-            raise InputError(f"data {name} has {len(inputs)} inputs; the model has {len(expected)}: {', '.join(expected)}")
+            raise InputError(
+                f"data {name} has {len(inputs)} inputs; the model has {len(expected)}: {', '.join(expected)}"
+            )
         inputs = dict(zip(expected, inputs, strict=True))
     missing = [n for n in expected if n not in inputs]
     unknown = [str(n) for n in inputs if n not in expected]
     if missing:
         extra = f" and has {', '.join(unknown)} instead" if unknown else ""
-        raise InputError(f"data {name} lacks input {', '.join(missing)}{extra}; the model has {', '.join(expected)}")
+        raise InputError(
+            f"data {name} lacks input {', '.join(missing)}{extra}; the model has {', '.join(expected)}"
+        )
     return {n: _fitted(name, n, to_numpy(inputs[n]), program) for n in expected}
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rewriter.algebra.prims import Gather, Prim
-from rewriter.algebra.sizes import Size
 from rewriter.errors import InputError
 from rewriter.program.graph import Value
 from rewriter.program.program import Arrays, Program
@@ -64,8 +63,8 @@ def generated_cases(program: Program, seed: int = 0) -> Iterator[Case]:
     for value in values:
         if value.shape is None or value.dtype is None:
             raise InputError(
-                f"input {value.name!r} of {program.source} has no declared shape or dtype, so no inputs can be"
-                " made for it; give real ones with --data"
+                f"input {value.name!r} of {program.source} has no declared shape or dtype, so none can"
+                " be made for it; give real ones with --data"
             )
     bounds = index_bounds(program)
     masks = [v for v in values if _is_mask(v, bounds)]
@@ -113,12 +112,20 @@ def _bindings(values: Sequence[Value]) -> list[Binding]:
     every = base_symbols(sizes)
     if not every:
         return [{}]
-    batch = set(base_symbols([v.shape[0] for v in values if v.shape])) & {s for s in every if _BATCH.search(s)}
+    batch = set(base_symbols([v.shape[0] for v in values if v.shape])) & {
+        s for s in every if _BATCH.search(s)
+    }
     sides = set(base_symbols([s for v in values if _is_image(v) for s in (v.shape or ())[-2:]]))
     lengths = [s for s in every if s not in batch and s not in sides]
     return [
         {
-            s: rows if s in batch else side if s in sides else length if s == lengths[0] else length + 2 * lengths.index(s)
+            s: rows
+            if s in batch
+            else side
+            if s in sides
+            else length
+            if s == lengths[0]
+            else length + 2 * lengths.index(s)
             for s in every
         }
         for rows, length, side in zip((2, 1, 1), LENGTHS, IMAGE_SIDES, strict=True)

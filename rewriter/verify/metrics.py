@@ -149,7 +149,7 @@ class Tally:
     def __init__(self) -> None:
         self._pattern = self._elements = self._rows = self._hits = self._kl_rows = 0
         self._max = self._top = self._kl = self._xx = self._yy = self._xy = self._dd = 0.0
-        self._quantiles = (0.0,) * len(QUANTILES)
+        self._quantiles: tuple[float, ...] = (0.0,) * len(QUANTILES)
 
     def add(self, x: Array, y: Array) -> None:
         """Add one reference ``x`` and its counterpart ``y`` (same shape, floating)."""
@@ -171,7 +171,7 @@ class Tally:
         self._xx, self._yy = self._xx + float(a @ a), self._yy + float(b @ b)
         self._xy, self._dd = self._xy + float(a @ b), self._dd + float(error @ error)
         new = tuple(map(float, np.quantile(error, QUANTILES))) if error.size else self._quantiles
-        self._quantiles = tuple(map(max, self._quantiles, new))  # type: ignore[arg-type]
+        self._quantiles = tuple(map(max, self._quantiles, new))
 
     def distance(self) -> Distance:
         """Return the pooled distance."""
@@ -239,14 +239,14 @@ def _rows_kl(x: Array, y: Array) -> Array:
     x, y = _rows(_wide(x)), _rows(_wide(y))
     finite = np.isfinite(x).all(axis=-1) & np.isfinite(y).all(axis=-1)
     p, q = _log_softmax(x[finite]), _log_softmax(y[finite])
-    return np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0)
+    return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0))
 
 
 def _log_softmax(x: Array) -> Array:
     if not x.size:
         return x
     x = x - x.max(axis=-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
 def _rows_top1(x: Array, y: Array) -> Array:
@@ -254,4 +254,4 @@ def _rows_top1(x: Array, y: Array) -> Array:
     if not x.size:
         return np.zeros(0, dtype=bool)
     chosen = np.take_along_axis(x, y.argmax(axis=-1)[:, None], axis=-1)[:, 0]
-    return (chosen == x.max(axis=-1)) & ~np.isnan(y).any(axis=-1)
+    return np.asarray((chosen == x.max(axis=-1)) & ~np.isnan(y).any(axis=-1))

@@ -46,12 +46,11 @@ SITE_FACTOR = 4.0
 MODEL_FACTOR = 16.0
 """A rewritten model may differ this many times as much as the original responds to its last bits."""
 
-FLOOR_ULPS = 8.0
+FLOOR_ULPS = 2.0
 """Units in the last place of the largest value below which an error says nothing."""
 
-# shorter float tensors may be parameters of an operator (the scales of a resize), where a
-# last bit changes a shape and not a rounding
 LEAST_WEIGHTS = 17
+"""Shorter tensors may be parameters of an operator (scales of a resize), where a last bit changes a shape."""
 
 
 def epsilon(dtype: str | np.dtype) -> float:
@@ -102,9 +101,7 @@ class SiteVerdict:
         )
 
 
-def judge_site(
-    exact: np.ndarray, old: np.ndarray, new: np.ndarray, dtype: str | np.dtype
-) -> SiteVerdict:
+def judge_site(exact: np.ndarray, old: np.ndarray, new: np.ndarray, dtype: str | np.dtype) -> SiteVerdict:
     """Return whether ``new`` may replace ``old``.
 
     Parameters
@@ -200,6 +197,20 @@ def perturbed_program(program: Program, seed: int) -> Program:
             raise InputError(f"{program.source}: the noise floor of a {other} program cannot be measured")
 
 
+def _perturbed_onnx(program: Program, rng: np.random.Generator) -> Program:
+    import onnx_ir as ir
+
+    from rewriter.program.onnx import OnnxProgram
+
+    assert isinstance(program, OnnxProgram)
+    model = program.model.clone()
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point() and tensor.size >= LEAST_WEIGHTS:
+            value.const_value = ir.tensor(perturbed(tensor.numpy(), rng), name=value.name)
+    return OnnxProgram(model, program.source)
+
+
 def _largest(dtype: np.dtype) -> float:
     try:
         return float(np.finfo(dtype).max)
@@ -207,7 +218,3 @@ def _largest(dtype: np.dtype) -> float:
         import ml_dtypes
 
         return float(ml_dtypes.finfo(dtype).max)
-
-
-def _is_weight(array_size: int, dtype: np.dtype) -> bool:
-    return array_size >= LEAST_WEIGHTS and is_floating(dtype)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["BOOLEAN", "FLAGS", "additive", "keep_mask", "normal", "random_keep"]
+__all__ = ["BOOLEAN", "additive", "keep_mask", "normal", "random_keep"]
 
 Rng = np.random.Generator
 Shape = tuple[int, ...]
@@ -66,9 +66,7 @@ BOOLEAN: dict[str, Callable[[Rng, Shape], np.ndarray]] = {
     "a row all false": _one_row_empty,
     "a row all true": _one_row_full,
 }
-"""Boolean patterns by name. Which truth value hides a key is not known, so both kinds of full row are here."""
-
-FLAGS = tuple(BOOLEAN)
+"""Boolean patterns by name. Which truth value hides a key is not known: both kinds of full row are here."""
 
 
 def keep_mask(name: str, rng: Rng, shape: Shape, dtype: np.dtype) -> np.ndarray:

@@ -15,7 +15,7 @@ from rewriter.program.program import Arrays, Program
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.binding import Binding, base_symbols, bound_shape, bound_size, numpy_dtype
 from rewriter.verify.metrics import is_floating
-from rewriter.verify.patterns import FLAGS, additive, keep_mask, normal
+from rewriter.verify.patterns import additive, keep_mask, normal
 
 __all__ = ["Oracle", "Probe", "bindings", "probes"]
 
@@ -80,12 +80,18 @@ def probes(
     values = [program.graph.values[name] for name in oracle.free_inputs(program, site)]
     formula = site.formula
     operands = {formula.q.value, formula.k.value, formula.v.value}
-    every = [s for name in (*site.inputs, *(v.name for v in values)) for s in program.graph.values[name].shape or ()]
+    every = [
+        s
+        for name in (*site.inputs, *(v.name for v in values))
+        for s in program.graph.values[name].shape or ()
+    ]
     variants = list(sizes) if sizes is not None else bindings(site, every)
     made: list[Probe] = []
     for at, binding in enumerate(variants):
         tag = "".join(f", {name}={number}" for name, number in binding.items())
-        derived = {symbol: bound_size(Size.symbol(symbol), binding) for size in every for symbol in size.symbols}
+        derived = {
+            symbol: bound_size(Size.symbol(symbol), binding) for size in every for symbol in size.symbols
+        }
         for case in _CASES if at == 0 else _CASES[:1]:
             rng = np.random.default_rng([seed, at])
             free = {v.name: case.array(rng, v, binding, v.name in operands) for v in values}
@@ -140,7 +146,11 @@ class _Case:
         if not is_floating(dtype):
             return keep_mask(self.flags, rng, shape, dtype)
         if not core:
-            return normal(rng, shape, dtype, 0.5) if self.low is None else additive(self.flags, rng, shape, dtype, self.low)
+            return (
+                normal(rng, shape, dtype, 0.5)
+                if self.low is None
+                else additive(self.flags, rng, shape, dtype, self.low)
+            )
         if self.constant is not None:
             return np.full(shape, self.constant, dtype)
         # inputs of one shape get equal numbers where they are to coincide
@@ -168,7 +178,9 @@ _CASES = (
 
 def _shape(value: Value) -> tuple[Size, ...]:
     if value.shape is None or value.dtype is None:
-        raise ValueError(f"input {value.name} has dtype {value.dtype} and shape {value.shape}; both must be known")
+        raise ValueError(
+            f"input {value.name} has dtype {value.dtype} and shape {value.shape}; both must be known"
+        )
     return value.shape
 
 

@@ -33,6 +33,8 @@ def run_positional(program: Program, inputs: Sequence[np.ndarray]) -> list[np.nd
     """Run a program on inputs in the order of its signature; see `run`."""
     try:
         return [to_numpy(x) for x in program.run(*inputs)]
+    except RewriterError as error:
+        raise RunError(first_line(error).rstrip(".")) from error
     except runtime_errors() as error:
         raise RunError(f"{program.source} cannot be run: {first_line(error)}") from error
 

@@ -63,7 +63,9 @@ def _inverse(order: Sequence[int]) -> tuple[int, ...]:
 
 def _same(what: str, a: Value, b: Value) -> None:
     if a.dtype is not None and b.dtype is not None and a.dtype != b.dtype:
-        raise InputError(f"{what} {a.name!r} is {a.dtype} in the original and {b.dtype} in the rewritten model ({b.name!r})")
+        raise InputError(
+            f"{what} {a.name!r} is {a.dtype} in the original and {b.dtype} in the other ({b.name!r})"
+        )
     if a.shape is None or b.shape is None:
         return
     fits = len(a.shape) == len(b.shape) and all(

@@ -22,7 +22,9 @@ Source = Any
 """A `torch.nn.Module` or a `Program`."""
 
 
-def source_runner(source: torch.nn.Module | Program, names: Sequence[str]) -> Callable[[Arrays], list[np.ndarray]]:
+def source_runner(
+    source: torch.nn.Module | Program, names: Sequence[str]
+) -> Callable[[Arrays], list[np.ndarray]]:
     """Return a function from inputs by name to the source's outputs.
 
     A module is called by name where its ``forward`` has all the names, else by position.
@@ -48,5 +50,7 @@ def _run_module(module: torch.nn.Module, inputs: Arrays) -> list[np.ndarray]:
         with torch.no_grad():
             result = module(**tensors) if by_name else module(*tensors.values())
     except runtime_errors() as error:
-        raise InputError(f"the source {type(module).__name__} cannot be run on the inputs: {first_line(error)}") from error
+        raise InputError(
+            f"the source {type(module).__name__} cannot be run on the inputs: {first_line(error)}"
+        ) from error
     return [to_numpy(x) for x in _pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]

@@ -141,12 +141,16 @@ class ValidationReport:
             "exact": self.exact,
             "judged": self.judged,
             "budget": [
-                {"budget": str(b.budget), "output": b.output, "measured": b.measured, "ok": b.ok} for b in self.budget
+                {"budget": str(b.budget), "output": b.output, "measured": b.measured, "ok": b.ok}
+                for b in self.budget
             ],
             "summary": {group: [_plain(o) for o in outputs] for group, outputs in self.summary.items()},
-            "sites": [{"site": s.site, "form": s.form, "fidelity": s.fidelity, **s.details} for s in self.sites],
+            "sites": [
+                {"site": s.site, "form": s.form, "fidelity": s.fidelity, **s.details} for s in self.sites
+            ],
             "steps": [
-                {"step": s.name, "outputs": {n: d.to_dict() for n, d in s.outputs.items()}} for s in self.steps
+                {"step": s.name, "outputs": {n: d.to_dict() for n, d in s.outputs.items()}}
+                for s in self.steps
             ],
             "cases": [
                 {

@@ -46,7 +46,9 @@ class NumpyProgram(Program):
     def extract(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[Arrays], list[np.ndarray]]:
         raise NotImplementedError
 
-    def emit(self, inputs: Sequence[str], build: Build, sample: Arrays) -> Callable[[Arrays], list[np.ndarray]]:
+    def emit(
+        self, inputs: Sequence[str], build: Build, sample: Arrays
+    ) -> Callable[[Arrays], list[np.ndarray]]:
         raise NotImplementedError
 
     def replace(self, replacements: Sequence[Replacement]) -> Program:

@@ -9,7 +9,16 @@ from rewriter.verify.binding import base_symbols, bound_shape, bound_size, numpy
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("s0 + 1", 8), ("2*s0*b", 42), ("s0//2", 3), ("(s0 - 1)//2 + b", 6), ("Max(1, s0 - 9)", 1), ("floor(s0/2)", 3), ("5", 5), ("s0 % 4", 3)],
+    [
+        ("s0 + 1", 8),
+        ("2*s0*b", 42),
+        ("s0//2", 3),
+        ("(s0 - 1)//2 + b", 6),
+        ("Max(1, s0 - 9)", 1),
+        ("floor(s0/2)", 3),
+        ("5", 5),
+        ("s0 % 4", 3),
+    ],
 )
 def test_derived_sizes_follow(text: str, number: int) -> None:
     assert bound_size(Size.parse(text), {"s0": 7, "b": 3}) == number
@@ -23,7 +32,14 @@ def test_symbols_inside_opaque_ones_are_found() -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("t", "no number was chosen"), ("s0 - 9", "is -2"), ("s0/2", "not a whole number"), ("s0//(s0 - 7)", "divides by zero"), ("__import__('os')", "not an expression"), ("s0 if s0 else 1", "not an expression")],
+    [
+        ("t", "no number was chosen"),
+        ("s0 - 9", "is -2"),
+        ("s0/2", "not a whole number"),
+        ("s0//(s0 - 7)", "divides by zero"),
+        ("__import__('os')", "not an expression"),
+        ("s0 if s0 else 1", "not an expression"),
+    ],
 )
 def test_refuses(text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):

@@ -69,7 +69,7 @@ def test_the_worst_output_counts_unless_one_is_named() -> None:
     outcome = Budget("cos", 0.9).check(outputs)
     assert (outcome.output, outcome.ok) == ("bad", False)
     assert Budget("cos", 0.9, "good").check(outputs).ok
-    with pytest.raises(InputError, match="no floating output 'ugly'; the outputs are good, bad"):
+    with pytest.raises(InputError, match="no floating output 'ugly', only good, bad"):
         Budget("cos", 0.9, "ugly").check(outputs)
 
 

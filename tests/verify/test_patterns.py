@@ -40,4 +40,7 @@ def test_padding_is_the_same_for_every_head_and_query() -> None:
 def test_additive_masks() -> None:
     mask = additive("a row all false", np.random.default_rng(0), (3, 7), np.dtype(np.float32))
     assert set(np.unique(mask)) <= {0.0, -np.inf} and np.isneginf(mask[0]).all()
-    assert additive("a row all false", np.random.default_rng(0), (3, 7), np.dtype(np.float32), -1e4).min() == -1e4
+    assert (
+        additive("a row all false", np.random.default_rng(0), (3, 7), np.dtype(np.float32), -1e4).min()
+        == -1e4
+    )

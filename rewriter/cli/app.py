@@ -1,0 +1,201 @@
+"""The commands and their options; each does its work in a module of its own."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from rewriter.cli.output import emit_error, emitted
+from rewriter.cli.session import guarded
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="rewriter",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model: .onnx, .pt2, a directory with config.json, or zoo:NAME.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Seed = Annotated[int, typer.Option(help="Of everything random: inputs, probes, perturbations.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="D",
+        help="Recorded inputs: .npz, a directory of .npz, or module:callable.",
+        show_default=False,
+    ),
+]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="METRIC<=X",
+        help="How far from the original, such as cos>=0.99, kl<=0.02, top1>=98%; may be repeated.",
+        show_default=False,
+    ),
+]
+
+
+@app.callback()
+def describe() -> None:
+    """Find attention in any trained model, rewrite it to another form, and prove what that cost.
+
+    Exit status: 0 fine, 1 a gate failed (budget, required sites, mismatch), 2 bad usage or bad input.
+    """
+
+
+@app.command()
+@guarded
+def inspect(
+    model: Model,
+    json: Json = False,
+    require_sites: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Exit with 1 when fewer sites are found.", show_default=False),
+    ] = None,
+) -> None:
+    """List the attention sites of a model, what is proved of them, and near-misses with reasons."""
+    from rewriter.cli.inspect import inspect_model
+
+    inspect_model(model, json, require_sites)
+
+
+@app.command()
+@guarded
+def rewrite(
+    model: Model,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="OUT", help="File to write.", show_default=False)
+    ],
+    apply: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORM",
+            help="FORM:key=value,…@SELECTOR, such as window:window=512,sinks=4; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="PLAN.json", help="Replay a plan instead.", show_default=False)
+    ] = None,
+    data: Data = None,
+    budget: Budgets = None,
+    no_budget: Annotated[
+        bool, typer.Option("--no-budget", help="Accept any measured error of approximate forms.")
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="onnx, onnx:23, ort or torch; by default what fits the format.",
+            show_default=False,
+        ),
+    ] = None,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="ONNX: plain nodes instead of one function per form.")
+    ] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Rewrite the sites of a model to other forms, verify, and write the result if it passes."""
+    from rewriter.cli.rewrite import Request, rewrite_model
+
+    request = Request(
+        model, output, tuple(apply or ()), plan, data, tuple(budget or ()), no_budget, target, inline, seed
+    )
+    rewrite_model(request, json)
+
+
+@app.command()
+@guarded
+def validate(
+    original: Annotated[
+        str, typer.Argument(metavar="ORIGINAL", help="The model as it was.", show_default=False)
+    ],
+    rewritten: Annotated[
+        str, typer.Argument(metavar="REWRITTEN", help="The model to judge.", show_default=False)
+    ],
+    data: Data = None,
+    budget: Budgets = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What the original was exported from: compare three ways.",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="R.html", help="Write an HTML page as well.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Compare two models of the same signature, output by output."""
+    from rewriter.cli.validate import validate_models
+
+    validate_models(original, rewritten, data, tuple(budget or ()), source, report, seed, json)
+
+
+@app.command()
+@guarded
+def passes(json: Json = False) -> None:
+    """List the forms a site can be rewritten to."""
+    from rewriter.cli.catalogue import list_passes
+
+    list_passes(json)
+
+
+@app.command()
+@guarded
+def explain(
+    form: Annotated[
+        str, typer.Argument(metavar="FORM", help="A name from `rewriter passes`.", show_default=False)
+    ],
+    json: Json = False,
+) -> None:
+    """Say what a form is: its parameters, its fidelity, when it is exact, and what it costs."""
+    from rewriter.cli.catalogue import explain_form
+
+    explain_form(form, json)
+
+
+@app.command()
+@guarded
+def demo(
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds per comparison.")] = 15,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Show the whole story on a bundled model, offline, in under a minute."""
+    from rewriter.cli.demo import show
+
+    show(rounds, seed, json)
+
+
+def run() -> None:
+    """Run the command line.
+
+    A usage error is reported by the argument parser on standard error; with ``--json`` there is an
+    object on standard output as well, as after every other error.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 2 and "--json" in sys.argv[1:] and not emitted():
+            emit_error("bad usage, as said on standard error; see rewriter --help")
+        raise

@@ -1,0 +1,34 @@
+"""What a MODEL argument names: a file, a directory, or a model of the zoo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rewriter.errors import InputError
+
+if TYPE_CHECKING:
+    from rewriter.program.program import Program
+
+__all__ = ["ZOO", "open_model"]
+
+ZOO = "zoo:"
+
+
+def open_model(name: str) -> Program:
+    """Load what ``name`` says.
+
+    Raises
+    ------
+    InputError
+        When there is no such file or zoo model, or it cannot be read.
+    """
+    if name.startswith(ZOO):
+        return _from_zoo(name.removeprefix(ZOO))
+    if not Path(name).exists():
+        raise InputError(
+            f"{name}: no such file or directory; expected .onnx, .pt2, a model directory or {ZOO}NAME"
+        )
+    from rewriter.program.load import load
+
+    return load(name)

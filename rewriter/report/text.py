@@ -1,0 +1,43 @@
+"""Numbers as people read them: three digits, one spelling everywhere."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["figure", "heads", "milliseconds", "share", "times"]
+
+
+def figure(number: float | None, digits: int = 3) -> str:
+    """Return a number in a few digits; a dash for None."""
+    if number is None:
+        return "–"
+    if math.isnan(number):
+        return "NaN"
+    if math.isinf(number):
+        return "∞" if number > 0 else "-∞"
+    if number == 0:
+        return "0"
+    if 1e-3 <= abs(number) < 1e5:
+        return f"{number:.{digits}g}" if abs(number) < 10**digits else f"{number:.0f}"
+    return f"{number:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def share(number: float) -> str:
+    """Return a share close to one without rounding it up to one."""
+    text = f"{number:.4f}"
+    return "<1" if text == "1.0000" and number < 1 else text
+
+
+def heads(queries: object, keys: object) -> str:
+    """Return the number of heads, or ``query:key`` heads where they are grouped."""
+    return str(queries) if queries == keys else f"{queries}:{keys}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a duration in milliseconds, or seconds from ten seconds on."""
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{figure(seconds * 1e3)} ms"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio as ``1.42×``."""
+    return f"{ratio:.2f}×"

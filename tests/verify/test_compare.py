@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rewriter.errors import InputError
+from rewriter.program.program import Program
+from rewriter.verify import noise
+from rewriter.verify.compare import validate
+
+X = [("x", ("batch", "n", 4), "float32")]
+Y = [("y", ("batch", "n", 4), "float32")]
+APPROXIMATE = {
+    "rewriter.site.attention.0": json.dumps({"form": "window:window=4", "fidelity": "training-free"})
+}
+EXACT = {"rewriter.site.attention.0": json.dumps({"form": "softmax", "fidelity": "exact"})}
+
+
+@pytest.fixture(autouse=True)
+def _weightless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A numpy function has no weights to perturb; its inputs are perturbed all the same."""
+    monkeypatch.setattr(noise, "perturbed_program", lambda program, seed: program)
+
+
+def softmax(x: np.ndarray) -> tuple[np.ndarray]:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return (e / e.sum(-1, keepdims=True),)
+
+
+def reordered(x: np.ndarray) -> tuple[np.ndarray]:
+    return (np.flip(softmax(np.flip(x, -1))[0], -1),)
+
+
+def off_by(amount: float) -> Callable[[np.ndarray], tuple[np.ndarray]]:
+    return lambda x: (softmax(x)[0] + np.float32(amount),)
+
+
+def test_another_order_of_sums_is_exact(numpy_program: Any) -> None:
+    report = validate(numpy_program(softmax, X, Y), numpy_program(reordered, X, Y, written=EXACT))
+    assert report.ok and report.exact and report.judged == "noise floor"
+    assert report.sites[0].form == "softmax"
+    (output,) = report.summary["random"]
+    assert output.tolerance is not None and output.tolerance < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (off_by(1e-3), "over the tolerance"),
+        (lambda x: (np.where(x > 1.5, np.nan, softmax(x)[0]),), "NaN or inf in one model only"),
+        (lambda x: (softmax(x)[0][..., :3],), "has shape"),
+        (lambda x: softmax(x[:, :3]) if x.shape[1] < 3 else 1 / 0, "cannot be run"),
+    ],
+)
+def test_finds_what_is_wrong(numpy_program: Any, wrong: Callable[..., Any], complaint: str) -> None:
+    def run(x: np.ndarray) -> Any:
+        try:
+            return wrong(x)
+        except ZeroDivisionError as error:
+            raise RuntimeError("division by zero") from error
+
+    report = validate(numpy_program(softmax, X, Y), numpy_program(run, X, Y))
+    assert not report.ok
+    assert complaint in report.verdict
+
+
+def test_integer_outputs_must_be_equal(numpy_program: Any) -> None:
+    outputs = [("top", ("batch", "n"), "int64")]
+    original = numpy_program(lambda x: (x.argmax(-1),), X, outputs)
+    assert validate(original, original).ok
+    report = validate(original, numpy_program(lambda x: (np.abs(x).argmax(-1),), X, outputs))
+    assert not report.ok and "elements differ" in report.verdict
+
+
+def test_a_budget_decides_and_is_judged_on_the_data(numpy_program: Any) -> None:
+    original = numpy_program(softmax, X, Y)
+    rewritten = numpy_program(lambda x: (softmax(x)[0] if x.max() < 0.1 else x,), X, Y, written=APPROXIMATE)
+    easy = [{"x": np.zeros((1, 3, 4), np.float32)}]
+    assert not validate(original, rewritten, budget="cos>=0.9").ok
+    report = validate(original, rewritten, data=easy, budget=["cos>=0.9", "kl<=1e-6"])
+    assert report.ok and "on data inputs" in report.verdict
+    assert not validate(original, rewritten, data=easy * 2, budget="max_abs<=-0.0").exact
+
+
+def test_approximate_without_a_budget_is_measured_not_judged(numpy_program: Any) -> None:
+    report = validate(numpy_program(softmax, X, Y), numpy_program(off_by(0.3), X, Y, written=APPROXIMATE))
+    assert report.ok and report.judged == "nothing" and not report.exact
+    assert report.summary["random"][0].distance.max_abs == pytest.approx(0.3, rel=1e-3)  # type: ignore[union-attr]
+
+
+def test_inputs_and_outputs_match_by_name_then_by_position(numpy_program: Any) -> None:
+    a, b = ("a", ("n", 4), "float32"), ("b", ("n", 4), "float32")
+    p, q = ("p", ("n", 4), "float32"), ("q", ("n", 4), "float32")
+    original = numpy_program(lambda x, y: (x - y, x), [a, b], [p, q])
+    assert validate(original, numpy_program(lambda y, x: (x, x - y), [b, a], [q, p])).ok
+    renamed = [("c", ("n", 4), "float32"), ("d", ("n", 4), "float32")]
+    assert validate(original, numpy_program(lambda x, y: (x - y, x), renamed, [p, q])).ok
+    assert not validate(original, numpy_program(lambda y, x: (x - y, x), renamed, [p, q])).ok
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "complaint"),
+    [
+        (X * 2, Y, "different inputs: 1 \\(x\\) and 2"),
+        (X, Y * 2, "different outputs"),
+        ([("x", ("batch", "n", 4), "float16")], Y, "input 'x' is float32 in the original and float16"),
+        ([("x", ("batch", "n", 5), "float32")], Y, "shape"),
+        (X, [("y", ("n", 4), "float32")], "output 'y' has shape"),
+    ],
+)
+def test_signatures_that_differ(numpy_program: Any, inputs: Any, outputs: Any, complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        validate(numpy_program(softmax, X, Y), numpy_program(softmax, inputs, outputs))
+
+
+def test_sizes_that_the_original_refuses_are_skipped(numpy_program: Any) -> None:
+    def even_only(x: np.ndarray) -> tuple[np.ndarray]:
+        if x.shape[1] != 7:
+            raise RuntimeError("only seven")
+        return softmax(x)
+
+    report = validate(numpy_program(even_only, X, Y), numpy_program(softmax, X, Y))
+    assert report.ok
+    assert sum("skipped" in (c.error or "") for c in report.cases) == 2
+    with pytest.raises(InputError, match="no generated input"):
+        validate(numpy_program(lambda x: softmax(x[:, :, 99]), X, Y), numpy_program(softmax, X, Y))
+
+
+def test_three_ways(numpy_program: Any) -> None:
+    source, original = numpy_program(softmax, X, Y), numpy_program(off_by(0.25), X, Y)
+    report = validate(original, original, source=source)
+    assert report.ok
+    assert [s.outputs["y"].max_abs for s in report.steps] == pytest.approx([0.25, 0.25], rel=1e-3)
+
+
+def test_a_module_is_a_source(numpy_program: Any) -> None:
+    torch = pytest.importorskip("torch")
+    report = validate(numpy_program(softmax, X, Y), numpy_program(softmax, X, Y), source=torch.nn.Softmax(-1))
+    assert report.steps[0].outputs["y"].max_abs < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["npz", "positional", "directory", "callable", "tuples"])
+def test_data_of_every_kind(
+    numpy_program: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(1).standard_normal((1, 5, 4))
+    data: Any = tmp_path / "one.npz"
+    if kind == "positional":
+        np.savez(data, x)
+    elif kind == "callable":
+        monkeypatch.chdir(tmp_path)
+        Path("calibration.py").write_text(
+            "import numpy as np\ndef inputs():\n    yield {'x': np.ones((1, 5, 4), 'float32')}\n"
+        )
+        data = "calibration:inputs"
+    elif kind == "tuples":
+        data = [(x,)]
+    else:
+        np.savez(data, x=x, labels=x)
+        data = tmp_path if kind == "directory" else data
+    report = validate(numpy_program(softmax, X, Y), numpy_program(softmax, X, Y), data=data)
+    assert [c.group for c in report.cases].count("data") == 1
+
+
+def _npz(tmp_path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(tmp_path / "d.npz", **arrays)
+    return tmp_path / "d.npz"
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda d: d / "none.npz", "no such file"),
+        (lambda d: d, "holds no inputs"),
+        (lambda d: "no_such_module_here:inputs", "cannot import"),
+        (lambda d: "json:nothing", "no callable 'nothing'"),
+        (lambda d: "os:getcwd", "expected an iterable"),
+        (lambda d: _npz(d, z=np.zeros(3)), "lacks input x and has z instead; the model has x"),
+        (lambda d: _npz(d, x=np.zeros((5, 4))), "has shape \\(5, 4\\); the model expects \\(batch, n, 4\\)"),
+        (lambda d: _npz(d, x=np.zeros((1, 5, 3))), "the model expects"),
+        (lambda d: _npz(d, x=np.zeros((1, 5, 4), int)), "is int64; the model expects float32"),
+        (lambda d: _npz(d, x=np.array({}, dtype=object)), "not a readable .npz"),
+        (lambda d: (d / "t.npz").write_text("text") and d / "t.npz", "not a readable .npz"),
+        (lambda d: (d / "t.txt").write_text("text") and d / "t.txt", "expected a .npz file"),
+        (lambda d: [(1, 2)], "has 2 inputs; the model has 1"),
+    ],
+)
+def test_data_that_does_not_fit(
+    numpy_program: Any, make: Callable[[Path], Any], complaint: str, tmp_path: Path
+) -> None:
+    program: Program = numpy_program(softmax, X, Y)
+    with pytest.raises(InputError, match=complaint):
+        validate(program, program, data=make(tmp_path))
+
+
+def test_the_report_is_json_and_a_page(numpy_program: Any) -> None:
+    report = validate(numpy_program(softmax, X, Y), numpy_program(off_by(1.0), X, Y, source="<b>&"))
+    record = json.loads(report.to_json(), parse_constant=lambda name: pytest.fail(name))
+    assert record["ok"] is False and record["rewritten"] == "<b>&"
+    assert record["summary"]["random"][0]["max_abs"] == pytest.approx(1.0, rel=1e-3)
+    page = report.to_html()
+    assert "&lt;b&gt;&amp;" in page and "<b>&" not in page
+    assert "prefers-color-scheme" in page and "http" not in page and escape(report.verdict) in page
+
+
+def test_progress_is_told(numpy_program: Any) -> None:
+    told: list[str] = []
+    validate(
+        numpy_program(softmax, X, Y),
+        numpy_program(softmax, X, Y),
+        progress=lambda what, *_: told.append(what),
+    )
+    assert {"comparing", "noise floor"} == set(told)
