@@ -7,15 +7,13 @@ what some precision makes of it.
 
 from __future__ import annotations
 
-import ast
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from rewriter.algebra.dimensions import Dimensions, EvaluationError
 from rewriter.algebra.prims import (
     Concat,
     Constant,
@@ -32,15 +30,10 @@ from rewriter.algebra.prims import (
     Slice,
     Softmax,
 )
-from rewriter.algebra.sizes import Size
 
 __all__ = ["EvaluationError", "apply_pointwise", "evaluate"]
 
 Array = np.ndarray[Any, Any]
-
-
-class EvaluationError(ValueError):
-    """A tensor or a size that the numbers given do not determine, or that they contradict."""
 
 
 def evaluate(
@@ -80,7 +73,7 @@ def evaluate(
     done: MutableMapping[Prim, Array] = {} if shared is None else shared
     order = _order(outputs, values, done)
     given = [p for p in order if p.value is not None and p.value in values]
-    bound = _Sizes(sizes)
+    bound = Dimensions(sizes)
     bound.match([(p.value or "", p.shape, np.shape(values[p.value or ""])) for p in given])
     taken = set(given)
     pending: dict[Prim, int] = dict.fromkeys(outputs, 1)
@@ -124,8 +117,10 @@ def bind(forms: Iterable[Prim], values: Mapping[str, Array]) -> dict[str, int]:
     EvaluationError
         If two shapes contradict each other, or a shape a fixed size.
     """
-    sizes = _Sizes({})
-    sizes.match([(p.value, p.shape, np.shape(values[p.value])) for p in forms if p.value in values and p.value])
+    sizes = Dimensions({})
+    sizes.match(
+        [(p.value, p.shape, np.shape(values[p.value])) for p in forms if p.value in values and p.value]
+    )
     return sizes.bound
 
 
@@ -146,20 +141,38 @@ def _order(outputs: Sequence[Prim], values: Mapping[str, Array], done: Mapping[P
     return order
 
 
-def _compute(prim: Prim, xs: list[Array], sizes: _Sizes, real: np.dtype[Any]) -> Array:
+def _compute(prim: Prim, xs: list[Array], sizes: Dimensions, real: np.dtype[Any]) -> Array:
     match prim.form:
-        case Map("cast"):
-            return _cast(xs[0], prim.dtype, real)
-        case Map("pow") if _is_float(prim.dtype):
-            return np.asarray(np.power(xs[0].astype(real), xs[1]))
         case Map(fn):
-            return np.asarray(_POINTWISE[fn](*xs))
+            return _map(prim, fn, xs, real)
         case Einsum(operands, output):
             return _einsum(operands, output, xs)
         case Softmax(axis, log):
             return _softmax(xs[0], axis, log)
         case Reduce(fn, axes):
             return np.asarray(_REDUCE[fn](xs[0], axes))
+        case Constant(load):
+            array = _coerce(np.asarray(load()), real)
+            return _cast(array, prim.dtype, real) if _is_float(prim.dtype) else array
+        case Leaf(why):
+            raise EvaluationError(
+                f"{prim.value or 'a step inside an operator'} ({why}) is not computed from anything; "
+                "give its array in `values`"
+            )
+        case _:
+            return _view(prim, xs, sizes, real)
+
+
+def _map(prim: Prim, fn: str, xs: list[Array], real: np.dtype[Any]) -> Array:
+    if fn == "cast":
+        return _cast(xs[0], prim.dtype, real)
+    if fn == "pow" and _is_float(prim.dtype):
+        return np.asarray(np.power(xs[0].astype(real), xs[1]))
+    return np.asarray(_POINTWISE[fn](*xs))
+
+
+def _view(prim: Prim, xs: list[Array], sizes: Dimensions, real: np.dtype[Any]) -> Array:
+    match prim.form:
         case Reshape():
             return _reshape(prim, xs[0], sizes)
         case Permute(order):
@@ -176,17 +189,11 @@ def _compute(prim: Prim, xs: list[Array], sizes: _Sizes, real: np.dtype[Any]) ->
             count = np.arange(sizes.require(prim.shape[0], prim), dtype=np.int64)
             array = sizes.require(start, prim) + sizes.require(step, prim) * count
             return array.astype(real) if _is_float(prim.dtype) else array
-        case Constant(load):
-            array = _coerce(np.asarray(load()), real)
-            return _cast(array, prim.dtype, real) if _is_float(prim.dtype) else array
-        case Leaf(why):
-            raise EvaluationError(
-                f"{prim.value or 'a step inside an operator'} ({why}) is not computed from anything; "
-                "give its array in `values`"
-            )
+        case _:
+            raise TypeError(f"{prim!r} has a form that cannot be evaluated")
 
 
-def _reshape(prim: Prim, x: Array, sizes: _Sizes) -> Array:
+def _reshape(prim: Prim, x: Array, sizes: Dimensions) -> Array:
     shape = [sizes.number(n) for n in prim.shape]
     if shape.count(None) > 1:
         for n in prim.shape:
@@ -194,7 +201,7 @@ def _reshape(prim: Prim, x: Array, sizes: _Sizes) -> Array:
     return np.reshape(x, [-1 if n is None else n for n in shape])
 
 
-def _slice(prim: Prim, x: Array, axis: int, start: int, step: int, sizes: _Sizes) -> Array:
+def _slice(prim: Prim, x: Array, axis: int, start: int, step: int, sizes: Dimensions) -> Array:
     count = sizes.require(prim.shape[axis], prim)
     last = start + step * (count - 1)
     if count < 0 or (count and not (0 <= start < x.shape[axis] and 0 <= last < x.shape[axis])):
@@ -207,11 +214,13 @@ def _slice(prim: Prim, x: Array, axis: int, start: int, step: int, sizes: _Sizes
     return x[(slice(None),) * axis + (index,)]
 
 
-def _expand(prim: Prim, x: Array, sizes: _Sizes) -> Array:
+def _expand(prim: Prim, x: Array, sizes: Dimensions) -> Array:
     old = (*(1,) * (len(prim.shape) - x.ndim), *x.shape)
     # a long axis stays as long as it is, whatever its size is called
-    new = [n if n != 1 and sizes.number(size) is None else sizes.require(size, prim)
-           for n, size in zip(old, prim.shape, strict=True)]
+    new = [
+        n if n != 1 and sizes.number(size) is None else sizes.require(size, prim)
+        for n, size in zip(old, prim.shape, strict=True)
+    ]
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(new)))
 
 
@@ -223,7 +232,7 @@ def _is_float(dtype: str | None) -> bool:
 
 
 def _coerce(array: Array, real: np.dtype[Any]) -> Array:
-    kind = array.dtype.kind
+    kind: str = array.dtype.kind
     if kind == "f" or _is_float(array.dtype.name):  # ml_dtypes' floats are of kind V
         return array.astype(real, copy=False)
     if kind in "iu" or array.dtype.name in ("int4", "uint4", "int2", "uint2"):
@@ -368,13 +377,14 @@ def _product(left: Labels, right: Labels, output: Labels, a: Array, b: Array) ->
     b = np.transpose(b, [own_right.index(label) for label in (*batch, *inner, *columns)])
     m, n = len(batch), len(batch) + len(rows)
     outer = a.shape[:m]
-    matrix_a = a.reshape(*outer, math.prod(a.shape[m:n]), math.prod(a.shape[n:]))
-    matrix_b = b.reshape(*outer, math.prod(b.shape[m : m + len(inner)]), math.prod(b.shape[m + len(inner) :]))
+    k = m + len(inner)
+    matrix_a = a.reshape((*outer, math.prod(a.shape[m:n]), math.prod(a.shape[n:])))
+    matrix_b = b.reshape((*outer, math.prod(b.shape[m:k]), math.prod(b.shape[k:])))
     if not inner or (not rows and not columns):  # nothing for a matrix product to do
         product = (np.swapaxes(matrix_a, -1, -2) * matrix_b).sum(-2) if inner else matrix_a * matrix_b
     else:
         product = np.matmul(matrix_a, matrix_b)
-    result = product.reshape(*outer, *a.shape[m:n], *b.shape[m + len(inner) :])
+    result = product.reshape(outer + a.shape[m:n] + b.shape[k:])
     written = [*batch, *rows, *columns]
     return np.transpose(result, [written.index(label) for label in output])
 
@@ -385,153 +395,3 @@ def _general(parts: list[Labels], output: Labels, xs: list[Array]) -> Array:
     for part, x in zip(parts, xs, strict=True):
         arguments += [x, [number[label] for label in part]]
     return np.asarray(np.einsum(*arguments, [number[label] for label in output], optimize=len(xs) > 2))
-
-
-# sizes
-
-
-class _Sizes:
-    """What is known about the dimensions of one evaluation."""
-
-    def __init__(self, sizes: Mapping[str, int]) -> None:
-        self.bound = dict(sizes)
-        self._numbers: dict[Size, int | None] = {}
-
-    def match(self, shapes: Sequence[tuple[str, tuple[Size, ...], tuple[int, ...]]]) -> None:
-        """Learn dimensions from ``(name, expected sizes, shape)``: an equation with one unknown is solved."""
-        for name, expected, shape in shapes:
-            if len(expected) != len(shape):
-                raise EvaluationError(f"{name} has shape {shape}; expected rank {len(expected)}: {_text(expected)}")
-        equations = [
-            (name, axis, size, int(n))
-            for name, expected, shape in shapes
-            for axis, (size, n) in enumerate(zip(expected, shape, strict=True))
-        ]
-        while True:
-            left = []
-            for name, axis, size, n in equations:
-                found = self.number(size)
-                if found is None:
-                    if not self._solve(size, n):
-                        left.append((name, axis, size, n))
-                elif found != n:
-                    raise EvaluationError(f"{name} has {n} entries along axis {axis}; expected {size} = {found}")
-            if len(left) == len(equations):
-                return
-            equations = left
-
-    def number(self, size: Size) -> int | None:
-        """Return the number that ``size`` is, or None when some dimension is unknown."""
-        if size.static:
-            return int(size)
-        if size not in self._numbers:
-            total = 0
-            for monomial, coefficient in size.terms:
-                factors = [self._symbol(name) for name in monomial]
-                if None in factors:
-                    return None
-                total += coefficient * math.prod(f for f in factors if f is not None)
-            self._numbers[size] = total
-        return self._numbers[size]
-
-    def require(self, size: Size, prim: Prim) -> int:
-        """Return the number that ``size`` is; raise when it is unknown."""
-        number = self.number(size)
-        if number is None:
-            unknown = ", ".join(sorted(s for s in size.symbols if self._symbol(s) is None))
-            raise EvaluationError(f"{prim!r} needs the size {size}; give {unknown} in `sizes`")
-        return number
-
-    def _solve(self, size: Size, n: int) -> bool:
-        unknown = [s for s in size.symbols if self._symbol(s) is None]
-        if len(unknown) != 1:
-            return False
-        symbol, slope, rest = unknown[0], 0, 0
-        for monomial, coefficient in size.terms:
-            factor = coefficient * math.prod(self._symbol(s) or 0 for s in monomial if s != symbol)
-            if monomial.count(symbol) > 1:
-                return False
-            if symbol in monomial:
-                slope += factor
-            else:
-                rest += factor
-        if not slope or (n - rest) % slope:
-            return False
-        self.bound[symbol] = (n - rest) // slope
-        return True
-
-    def _symbol(self, name: str) -> int | None:
-        if name not in self.bound:
-            try:
-                value = _arithmetic(ast.parse(self._readable(name), mode="eval").body, self.bound)
-            except (SyntaxError, ValueError, RecursionError, ZeroDivisionError):
-                return None
-            if value is None or value.denominator != 1:
-                return None
-            self.bound[name] = int(value)
-        return self.bound[name]
-
-
-    def _readable(self, text: str) -> str:
-        """Return an opaque size with the dimensions in it whose names are no identifiers as numbers."""
-        for name in sorted(self.bound, key=len, reverse=True):
-            if not name.isidentifier() and name in text:
-                text = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", f"({self.bound[name]})", text)
-        return text
-
-
-_FUNCTIONS: dict[str, tuple[Callable[..., Fraction | int], int, int]] = {
-    "min": (min, 2, 8),
-    "max": (max, 2, 8),
-    "floor": (math.floor, 1, 1),
-    "ceil": (math.ceil, 1, 1),
-    "ceiling": (math.ceil, 1, 1),
-    "floordiv": (lambda a, b: a // b, 2, 2),
-    "mod": (lambda a, b: a % b, 2, 2),
-}
-"""Functions in the text of opaque sizes, with their fewest and most arguments."""
-
-
-def _arithmetic(node: ast.expr, bound: Mapping[str, int]) -> Fraction | None:
-    """Evaluate what `Size.parse` leaves opaque (``s0 // 2``, ``min(77, n)``, ``floor(h/2)``), or None."""
-    match node:
-        case ast.Constant(value=int() as number):
-            return Fraction(number)
-        case ast.Name(id=name):
-            return Fraction(bound[name]) if name in bound else None
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _arithmetic(operand, bound)
-            return None if value is None else -value
-        case ast.BinOp(left=left, op=op, right=right):
-            a, b = _arithmetic(left, bound), _arithmetic(right, bound)
-            return None if a is None or b is None else _operate(op, a, b)
-        case ast.Call(func=ast.Name(id=name), args=args) if name.lower() in _FUNCTIONS and args:
-            known = [v for v in (_arithmetic(arg, bound) for arg in args) if v is not None]
-            function, fewest, most = _FUNCTIONS[name.lower()]
-            if len(known) != len(args) or not fewest <= len(args) <= most:
-                return None
-            return Fraction(function(*known))
-        case _:
-            return None
-
-
-def _operate(op: ast.operator, a: Fraction, b: Fraction) -> Fraction | None:
-    match op:
-        case ast.Add():
-            return a + b
-        case ast.Sub():
-            return a - b
-        case ast.Mult():
-            return a * b
-        case ast.Div():
-            return a / b
-        case ast.FloorDiv():
-            return Fraction(a // b)
-        case ast.Mod():
-            return a % b
-        case _:
-            return None
-
-
-def _text(shape: Sequence[Size]) -> str:
-    return f"[{', '.join(map(str, shape))}]"

@@ -93,9 +93,11 @@ def _place_node(scope: Scope, node: Node) -> None:
     translated, known = _translate(call)
     if translated is None or any(x is None and name for x, name in zip(translated, outputs, strict=False)):
         missing = _opaque(call, closed)
-        translated = missing if translated is None else [
-            missing[at] if x is None else x for at, x in enumerate(translated)
-        ]
+        translated = (
+            missing
+            if translated is None
+            else [missing[at] if x is None else x for at, x in enumerate(translated)]
+        )
     for at, name in enumerate(outputs):
         if not name:
             continue

@@ -48,55 +48,48 @@ class _Chain:
 
 
 def _attention(call: Call) -> Result:
-    q, k, v = call[0], call[1], call[2]
-    mask, past_key, past_value, filled = (call.get(at) for at in range(3, 7))
+    q, k, v, mask = call[0], call[1], call[2], call.get(3)
     packed = len(q.shape) == 3
     if packed:
-        heads, kv_heads = call.attribute("q_num_heads"), call.attribute("kv_num_heads")
-        if not heads or not kv_heads:
-            return None
-        split = (_split_heads(q, heads), _split_heads(k, kv_heads), _split_heads(v, kv_heads))
+        heads = (call.attribute("q_num_heads"), *(call.attribute("kv_num_heads"),) * 2)
+        split = [_split_heads(x, n) for x, n in zip((q, k, v), heads, strict=True)]
         if split[0] is None or split[1] is None or split[2] is None:
             return None
         q, k, v = split[0], split[1], split[2]
-    past = ZERO
-    if past_key is not None and past_value is not None:
-        past = past_key.shape[2]
-        k, v = concat([past_key, k], 2), concat([past_value, v], 2)
-    scale = call.attribute("scale")
-    if scale is None:
-        if not q.shape[3].static:
-            return None
-        scale = 1 / math.sqrt(int(q.shape[3]))
-    group = q.shape[1].divide(k.shape[1])
-    if group is None:
+    k, v, past = _cached(k, v, call.get(4), call.get(5))
+    scale, group = _scale(q, call.attribute("scale")), q.shape[1].divide(k.shape[1])
+    if scale is None or group is None:
         return None
-    queries, keys = q.shape[2], k.shape[2]
-    visible: list[Prim] = []
+    visible = _visible(call, q.shape[2], k.shape[2], past)
     if mask is not None:
-        mask = _padded(mask, keys)
+        mask = _padded(mask, k.shape[2])
         if mask.dtype == "bool":
-            visible.append(mask)
-            mask = None
-    before, counts = past, None
-    if filled is not None:
-        counts = reshape(filled, [*filled.shape, ONE, ONE, ONE])
-        before = past if past_key is not None else -queries
-        visible.append(pointwise("lt", iota(keys), counts))
-    band = partial(_band, queries, keys, before, counts if past_key is None else None)
-    if call.attribute("is_causal", 0):
-        visible.append(band("le", 0))
-    if (left := call.attribute("left_window_size", -1)) >= 0:
-        visible.append(band("ge", -left))
-    if (right := call.attribute("right_window_size", -1)) >= 0:
-        visible.append(band("le", right))
-    chain = _attend(q, _repeated(k, group), _repeated(v, group), scale, call.attribute("softcap", 0.0), mask, visible)
-    result = chain.result
-    if packed:
-        result = permute(result, (0, 2, 1, 3))
-        result = reshape(result, [*result.shape[:2], result.shape[2] * result.shape[3]])
+            visible, mask = [mask, *visible], None
+    softcap = call.attribute("softcap", 0.0)
+    chain = _attend(q, _repeated(k, group), _repeated(v, group), scale, softcap, mask, visible)
+    result = _merged(chain.result) if packed else chain.result
     shown = (chain.scores, chain.capped, chain.biased, chain.weights)
     return [result, k, v, shown[call.attribute("qk_matmul_output_mode", 0)]]
+
+
+def _visible(call: Call, queries: Size, keys: Size, past: Size) -> list[Prim]:
+    """Return the boolean masks that ``Attention``'s attributes and key counts amount to."""
+    masks: list[Prim] = []
+    before, counts, filled = past, None, call.get(6)
+    if filled is not None:
+        counts = reshape(filled, [*filled.shape, ONE, ONE, ONE])
+        masks.append(pointwise("lt", iota(keys), counts))
+        if call.present(4):
+            counts = None
+        else:
+            before = -queries
+    if call.attribute("is_causal", 0):
+        masks.append(_band(queries, keys, before, counts, "le", 0))
+    if (left := call.attribute("left_window_size", -1)) >= 0:
+        masks.append(_band(queries, keys, before, counts, "ge", -left))
+    if (right := call.attribute("right_window_size", -1)) >= 0:
+        masks.append(_band(queries, keys, before, counts, "le", right))
+    return masks
 
 
 def _multi_head_attention(call: Call) -> Result:
@@ -118,21 +111,15 @@ def _multi_head_attention(call: Call) -> Result:
     if split[0] is None or split[1] is None or split[2] is None:
         return None
     q, k, v = split[0], split[1], split[2]
-    past = ZERO
-    if past_key is not None and past_value is not None:
-        past = past_key.shape[2]
-        k, v = concat([past_key, k], 2), concat([past_value, v], 2)
-    scale = call.attribute("scale", 0.0)
-    if not scale:
-        if not q.shape[3].static:
-            return None
-        scale = 1 / math.sqrt(int(q.shape[3]))
+    k, v, past = _cached(k, v, past_key, past_value)
+    scale = _scale(q, call.attribute("scale", 0.0) or None)
+    if scale is None:
+        return None
     visible = []
     if call.attribute("unidirectional", 0):
         visible.append(_band(q.shape[2], k.shape[2], past, None, "le", 0))
     chain = _attend(q, k, v, scale, 0.0, attention_bias, visible)
-    merged = permute(chain.result, (0, 2, 1, 3))
-    return [reshape(merged, [*merged.shape[:2], merged.shape[2] * merged.shape[3]]), k, v]
+    return [_merged(chain.result), k, v]
 
 
 def _attend(
@@ -152,10 +139,34 @@ def _attend(
     return _Chain(scores, capped, biased, weights, matmul(weights, v))
 
 
-def _split_heads(x: Prim, heads: int) -> Prim | None:
+def _scale(q: Prim, stated: float | None) -> float | None:
+    """Return the factor of the scores, None where it depends on a dynamic size."""
+    if stated is not None:
+        return stated
+    return 1 / math.sqrt(int(q.shape[3])) if q.shape[3].static else None
+
+
+def _cached(k: Prim, v: Prim, past_key: Prim | None, past_value: Prim | None) -> tuple[Prim, Prim, Size]:
+    """Return keys and values with those of earlier calls before them, and how many these are."""
+    if past_key is None or past_value is None:
+        return k, v, ZERO
+    return concat([past_key, k], 2), concat([past_value, v], 2), past_key.shape[2]
+
+
+def _merged(x: Prim) -> Prim:
+    """Return ``[batch, heads, length, size]`` as ``[batch, length, heads * size]``."""
+    rows = permute(x, (0, 2, 1, 3))
+    return reshape(rows, [*rows.shape[:2], rows.shape[2] * rows.shape[3]])
+
+
+def _split_heads(x: Prim, heads: int | None) -> Prim | None:
     """Return ``[batch, length, heads * size]`` as ``[batch, heads, length, size]``."""
-    size = x.shape[2].divide(heads)
-    return None if size is None else permute(reshape(x, [*x.shape[:2], heads, size]), (0, 2, 1, 3))
+    size = None if heads is None else x.shape[2].divide(heads)
+    return (
+        None
+        if heads is None or size is None
+        else permute(reshape(x, [*x.shape[:2], heads, size]), (0, 2, 1, 3))
+    )
 
 
 def _repeated(x: Prim, group: Size) -> Prim:
@@ -163,7 +174,9 @@ def _repeated(x: Prim, group: Size) -> Prim:
     if group == ONE:
         return x
     batch, heads, length, size = x.shape
-    return reshape(expand(unsqueeze(x, 2), [batch, heads, group, length, size]), [batch, heads * group, length, size])
+    return reshape(
+        expand(unsqueeze(x, 2), [batch, heads, group, length, size]), [batch, heads * group, length, size]
+    )
 
 
 def _padded(mask: Prim, keys: Size) -> Prim:

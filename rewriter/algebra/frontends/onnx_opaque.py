@@ -1,4 +1,4 @@
-"""Operators that are leaves: the shapes of their outputs, and their numbers where all inputs are constants."""
+"""Operators that are leaves: shapes of their outputs, and their numbers where all inputs are constants."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ __all__ = ["computes_constants", "lazy_outputs", "opaque_shape"]
 Shape = tuple[Size, ...]
 
 _KEEPS_SHAPE = frozenset(
-    "LayerNormalization RMSNormalization SimplifiedLayerNormalization InstanceNormalization BatchNormalization"
-    " GroupNormalization LpNormalization MeanVarianceNormalization LRN QuantizeLinear DequantizeLinear"
-    " DynamicQuantizeLinear Gelu Elu Celu Selu LeakyRelu PRelu ThresholdedRelu HardSigmoid HardSwish Swish Mish"
-    " Softsign Shrink Round Ceil Clip CumSum CumProd ScatterND ScatterElements Scatter Dropout RotaryEmbedding"
-    " TensorScatter Hardmax Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh BitwiseNot IsInf Bernoulli RandomNormalLike"
-    " RandomUniformLike EyeLike Cast CastLike ReverseSequence"
-    " com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu com.microsoft::BiasGelu"
-    " com.microsoft::SkipLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization"
-    " com.microsoft::LayerNormalization com.microsoft::SimplifiedLayerNormalization"
-    " com.microsoft::RotaryEmbedding com.microsoft::QuantizeLinear com.microsoft::DequantizeLinear".split()
+    "Acos Acosh Asin Asinh Atan Atanh BatchNormalization Bernoulli BitwiseNot Cast CastLike Ceil Celu"
+    " Clip Cosh CumProd CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu EyeLike Gelu"
+    " GroupNormalization HardSigmoid HardSwish Hardmax InstanceNormalization IsInf LRN"
+    " LayerNormalization LeakyRelu LpNormalization MeanVarianceNormalization Mish PRelu QuantizeLinear"
+    " RMSNormalization RandomNormalLike RandomUniformLike ReverseSequence RotaryEmbedding Round Scatter"
+    " ScatterElements ScatterND Selu Shrink SimplifiedLayerNormalization Sinh Softsign Swish Tan"
+    " TensorScatter ThresholdedRelu com.microsoft::BiasGelu com.microsoft::DequantizeLinear"
+    " com.microsoft::FastGelu com.microsoft::Gelu com.microsoft::LayerNormalization"
+    " com.microsoft::QuantizeLinear com.microsoft::QuickGelu com.microsoft::RotaryEmbedding"
+    " com.microsoft::SimplifiedLayerNormalization com.microsoft::SkipLayerNormalization"
+    " com.microsoft::SkipSimplifiedLayerNormalization".split()
 )
 """Operators whose first output has the shape of the first operand."""
 
-_RANDOM = frozenset("RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial Dropout".split())
+_RANDOM = frozenset(
+    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial Dropout".split()
+)
 
 
 def opaque_shape(call: Call, output: int) -> Shape | None:
@@ -111,7 +114,9 @@ def _conv_transpose(call: Call) -> Sequence[Size | None] | None:
     pads = call.attribute("pads") or (0,) * (2 * rank)
     more = call.attribute("output_padding") or (0,) * rank
     places = [
-        (x[k + 2] - 1) * strides[k] + (weight[k + 2] - 1) * dilations[k] + (1 + more[k] - pads[k] - pads[k + rank])
+        (x[k + 2] - 1) * strides[k]
+        + (weight[k + 2] - 1) * dilations[k]
+        + (1 + more[k] - pads[k] - pads[k + rank])
         for k in range(rank)
     ]
     return [x[0], weight[1] * call.attribute("group", 1), *places]
@@ -119,7 +124,10 @@ def _conv_transpose(call: Call) -> Sequence[Size | None] | None:
 
 def _resize(call: Call) -> Sequence[Size | None] | None:
     shape, scales, sizes = call[0].shape, call.array(2), call.integers(3)
-    if call.attribute("axes") is not None or call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if (
+        call.attribute("axes") is not None
+        or call.attribute("keep_aspect_ratio_policy", "stretch") != "stretch"
+    ):
         return (None,) * len(shape)
     if sizes is not None and len(sizes.values) == len(shape):
         return sizes.values
@@ -127,7 +135,11 @@ def _resize(call: Call) -> Sequence[Size | None] | None:
         return (None,) * len(shape)
     factors = [float(factor) for factor in scales.reshape(-1)]
     return [
-        size * int(factor) if factor.is_integer() else Size.of(int(int(size) * factor)) if size.static else None
+        size * int(factor)
+        if factor.is_integer()
+        else Size.of(int(int(size) * factor))
+        if size.static
+        else None
         for size, factor in zip(shape, factors, strict=True)
     ]
 
@@ -222,7 +234,9 @@ def _reference(node: Any, operands: Sequence[Prim | None], opset: int) -> list[n
 
     given = [x for x in operands if x is not None]
     arrays = [
-        array.astype(onnx.helper.tensor_dtype_to_np_dtype(_NUMBERS[x.dtype])) if x.dtype in _NUMBERS else array
+        array.astype(onnx.helper.tensor_dtype_to_np_dtype(_NUMBERS[x.dtype]))
+        if x.dtype in _NUMBERS
+        else array
         for x, array in zip(given, evaluate(given, {}), strict=True)
     ]
     proto = onnx_ir.serde.serialize_node(node)

@@ -7,8 +7,6 @@ from functools import partial
 from functools import reduce as fold
 from string import ascii_letters
 
-import numpy as np
-
 from rewriter.algebra.frontends.onnx_scope import DTYPES, Call, Handler, Result
 from rewriter.algebra.prims import (
     Expand,
@@ -152,7 +150,9 @@ def _fused_matmul(call: Call) -> Result:
     a, b = call[0], call[1]
     if call.attribute("transBatchA", 0) or call.attribute("transBatchB", 0):
         return None
-    if (call.attribute("transA", 0) and len(a.shape) < 2) or (call.attribute("transB", 0) and len(b.shape) < 2):
+    if (call.attribute("transA", 0) and len(a.shape) < 2) or (
+        call.attribute("transB", 0) and len(b.shape) < 2
+    ):
         return None
     a = swap(a, -1, -2) if call.attribute("transA", 0) else a
     b = swap(b, -1, -2) if call.attribute("transB", 0) else b

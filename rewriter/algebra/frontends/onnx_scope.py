@@ -116,7 +116,10 @@ class Scope:
                 continue
             (monomial, coefficient), *_ = stated.terms
             symbol = monomial[0]
-            if len(monomial) == coefficient == 1 and symbol not in self._given | found.symbols | self._same.keys():
+            if (
+                len(monomial) == coefficient == 1
+                and symbol not in self._given | found.symbols | self._same.keys()
+            ):
                 self._same[symbol] = found.substitute(self._same)
 
     def dtype(self, name: str) -> str | None:

@@ -120,7 +120,9 @@ def _elementwise(combine: Callable[..., Entry], arity: int = 2) -> Callable[[Cal
         if any(len(x.values) not in (1, length) for x in known):
             return None
         columns = [x.values * length if len(x.values) == 1 else x.values for x in known]
-        values = tuple(None if None in entries else combine(*entries) for entries in zip(*columns, strict=True))
+        values = tuple(
+            None if None in entries else combine(*entries) for entries in zip(*columns, strict=True)
+        )
         return Known(values, all(x.scalar for x in known))
 
     return rule
@@ -167,7 +169,8 @@ def _where(call: Call) -> Known | None:
         return None
     c, a, b = (x.values * length if len(x.values) == 1 else x.values for x in (condition, yes, no))
     values = tuple(
-        a[k] if c[k] == ONE else b[k] if c[k] == ZERO else a[k] if a[k] == b[k] else None for k in range(length)
+        a[k] if c[k] == ONE else b[k] if c[k] == ZERO else a[k] if a[k] == b[k] else None
+        for k in range(length)
     )
     return Known(values, condition.scalar and yes.scalar and no.scalar)
 
@@ -243,8 +246,10 @@ def _folded(combine: Callable[[Size, Size], Size], empty: Size) -> Callable[[Cal
         if data is None or None in data.values or not data.values or axes not in (None, [0], [-1]):
             return None
         values = [n for n in data.values if n is not None]
-        return Known((reduce(combine, values, empty) if empty != -ONE else reduce(combine, values),),
-                     data.scalar or not call.attribute("keepdims", 1))
+        return Known(
+            (reduce(combine, values, empty) if empty != -ONE else reduce(combine, values),),
+            data.scalar or not call.attribute("keepdims", 1),
+        )
 
     return rule
 

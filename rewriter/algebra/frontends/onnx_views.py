@@ -84,7 +84,9 @@ def _squeeze(call: Call) -> Result:
     if axes is None:
         declared = call.declared()
         kept = [size for size in x.shape if size != ONE]
-        if call.present(1) or not (all(size.static for size in kept) or (declared and len(declared) == len(kept))):
+        if call.present(1) or not (
+            all(size.static for size in kept) or (declared and len(declared) == len(kept))
+        ):
             return None
         return reshape(x, kept)
     dropped = {axis % len(x.shape) for axis in axes}
@@ -276,8 +278,10 @@ def _range(call: Call) -> Result:
         forward = int(step) > 0
         span = limit - start if forward else start - limit
         stride = abs(int(step))
-        count = Size.of(max(0, math.ceil(int(span) / stride))) if span.static else quotient(
-            span + (stride - 1), Size.of(stride)
+        count = (
+            Size.of(max(0, math.ceil(int(span) / stride)))
+            if span.static
+            else quotient(span + (stride - 1), Size.of(stride))
         )
     return iota(count, start, step, dtype)
 
@@ -287,7 +291,9 @@ def _whole(call: Call, at: int) -> Size | None:
     if known is not None and len(known.values) == 1:
         return known.values[0]
     array = call.array(at)
-    return Size.of(int(array)) if array is not None and array.size == 1 and float(array).is_integer() else None
+    return (
+        Size.of(int(array)) if array is not None and array.size == 1 and float(array).is_integer() else None
+    )
 
 
 def _trilu(call: Call) -> Result:
@@ -297,7 +303,9 @@ def _trilu(call: Call) -> Result:
         return None
     row = unsqueeze(iota(x.shape[-2], start=shift[0]), 1)
     kept = pointwise("ge" if call.attribute("upper", 1) else "le", iota(x.shape[-1]), row)
-    return pointwise("where", kept, x, constant(np.zeros((), bool if x.dtype == "bool" else np.float64), x.dtype))
+    return pointwise(
+        "where", kept, x, constant(np.zeros((), bool if x.dtype == "bool" else np.float64), x.dtype)
+    )
 
 
 VIEWS: dict[str, Handler] = {
