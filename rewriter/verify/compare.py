@@ -17,7 +17,7 @@ from rewriter.verify.inputs import Case, generated_cases
 from rewriter.verify.metrics import Tally, agreement, distance, is_floating
 from rewriter.verify.noise import MODEL_FACTOR, floor, response
 from rewriter.verify.progress import Progress, silent
-from rewriter.verify.running import RunError, run, run_positional
+from rewriter.verify.running import RunError, can_run, run, run_positional
 from rewriter.verify.signature import match_signatures
 from rewriter.verify.source import source_runner
 from rewriter.verify.validation import CaseReport, OutputReport, Step, ValidationReport
@@ -223,7 +223,7 @@ class _ThreeWay:
 
 def _cases(original: Program, data: Data | None, seed: int) -> Iterator[Case]:
     try:
-        yield from generated_cases(original, seed)
+        yield from generated_cases(original, seed, lambda inputs: can_run(original, inputs))
     except InputError:
         # shapes that are not declared are no obstacle when real inputs are given
         if data is None:

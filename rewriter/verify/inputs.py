@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -18,11 +19,14 @@ from rewriter.verify.patterns import keep_mask, normal
 
 __all__ = ["Case", "generated_cases", "index_bounds"]
 
-LENGTHS = (7, 33, 1)
-IMAGE_SIDES = (112, 224, 64)
-"""Sides that are multiples of the usual patch sizes 14, 16 and 32 between them."""
+LENGTHS = (7, 33, 1, 16, 64)
+"""Lengths to try for named dimensions, odd ones first."""
 
-SMALL_INDEX = 8
+SIDES = ((112, 112), (224, 224), (64, 64), (48, 160), (32, 96), (320, 320))
+"""Heights and widths to try for images: multiples of the usual patch sizes 14, 16 and 32 between them."""
+
+VARIANTS = 3
+"""How many combinations of sizes are kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +51,24 @@ class Case:
     sizes: Binding = field(default_factory=dict)
 
 
-def generated_cases(program: Program, seed: int = 0) -> Iterator[Case]:
+def generated_cases(
+    program: Program, seed: int = 0, can_run: Callable[[Arrays], bool] = lambda _: True
+) -> Iterator[Case]:
     """Make random inputs at several sizes, and adversarial ones at the first of them.
 
     Indices stay below the length of the table that they are looked up in (`index_bounds`), other
     integers and booleans are masks of ones; the adversarial cases pad left and right, hide a whole
     row, and make floats huge or zero.
+
+    Parameters
+    ----------
+    program
+        Whose signature to fill.
+    seed
+        Equal seeds give equal inputs.
+    can_run
+        Sizes of which it says no are passed over, as models do not declare all that they require;
+        if it never says yes, the first ones are used.
 
     Raises
     ------
@@ -67,20 +83,38 @@ def generated_cases(program: Program, seed: int = 0) -> Iterator[Case]:
                 " be made for it; give real ones with --data"
             )
     bounds = index_bounds(program)
+    candidates = [
+        (
+            binding,
+            {
+                v.name: _plain(np.random.default_rng([seed, at, k]), v, binding, bounds)
+                for k, v in enumerate(values)
+            },
+        )
+        for at, binding in enumerate(_bindings(values))
+    ]
+    fitting = list(islice((c for c in candidates if can_run(c[1])), VARIANTS))
+    for at, (binding, plain) in enumerate(fitting or candidates[:1]):
+        yield Case(_name("random", binding), "random", plain, binding)
+        if at == 0:
+            yield from _adversarial(values, plain, binding, bounds, np.random.default_rng([seed, 99]))
+
+
+def _adversarial(
+    values: Sequence[Value],
+    plain: Arrays,
+    binding: Binding,
+    bounds: Mapping[str, int],
+    rng: np.random.Generator,
+) -> Iterator[Case]:
     masks = [v for v in values if _is_mask(v, bounds)]
     floats = [v for v in values if is_floating(numpy_dtype(v.dtype or ""))]
-    for at, binding in enumerate(_bindings(values)):
-        rng = np.random.default_rng([seed, at])
-        plain = {v.name: _plain(rng, v, binding, bounds) for v in values}
-        yield Case(_name("random", binding), "random", plain, binding)
-        if at:
-            continue
-        for flags in ("left padding", "right padding", "a row all false") if masks else ():
-            hidden = {v.name: keep_mask(flags, rng, plain[v.name].shape, plain[v.name].dtype) for v in masks}
-            yield Case(_name(flags, binding), "adversarial", {**plain, **hidden}, binding)
-        for name, factor in (("huge inputs", 30), ("zero inputs", 0)) if floats else ():
-            scaled = {v.name: (plain[v.name] * factor).astype(plain[v.name].dtype) for v in floats}
-            yield Case(_name(name, binding), "adversarial", {**plain, **scaled}, binding)
+    for flags in ("left padding", "right padding", "a row all false") if masks else ():
+        hidden = {v.name: keep_mask(flags, rng, plain[v.name].shape, plain[v.name].dtype) for v in masks}
+        yield Case(_name(flags, binding), "adversarial", {**plain, **hidden}, binding)
+    for name, factor in (("huge inputs", 30), ("zero inputs", 0)) if floats else ():
+        scaled = {v.name: (plain[v.name] * factor).astype(plain[v.name].dtype) for v in floats}
+        yield Case(_name(name, binding), "adversarial", {**plain, **scaled}, binding)
 
 
 def index_bounds(program: Program) -> Mapping[str, int]:
@@ -108,32 +142,27 @@ def _source(prim: Prim, inputs: set[str]) -> str | None:
 
 
 def _bindings(values: Sequence[Value]) -> list[Binding]:
-    sizes = [size for v in values for size in v.shape or ()]
-    every = base_symbols(sizes)
-    if not every:
-        return [{}]
-    batch = set(base_symbols([v.shape[0] for v in values if v.shape])) & {
-        s for s in every if _BATCH.search(s)
-    }
-    sides = set(base_symbols([s for v in values if _is_image(v) for s in (v.shape or ())[-2:]]))
-    lengths = [s for s in every if s not in batch and s not in sides]
-    return [
-        {
-            s: rows
-            if s in batch
-            else side
-            if s in sides
-            else length
-            if s == lengths[0]
-            else length + 2 * lengths.index(s)
-            for s in every
-        }
-        for rows, length, side in zip((2, 1, 1), LENGTHS, IMAGE_SIDES, strict=True)
-    ]
+    """Return numbers for the named dimensions, the likeliest first."""
+    every = base_symbols([size for v in values for size in v.shape or ()])
+    images = [v for v in values if _is_image(v)]
+    height, width = (set(base_symbols([(v.shape or ())[axis] for v in images])) for axis in (-2, -1))
+    inner = set(base_symbols([s for v in values for s in (v.shape or ())[1:]]))
+    batch = {
+        s for s in base_symbols([v.shape[0] for v in values if len(v.shape or ()) > 1 and v.shape])
+    } - inner
+    lengths = [s for s in every if s not in batch | height | width]
+    found = []
+    for at in range(max(len(LENGTHS), len(SIDES))):
+        length, sides = LENGTHS[at % len(LENGTHS)], SIDES[at % len(SIDES)]
+        numbers = {**dict.fromkeys(width, sides[1]), **dict.fromkeys(height, sides[0])}
+        numbers.update(dict.fromkeys(batch, 2 if at == 0 else 1))
+        # two lengths are not equal unless both are one, as a cache of length n is not its own query
+        numbers.update({s: length if length == 1 else length + 2 * k for k, s in enumerate(lengths)})
+        found.append({s: numbers[s] for s in every})
+    return [dict(t) for t in dict.fromkeys(tuple(b.items()) for b in found)]
 
 
-# the name is all that tells a batch dimension from a length
-_BATCH = re.compile(r"batch|^n$|^b$", re.IGNORECASE)
+# the name is all that tells positions from a mask of ones
 _POSITIONS = re.compile(r"position|pos_ids", re.IGNORECASE)
 
 

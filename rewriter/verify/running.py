@@ -11,7 +11,7 @@ from rewriter.errors import RewriterError
 from rewriter.program.program import Arrays, Program
 from rewriter.verify.arrays import to_numpy
 
-__all__ = ["RunError", "first_line", "run", "runtime_errors"]
+__all__ = ["RunError", "can_run", "first_line", "run", "runtime_errors"]
 
 
 class RunError(RewriterError):
@@ -27,6 +27,15 @@ def run(program: Program, inputs: Arrays) -> list[np.ndarray]:
         When the runtime refuses the inputs or fails.
     """
     return run_positional(program, [inputs[name] for name in program.graph.inputs])
+
+
+def can_run(program: Program, inputs: Arrays) -> bool:
+    """Whether a program runs on inputs."""
+    try:
+        run(program, inputs)
+    except RunError:
+        return False
+    return True
 
 
 def run_positional(program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

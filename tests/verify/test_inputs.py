@@ -34,6 +34,7 @@ def test_ids_stay_in_the_table_and_masks_are_ones(numpy_program: Any) -> None:
 def test_sides_of_images_are_multiples_of_patches(numpy_program: Any) -> None:
     cases = list(generated_cases(numpy_program(None, [PIXELS], [])))
     assert cases[0].inputs["pixels"].shape == (2, 3, 112, 112)
+    assert cases[-1].inputs["pixels"].shape == (1, 3, 64, 64)
     assert {"huge inputs", "zero inputs"} <= {c.name.split(",")[0] for c in cases}
 
 
@@ -59,3 +60,15 @@ def test_equal_seeds_give_equal_inputs(numpy_program: Any) -> None:
 def test_undeclared_inputs_are_refused(numpy_program: Any) -> None:
     with pytest.raises(InputError, match=r"no declared shape or dtype.*--data"):
         list(generated_cases(numpy_program(None, [("x", ("n",), None)], [])))
+
+
+def test_sizes_that_do_not_run_are_passed_over(numpy_program: Any) -> None:
+    program = numpy_program(None, [PIXELS], [])
+    cases = list(generated_cases(program, can_run=lambda inputs: inputs["pixels"].shape[2] < 100))
+    assert [c.inputs["pixels"].shape[2:] for c in cases if c.group == "random"] == [
+        (64, 64),
+        (48, 160),
+        (32, 96),
+    ]
+    assert all(c.inputs["pixels"].shape[2:] == (64, 64) for c in cases if c.group == "adversarial")
+    assert len([c for c in generated_cases(program, can_run=lambda _: False) if c.group == "random"]) == 1
