@@ -98,7 +98,13 @@ class Form(ABC):
 
     @abstractmethod
     def definition(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, scale: float, band: Band | None
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: float,
+        band: Band | None,
     ) -> torch.Tensor:
         """Compute the same, densely and plainly, in float32 or wider: what everything is tested against.
 

@@ -1,0 +1,1 @@
+"""Exact softmax attention by the best fused operator of the target."""

@@ -1,0 +1,72 @@
+"""The form ``softmax``: what is already computed, by one fused operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.algebra.sizes import Size
+from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.softmax.lowering import emit_dense
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.sites.site import AttentionSite, Band
+
+__all__ = ["Softmax", "dense_cost"]
+
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Softmax(Form):
+    """Softmax attention of every query to every key that the site's own mask lets it see. No parameters."""
+
+    name: ClassVar[str] = "softmax"
+    summary: ClassVar[str] = "exact softmax attention by the best fused operator of the target"
+
+    def fidelity(self, site: AttentionSite) -> Fidelity:
+        """Return `Fidelity.EXACT`: it is the site itself."""
+        return Fidelity.EXACT
+
+    def why_not(self, site: AttentionSite) -> str | None:
+        """Return why the site is no softmax attention, or None."""
+        if site.kind != "attention":
+            return f"{site.id} is {site.kind}; softmax replaces attention only"
+        if site.normalizer != "softmax":
+            return f"{site.id} is normalised by {site.normalizer}; softmax would be another function"
+        return None
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit one fused call."""
+        return emit_dense(e, a)
+
+    def definition(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        bias: torch.Tensor | None,
+        scale: float,
+        band: Band | None,
+    ) -> torch.Tensor:
+        """Compute it densely."""
+        from rewriter.kernels.softmax.definition import softmax_attention
+
+        return softmax_attention(q, k, v, bias, scale, band)
+
+    def cost(self, site: AttentionSite) -> Cost:
+        """Return the cost of every score, in one pass."""
+        return dense_cost(site, site.keys)
+
+
+def dense_cost(site: AttentionSite, keys: Size) -> Cost:
+    """Return what softmax attention costs in which each query sees ``keys`` keys."""
+    scores = site.batch * site.heads * site.queries * keys
+    width = BYTES.get(site.dtype, 4)
+    read = site.batch * site.heads * site.queries * (
+        site.qk_dim + site.v_dim
+    ) + site.batch * site.kv_heads * keys * (site.qk_dim + site.v_dim)
+    return Cost(flops=2 * scores * (site.qk_dim + site.v_dim), bytes=width * read, passes=1)

@@ -1,0 +1,1 @@
+"""Sliding windows in one and two dimensions, with first tokens that stay connected to everything."""
