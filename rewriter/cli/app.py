@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rewriter.cli.output import emit_error, emitted
+from rewriter.cli.output import emit_error, emitted, fresh
 from rewriter.cli.session import guarded
 
 __all__ = ["app", "run"]
@@ -50,8 +50,23 @@ Budgets = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(version("rewriter"))
+        except PackageNotFoundError:
+            typer.echo("not installed: running from a checkout")
+        raise typer.Exit
+
+
 @app.callback()
-def describe() -> None:
+def describe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Find attention in any trained model, rewrite it to another form, and prove what that cost.
 
     Exit status: 0 fine, 1 a gate failed (budget, required sites, mismatch), 2 bad usage or bad input.
@@ -193,8 +208,9 @@ def run() -> None:
     A usage error is reported by the argument parser on standard error; with ``--json`` there is an
     object on standard output as well, as after every other error.
     """
+    fresh()
     try:
-        app()
+        app(prog_name="rewriter")
     except SystemExit as end:
         if end.code == 2 and "--json" in sys.argv[1:] and not emitted():
             emit_error("bad usage, as said on standard error; see rewriter --help")

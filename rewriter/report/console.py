@@ -16,15 +16,38 @@ from rewriter.verify.validation import OutputReport, ValidationReport
 __all__ = ["inspection_view", "table", "validation_view", "verdict_line"]
 
 
-def table(*columns: str | tuple[str, str], title: str | None = None) -> Table:
-    """Return an empty table; a column may be ``(name, "right")``, ``"keep"`` (one line) or ``"fold"``."""
-    made = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+def table(*columns: str, title: str | None = None, give: Sequence[str] = ()) -> Table:
+    """Return an empty table.
+
+    Parameters
+    ----------
+    *columns
+        Headings; one that starts with ``>`` is aligned right.
+    title
+        Above it.
+    give
+        The columns that wrap when the terminal is narrow; the last one by default. The others keep
+        their width.
+    """
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=title,
+        title_justify="left",
+        title_style="bold",
+    )
+    yields = give or columns[-1:]
     for column in columns:
-        name, kind = (column, "left") if isinstance(column, str) else column
-        if kind == "fold":
-            made.add_column(name, overflow="fold")
-        else:
-            made.add_column(name, justify="right" if kind == "right" else "left", no_wrap=kind == "keep")
+        name = column.lstrip(">")
+        made.add_column(
+            name,
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=name not in yields,
+            overflow="ellipsis" if name == "anchor" else "fold",
+            min_width=6 if name in yields else None,
+        )
     return made
 
 
@@ -47,14 +70,16 @@ def inspection_view(record: Mapping[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [title]
     if sites:
         view = table(
-            ("site", "keep"),
-            ("heads", "right"),
-            ("queries × keys", "keep"),
-            ("dims", "right"),
-            ("scale", "right"),
+            "site",
+            ">heads",
+            "queries × keys",
+            ">dims",
+            ">scale",
             "mask",
-            ("nodes", "right"),
-            ("anchor", "fold"),
+            ">nodes",
+            "anchor",
+            title="Sites",
+            give=["queries × keys", "anchor"],
         )
         for s in sites:
             view.add_row(
@@ -69,13 +94,13 @@ def inspection_view(record: Mapping[str, Any]) -> RenderableType:
             )
         parts.append(view)
     if refused:
-        view = table(("near-miss", "fold"), "why it is not a site", title="Left alone")
+        view = table("near-miss", "why it is not a site", title="Left alone")
         for r in refused:
             view.add_row(Text(r["anchor"]), Text(r["reason"]))
         parts.append(view)
     if not sites and not refused:
         parts.append(Text("Nothing here looks like attention."))
-    return Group(*parts)
+    return _spaced(parts)
 
 
 def validation_view(report: ValidationReport) -> RenderableType:
@@ -94,24 +119,24 @@ def validation_view(report: ValidationReport) -> RenderableType:
     for outcome in report.budget:
         parts.append(verdict_line(outcome.ok, str(outcome)))
     parts.append(verdict_line(report.ok, report.verdict))
-    return Group(*parts)
+    return _spaced(parts)
+
+
+def _spaced(parts: Sequence[RenderableType]) -> Group:
+    """Return the parts with an empty line around every table."""
+    lines: list[RenderableType] = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines += ["", part] if lines else [part]
+        else:
+            lines += ["", part] if lines and isinstance(lines[-1], Table) else [part]
+    return Group(*lines)
 
 
 def _measures(report: ValidationReport) -> Table:
     title = f"{report.original} against {report.rewritten}"
-    view = table(
-        "inputs",
-        ("output", "fold"),
-        ("max error", "right"),
-        ("tolerance", "right"),
-        ("rel", "right"),
-        ("SQNR dB", "right"),
-        ("cos", "right"),
-        ("KL", "right"),
-        ("top-1", "right"),
-        "",
-        title=title,
-    )
+    columns = ("inputs", "output", ">max error", ">allowed", ">SQNR", ">cos", ">KL", ">top-1", "")
+    view = table(*columns, title=title, give=["output"])
     for group, outputs in report.summary.items():
         count = sum(c.group == group and c.error is None for c in report.cases)
         for output in outputs:
@@ -125,17 +150,9 @@ def _row(output: OutputReport) -> Iterable[str]:
     d = output.distance
     if d is None:
         equal = "equal" if output.agreement == 1.0 else f"{1 - (output.agreement or 0.0):.2%} differ"
-        return (equal, "equal", "", "", "", "", "")
+        return (equal, "equal", "", "", "", "")
     error = f"{d.pattern} NaN/inf" if d.pattern else figure(d.max_abs)
-    return (
-        error,
-        figure(output.tolerance),
-        figure(d.rel),
-        figure(d.sqnr),
-        share(d.cos),
-        figure(d.kl),
-        share(d.top1),
-    )
+    return (error, figure(output.tolerance), figure(d.sqnr), share(d.cos), figure(d.kl), share(d.top1))
 
 
 def _mark(ok: bool, judged: str) -> Text:
@@ -145,21 +162,14 @@ def _mark(ok: bool, judged: str) -> Text:
 
 
 def _applied(report: ValidationReport) -> Table:
-    view = table(("site", "keep"), "form", "fidelity", title="Rewritten sites")
+    view = table("site", "form", "fidelity", title="Rewritten sites", give=["form"])
     for site in report.sites:
         view.add_row(site.site, Text(site.form), site.fidelity)
     return view
 
 
 def _steps(report: ValidationReport) -> Table:
-    view = table(
-        "step",
-        ("output", "fold"),
-        ("max error", "right"),
-        ("rel", "right"),
-        ("cos", "right"),
-        title="Three ways",
-    )
+    view = table("step", "output", ">max error", ">rel", ">cos", title="Three ways", give=["output"])
     for step in report.steps:
         for name, d in step.outputs.items():
             view.add_row(step.name, Text(name), figure(d.max_abs), figure(d.rel), share(d.cos))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ def plain(value: Any) -> Any:
             return int(value)
         case float():
             return float(value) if math.isfinite(value) else str(value)
+        case Enum():
+            return plain(value.value)
         case Size():
             return value.plain()
         case Mapping():

@@ -19,7 +19,7 @@ def figure(number: float | None, digits: int = 3) -> str:
         return "0"
     if 1e-3 <= abs(number) < 1e5:
         return f"{number:.{digits}g}" if abs(number) < 10**digits else f"{number:.0f}"
-    return f"{number:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{number:.{digits}g}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def share(number: float) -> str:

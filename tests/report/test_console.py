@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console, RenderableType
+
+from rewriter.report.console import inspection_view, validation_view
+from rewriter.report.inspection import refusal_record, site_record
+from rewriter.report.validation_page import validation_page
+from rewriter.sites.refusal import Refusal
+from rewriter.verify.budget import parse_budget
+from rewriter.verify.metrics import Distance
+from rewriter.verify.validation import AppliedForm, CaseReport, OutputReport, Step, ValidationReport
+
+SITE = {
+    "id": "attention.11",
+    "kind": "attention",
+    "heads": 9,
+    "kv_heads": 3,
+    "query_length": "sequence",
+    "key_length": "past + sequence",
+    "qk_dim": 64,
+    "v_dim": 32,
+    "normalizer": "softmax",
+    "scale": 0.125,
+    "mask": "causal+padding",
+    "anchor": "/model/layers.11/self_attn/[MatMul]_1",
+    "region_nodes": 17,
+}
+RECORD = {
+    "model": "model.onnx",
+    "format": "onnx",
+    "nodes": 12345,
+    "sites": [SITE],
+    "refused": [
+        {"anchor": "softmax_[bold]11", "reason": "a softmax over classes: no contraction follows it"}
+    ],
+}
+DISTANCE = Distance(0, 1.5e-7, 1e-7, 2e-8, 153.2, 1 - 1e-12, 0.0, 1.0, 1e-8, 1e-7, 1.2e-7, 1000)
+
+
+def report(**changes: Any) -> ValidationReport:
+    output = OutputReport("logits", DISTANCE, None, 3e-6, True)
+    ids = OutputReport("ids", None, 0.5, None, False)
+    known: dict[str, Any] = {
+        "original": "a.onnx",
+        "rewritten": "b.onnx",
+        "exact": True,
+        "judged": "noise floor",
+        "ok": False,
+        "verdict": "50.00% of the elements differ",
+        "summary": {"random": (output, ids)},
+        "cases": (
+            CaseReport("random, n=7", "random", (output, ids), None, False),
+            CaseReport("zero inputs", "adversarial", (), "skipped: the model cannot", True),
+        ),
+        "budget": (parse_budget("cos>=0.9").check({"logits": DISTANCE}),),
+        "sites": (AppliedForm("attention.0", "window:window=4", "training-free"),),
+        "steps": (Step("source → original", {"logits": DISTANCE}),),
+    }
+    return ValidationReport(**{**known, **changes})
+
+
+def shown(view: RenderableType, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(view)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_inspection(width: int) -> None:
+    text = shown(inspection_view(RECORD), width)
+    for part in ("12,345 nodes", "1 site", "1 near-miss", "attention.11", "9:3", "64/32", "0.125"):
+        assert part in text
+    assert "/model/" in text
+    assert "softmax_[bold]11" in text  # a name is no markup
+
+
+def test_nothing_found_is_said() -> None:
+    assert "Nothing here looks like attention" in shown(
+        inspection_view({**RECORD, "sites": [], "refused": []}), 80
+    )
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_validation(width: int) -> None:
+    text = shown(validation_view(report()), width)
+    for part in (
+        "1.5e-7",
+        "3e-6",
+        "153",
+        "<1",
+        "50.00% differ",
+        "skipped",
+        "window:window=4",
+        "source → original",
+    ):
+        assert part in text, part
+    assert "✗ 50.00% of the elements differ" in text
+
+
+def test_the_page_has_the_same_numbers() -> None:
+    page = validation_page(report())
+    for part in ("1.5e-7", "153", "&lt;1", "50.00% differ", "skipped", "window:window=4", "cos&gt;=0.9", "✗"):
+        assert part in page, part
+
+
+def test_site_and_refusal_records_have_the_keys_of_the_contract() -> None:
+    assert refusal_record(Refusal("node", "why", at="other")) == {"anchor": "node", "reason": "why"}
+    assert site_record.__annotations__["return"] == "dict[str, Any]"
