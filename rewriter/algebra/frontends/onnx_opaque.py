@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rewriter.algebra.dimensions import EvaluationError
 from rewriter.algebra.evaluate import evaluate
 from rewriter.algebra.frontends.onnx_scope import DTYPES, Call
 from rewriter.algebra.frontends.onnx_shapes import quotient
@@ -253,5 +254,12 @@ def _reference(node: Any, operands: Sequence[Prim | None], opset: int) -> list[n
         [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in names],
         [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in outputs],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, dict(zip(names, arrays, strict=True)))]
+    feeds = dict(zip(names, arrays, strict=True))
+    # the reference lacks early versions of some operators (quantisation), whose meaning has not changed
+    for version in (opset, onnx.defs.onnx_opset_version()):
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
+        try:
+            return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            failure = error
+    raise EvaluationError(f"{node.name or node.op_type} ({node.op_type}) of constants fails: {failure}")

@@ -171,14 +171,10 @@ def _split(call: Call) -> Result:
         if known is None or None in known.values:
             return None
         sizes = [size for size in known.values if size is not None]
-    elif total.static:
-        chunk = math.ceil(int(total) / count)
-        sizes = [Size.of(max(0, min(chunk, int(total) - k * chunk))) for k in range(count)]
     else:
-        each = total.divide(count)
-        if each is None:
-            return None
-        sizes = [each] * count
+        chunk = quotient(total + (count - 1), Size.of(count)) if call.attribute("num_outputs") else None
+        chunk = quotient(total, Size.of(count)) if chunk is None else chunk
+        sizes = [chunk] * (count - 1) + [total - chunk * (count - 1)]
     parts, start = [], ZERO
     for size in sizes:
         parts.append(slice_(x, axis, start, size))
