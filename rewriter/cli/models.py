@@ -23,12 +23,22 @@ def open_model(name: str) -> Program:
     InputError
         When there is no such file or zoo model, or it cannot be read.
     """
+    import rewriter
+
     if name.startswith(ZOO):
         return _from_zoo(name.removeprefix(ZOO))
     if not Path(name).exists():
         raise InputError(
             f"{name}: no such file or directory; expected .onnx, .pt2, a model directory or {ZOO}NAME"
         )
-    from rewriter.program.load import load
+    return rewriter.load(name)
 
-    return load(name)
+
+def _from_zoo(name: str) -> Program:
+    import rewriter
+    from rewriter import models_zoo
+
+    found = models_zoo.load(name)
+    if isinstance(found.model, Path):
+        return rewriter.load(found.model)
+    return rewriter.trace(found.model, found.inputs, dynamic_shapes=found.dynamic_shapes)

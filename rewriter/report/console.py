@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rewriter.report.text import figure, heads, share
+from rewriter.verify.binding import Binding
 from rewriter.verify.validation import OutputReport, ValidationReport
 
 __all__ = ["inspection_view", "table", "validation_view", "verdict_line"]
@@ -58,8 +59,18 @@ def verdict_line(ok: bool, text: str) -> Text:
     return line
 
 
-def inspection_view(record: Mapping[str, Any]) -> RenderableType:
-    """Return the tables of ``inspect``: sites with their facts, and near-misses with reasons."""
+def inspection_view(
+    record: Mapping[str, Any], shares: Mapping[str, float] | None = None, sizes: Binding | None = None
+) -> RenderableType:
+    """Return the tables of ``inspect``: sites with their facts, and near-misses with reasons.
+
+    Parameters
+    ----------
+    record
+        What `rewriter.report.inspection.inspection` returns.
+    shares, sizes
+        What `rewriter.report.cost_share.cost_shares` returns.
+    """
     sites, refused = record["sites"], record["refused"]
     title = Text(f"{record['model']}", style="bold")
     title.append(
@@ -69,30 +80,10 @@ def inspection_view(record: Mapping[str, Any]) -> RenderableType:
     )
     parts: list[RenderableType] = [title]
     if sites:
-        view = table(
-            "site",
-            ">heads",
-            "queries × keys",
-            ">dims",
-            ">scale",
-            "mask",
-            ">nodes",
-            "anchor",
-            title="Sites",
-            give=["queries × keys", "anchor"],
-        )
-        for s in sites:
-            view.add_row(
-                s["id"],
-                heads(s["heads"], s["kv_heads"]),
-                f"{s['query_length']} × {s['key_length']}",
-                str(s["qk_dim"]) if s["qk_dim"] == s["v_dim"] else f"{s['qk_dim']}/{s['v_dim']}",
-                figure(s["scale"], 4) if isinstance(s["scale"], int | float) else str(s["scale"]),
-                s["mask"],
-                str(s["region_nodes"]),
-                Text(s["anchor"]),
-            )
-        parts.append(view)
+        parts.append(_sites(sites, shares or {}))
+    if sites and shares:
+        at = " when " + ", ".join(f"{n}={k}" for n, k in sizes.items()) if sizes else ""
+        parts.append(Text(f"cost: share of the arithmetic of all contractions{at}", style="dim"))
     if refused:
         view = table("near-miss", "why it is not a site", title="Left alone")
         for r in refused:
@@ -101,6 +92,24 @@ def inspection_view(record: Mapping[str, Any]) -> RenderableType:
     if not sites and not refused:
         parts.append(Text("Nothing here looks like attention."))
     return _spaced(parts)
+
+
+def _sites(sites: Iterable[Mapping[str, Any]], shares: Mapping[str, float]) -> Table:
+    columns = ("site", ">heads", "queries × keys", ">dims", ">scale", "mask", ">cost", "anchor")
+    view = table(*columns, title="Sites", give=["queries × keys", "anchor"])
+    for s in sites:
+        share_of_all = shares.get(s["id"])
+        view.add_row(
+            s["id"],
+            heads(s["heads"], s["kv_heads"]),
+            f"{s['query_length']} × {s['key_length']}",
+            str(s["qk_dim"]) if s["qk_dim"] == s["v_dim"] else f"{s['qk_dim']}/{s['v_dim']}",
+            figure(s["scale"], 4) if isinstance(s["scale"], int | float) else str(s["scale"]),
+            s["mask"],
+            "" if share_of_all is None else f"{share_of_all:.1%}",
+            Text(s["anchor"]),
+        )
+    return view
 
 
 def validation_view(report: ValidationReport) -> RenderableType:

@@ -73,8 +73,9 @@ def shown(view: RenderableType, width: int) -> str:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_inspection(width: int) -> None:
-    text = shown(inspection_view(RECORD), width)
-    for part in ("12,345 nodes", "1 site", "1 near-miss", "attention.11", "9:3", "64/32", "0.125"):
+    text = shown(inspection_view(RECORD, {"attention.11": 0.123}, {"sequence": 1024}), width)
+    assert "when sequence=1024" in text
+    for part in ("12.3%", "12,345 nodes", "1 site", "1 near-miss", "attention.11", "9:3", "64/32", "0.125"):
         assert part in text
     assert "/model/" in text
     assert "softmax_[bold]11" in text  # a name is no markup
