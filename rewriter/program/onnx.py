@@ -13,12 +13,17 @@ import onnx_ir as ir
 
 from rewriter.algebra.sizes import Size
 from rewriter.errors import InputError
-from rewriter.lower.onnx_emitter import opset_of_target
+from rewriter.lower.onnx_emitter import OnnxEmitter, opset_of_target
+from rewriter.lower.onnx_writer import onnx_type
 from rewriter.program.graph import Graph, Value
-from rewriter.program.onnx_edit import convert_opset, cut_out, replaced, written
-from rewriter.program.onnx_file import ModelFile, read_message, read_model, skeleton, write_model
-from rewriter.program.onnx_graph import dtype_of, graph_view
+from rewriter.program.onnx_edit import replaced
+from rewriter.program.onnx_file import ModelFile, read_message, read_model
+from rewriter.program.onnx_graph import graph_view
+from rewriter.program.onnx_opset import convert_opset
+from rewriter.program.onnx_parts import cut_out, standard_opset, written
+from rewriter.program.onnx_save import write_model
 from rewriter.program.onnx_session import Session
+from rewriter.program.onnx_tensors import skeleton
 from rewriter.program.program import Arrays, Build, Program, Replacement
 
 if TYPE_CHECKING:
@@ -73,15 +78,16 @@ class OnnxProgram(Program):
     @property
     def opset(self) -> int:
         """Version of the standard operators."""
-        imports = self._model.opset_imports
-        return imports[""] if "" in imports else imports["ai.onnx"]
+        return standard_opset(self._model)
 
     @property
     def metadata(self) -> Mapping[str, str]:
+        """Model metadata; what was rewritten is under ``rewriter.sites``, as JSON."""
         return dict(self._model.metadata_props)
 
     @cached_property
     def graph(self) -> Graph:
+        """The read view; shapes and types are inferred."""
         proto = self._file.skeleton if self._file is not None else skeleton(self._model)[0]
         return graph_view(self._model, proto)
 
@@ -102,6 +108,7 @@ class OnnxProgram(Program):
         return translate(self.graph, self.opset)
 
     def prims(self) -> Mapping[str, Prim]:
+        """Return every value of the graph in primitive form."""
         return self._prims
 
     @cached_property
@@ -124,7 +131,9 @@ class OnnxProgram(Program):
         """
         names = self.graph.inputs
         if len(inputs) > len(names):
-            raise InputError(f"{self.source} takes {len(names)} inputs ({', '.join(names)}); {len(inputs)} were given.")
+            raise InputError(
+                f"{self.source} takes {len(names)} inputs ({', '.join(names)}); {len(inputs)} were given."
+            )
         given = dict(zip(names, inputs, strict=False))
         for name, value in named.items():
             if name in given or name not in names:
@@ -133,7 +142,9 @@ class OnnxProgram(Program):
             given[name] = value
         missing = [name for name in names if name not in given]
         if missing:
-            raise InputError(f"{self.source} needs the input {_described(self.graph.values[missing[0]])}; it is missing.")
+            raise InputError(
+                f"{self.source} needs the input {_described(self.graph.values[missing[0]])}; it is missing."
+            )
         return tuple(self._session({name: _fitted(x, self.graph.values[name]) for name, x in given.items()}))
 
     def extract(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[Arrays], list[np.ndarray]]:
@@ -178,14 +189,25 @@ class OnnxProgram(Program):
             if shape is None or len(shape) != sample.ndim:
                 shape = tuple(Size.symbol(f"{name}[{axis}]") for axis in range(sample.ndim))
         if shape is None or dtype is None:
-            raise InputError(f"{self.source}: the {'rank' if shape is None else 'type'} of {name!r} is not known.")
+            raise InputError(
+                f"{self.source}: the {'rank' if shape is None else 'type'} of {name!r} is not known."
+            )
         return shape, dtype
 
     def emit(
         self, inputs: Sequence[str], build: Build, sample: Arrays, *, target: str = "onnx"
     ) -> Callable[[Arrays], list[np.ndarray]]:
-        opset = max(self.opset, opset_of_target(target) or 0)
-        part = written(self._model, inputs, lambda name: self._type(name, sample[name]), build, target, opset)
+        """Return ONNX Runtime's function of a new computation; ``target`` as for `replace`.
+
+        Raises
+        ------
+        EmitError
+            If the target cannot spell it.
+        InputError
+            If ONNX Runtime cannot run it.
+        """
+        emitter = OnnxEmitter(max(self.opset, opset_of_target(target) or 0), target)
+        part = written(self._model, inputs, lambda name: self._type(name, sample[name]), build, emitter)
         return Session(part, f"a new part of {self.source}")
 
     def replace(
@@ -235,7 +257,7 @@ def _fitted(x: Any, expected: Value) -> np.ndarray:
     array = _array(x)
     if expected.dtype is None:
         return array
-    wanted = dtype_of(expected.dtype).numpy()
+    wanted = onnx_type(expected.dtype).numpy()
     if expected.dtype == "string":
         return array.astype(object)
     if array.dtype != wanted:
@@ -245,7 +267,9 @@ def _fitted(x: Any, expected: Value) -> np.ndarray:
             np.array_equal(cast, array) if python_numbers else np.can_cast(array.dtype, wanted, "safe")
         )
         if cast is None or not lossless:
-            raise InputError(f"The input {_described(expected)} was given as {array.dtype}; convert it first.")
+            raise InputError(
+                f"The input {_described(expected)} was given as {array.dtype}; convert it first."
+            )
         array = cast
     shape = expected.shape
     if shape is not None and (
@@ -264,4 +288,5 @@ def _array(x: Any) -> np.ndarray:
         return np.asarray(tensor.numpy())
     import torch
 
-    return tensor.view(torch.uint16).numpy().view(ir.DataType.BFLOAT16.numpy())
+    bits: np.ndarray = tensor.view(torch.uint16).numpy()
+    return bits.view(ir.DataType.BFLOAT16.numpy())

@@ -46,7 +46,9 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
     opset = standard_opset(model.opset_import)
     newest = onnx.defs.onnx_opset_version()
     if opset is None:
-        raise InputError(f"{path} imports no version of the standard ONNX operators; expected opset {OLDEST_OPSET} or later.")
+        raise InputError(
+            f"{path} imports no standard ONNX operators; expected opset {OLDEST_OPSET} or later."
+        )
     if not OLDEST_OPSET <= opset <= newest:
         hint = "convert it with onnx.version_converter" if opset < OLDEST_OPSET else "install a newer onnx"
         raise InputError(f"{path} uses opset {opset}; expected {OLDEST_OPSET} to {newest}: {hint}.")
@@ -56,7 +58,9 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
         in_order &= _check_nodes(function.node, [scope], path, f"function {function.name!r}")
         for name in function.output:
             if name not in scope:
-                raise InputError(f"{path}: output {name!r} of function {function.name!r} is computed by nothing.")
+                raise InputError(
+                    f"{path}: output {name!r} of function {function.name!r} is computed by nothing."
+                )
     _check_expansion(model, path)
     return in_order
 
@@ -64,7 +68,9 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
 def _check_graph(graph: onnx.GraphProto, outer: list[set[str]], path: str) -> bool:
     where = f"graph {graph.name[:80]!r}"
     if graph.sparse_initializer:
-        raise InputError(f"{path}: {where} has sparse initializers, which are not supported; make them dense.")
+        raise InputError(
+            f"{path}: {where} has sparse initializers, which are not supported; make them dense."
+        )
     inputs, initializers = [v.name for v in graph.input], [t.name for t in graph.initializer]
     for kind, names in (("input", inputs), ("initializer", initializers)):
         if len(set(names)) != len(names) or "" in names:
@@ -83,26 +89,29 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: 
     later = {name for node in nodes for name in node.output if name}
     in_order = True
     for node in nodes:
-        for name in node.input:
-            if not name or any(name in names for names in reversed(scopes)):
-                continue
+        early = [name for name in node.input if name and not any(name in s for s in reversed(scopes))]
+        for name in early:
             if name not in later:
                 raise InputError(
-                    f"{path}: node {_named(node)} of {where} reads {name[:80]!r}, which is neither an input nor computed "
-                    "by any node."
+                    f"{path}: node {_named(node)} of {where} reads {name[:80]!r}, which is neither an input "
+                    "nor computed by any node."
                 )
-            in_order = False
+        in_order &= not early
         if node.op_type == "Einsum":
             _check_einsum(node, path)
         for attribute in node.attribute:
             if any(t.data_location == onnx.TensorProto.EXTERNAL for t in attribute.tensors):
-                raise InputError(f"{path}: node {_named(node)} has a list of external tensors, which is not supported.")
+                raise InputError(
+                    f"{path}: node {_named(node)} has a list of external tensors, which is not supported."
+                )
             for graph in _subgraphs(attribute):
                 # in a list that is out of order an inner graph may read what comes later
                 in_order &= _check_graph(graph, [*scopes, later], path)
         for name in node.output:
             if name and name in scope:
-                raise InputError(f"{path}: {name[:80]!r} is computed twice in {where}, again by node {_named(node)}.")
+                raise InputError(
+                    f"{path}: {name[:80]!r} is computed twice in {where}, again by node {_named(node)}."
+                )
             scope.add(name)
     scope.discard("")
     return in_order
@@ -122,7 +131,9 @@ def _check_einsum(node: onnx.NodeProto, path: str) -> None:
     for attribute in node.attribute:
         equation = attribute.s.decode("utf-8", "replace")
         if attribute.name == "equation" and not attribute.ref_attr_name and not _EINSUM.fullmatch(equation):
-            raise InputError(f"{path}: node {_named(node)} has the malformed einsum equation {equation[:80]!r}.")
+            raise InputError(
+                f"{path}: node {_named(node)} has the malformed einsum equation {equation[:80]!r}."
+            )
 
 
 def _check_expansion(model: onnx.ModelProto, path: str) -> None:
@@ -131,7 +142,9 @@ def _check_expansion(model: onnx.ModelProto, path: str) -> None:
     for function in model.functions:
         key = _function_id(function.domain, function.name, function.overload)
         if key in functions:
-            raise InputError(f"{path}: function {function.name!r} of domain {function.domain!r} is defined twice.")
+            raise InputError(
+                f"{path}: function {function.name!r} of domain {function.domain!r} is defined twice."
+            )
         functions[key] = function.node
     own: dict[_FunctionId, int] = {}
     calls: dict[_FunctionId, list[_FunctionId]] = {}
@@ -152,14 +165,18 @@ def _check_expansion(model: onnx.ModelProto, path: str) -> None:
                 ready.append(caller)
     if len(total) < len(functions):
         name = next(key for key in functions if key not in total)[1]
-        raise InputError(f"{path}: function {name!r} calls itself, directly or through others; ONNX functions may not.")
+        raise InputError(
+            f"{path}: function {name!r} calls itself, directly or through others; ONNX functions may not."
+        )
     nodes, called = _count(model.graph.node, functions)
     nodes += sum(total[key] for key in called)
     if nodes > _MOST_NODES or any(n > _MOST_NODES for n in total.values()):
         raise InputError(f"{path} expands to more than {_MOST_NODES} nodes when its functions are inlined.")
 
 
-def _count(nodes: Iterable[onnx.NodeProto], functions: dict[_FunctionId, Sequence[onnx.NodeProto]]) -> tuple[int, list[_FunctionId]]:
+def _count(
+    nodes: Iterable[onnx.NodeProto], functions: dict[_FunctionId, Sequence[onnx.NodeProto]]
+) -> tuple[int, list[_FunctionId]]:
     """Return the number of nodes, inner graphs included, and the functions they call, with repeats."""
     count, calls, stack = 0, [], list(nodes)
     while stack:

@@ -13,13 +13,12 @@ import onnx_ir as ir
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph, Node, Value
 
-__all__ = ["dtype_name", "dtype_of", "graph_view", "qualified"]
+__all__ = ["dtype_name", "graph_view", "qualified"]
 
 _LONGEST_FORMULA = 64
 # exporters write these for "not known": two axes of this name need not be equal
 _NO_NAMES = frozenset({"none", "unknown", "dynamic", "unk"})
 _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
-_TYPES = {_NAMES.get(t, t.name.lower()): t for t in ir.DataType if t != ir.DataType.UNDEFINED}
 
 Type = tuple[tuple[Size, ...] | None, str | None]
 
@@ -30,13 +29,8 @@ def dtype_name(dtype: ir.DataType | int | None) -> str | None:
     return None if not dtype else _NAMES.get(dtype, dtype.name.lower())
 
 
-def dtype_of(name: str) -> ir.DataType:
-    """Return ``FLOAT`` for ``"float32"``."""
-    return _TYPES[name]
-
-
 def qualified(node: ir.Node) -> str:
-    """Return ``"ai.onnx::MatMul"``, ``"com.microsoft::Gelu"``, …"""
+    """Return the operator with its domain, ``"ai.onnx::MatMul"``."""
     return f"{node.domain or 'ai.onnx'}::{node.op_type}"
 
 
@@ -122,63 +116,65 @@ def graph_view(model: ir.Model, proto: onnx.ModelProto) -> Graph:
     model
         The model.
     proto
-        The same as a message; weights may be missing (`rewriter.program.onnx_file.skeleton`).
+        The same as a message; weights may be missing (`rewriter.program.onnx_tensors.skeleton`).
     """
+    view = _View(proto)
     main = model.graph
-    inferred = _inferred(proto)
-    named = (d.dim_param for v in (*proto.graph.input, *inferred.values()) for d in v.type.tensor_type.shape.dim)
-    shapes = _Shapes(named)
-    values: dict[str, Value] = {}
-    constants: dict[str, Callable[[], np.ndarray]] = {}
-
-    def declare(value: ir.Value) -> None:
-        found = shapes.of_proto(inferred[value.name]) if value.name in inferred else (None, None)
-        if found[0] is None or found[1] is None:
-            declared = shapes.of_value(value)
-            found = found[0] or declared[0], found[1] or declared[1]
-        values[value.name or ""] = Value(value.name or "", *found)
-
-    for name, value in main.initializers.items():
+    for value in main.initializers.values():
         if value.const_value is not None:
-            constants[name] = value.const_value.numpy
-            values[name] = Value(name, *shapes.of_value(value))
-    inputs = [value for value in main.inputs if value.name not in constants]
+            view.add_constant(value, view.shapes.of_value(value), value.const_value.numpy)
+    inputs = [value for value in main.inputs if value.name not in view.constants]
     for value in inputs:
-        values[value.name or ""] = Value(value.name or "", *shapes.of_value(value))
-    nodes: list[Node] = []
-    names: set[str] = set()
-    for native in main:
-        if qualified(native) == "ai.onnx::Constant":
-            loaded = _constant(native)
-            if loaded is not None:
-                output = native.outputs[0].name or ""
-                tensor, load = loaded
-                constants[output] = load
-                values[output] = Value(output, *tensor)
-                continue
-        name = _unique(native.name or f"{native.op_type}_{len(nodes)}", names)
-        for output_value in native.outputs:
-            if output_value.name:
-                declare(output_value)
+        view.values[value.name or ""] = Value(value.name or "", *view.shapes.of_value(value))
+    for node in main:
+        view.add_node(node)
+    names = [[v.name or "" for v in ends] for ends in (inputs, main.outputs)]
+    return Graph(tuple(view.nodes), view.values, tuple(names[0]), tuple(names[1]), view.constants)
+
+
+class _View:
+    """A graph view in the making."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self._inferred = _inferred(proto)
+        described = (*proto.graph.input, *self._inferred.values())
+        self.shapes = _Shapes(d.dim_param for v in described for d in v.type.tensor_type.shape.dim)
+        self.values: dict[str, Value] = {}
+        self.constants: dict[str, Callable[[], np.ndarray]] = {}
+        self.nodes: list[Node] = []
+        self._names: set[str] = set()
+
+    def add_constant(self, value: ir.Value, type_: Type, load: Callable[[], np.ndarray]) -> None:
+        name = value.name or ""
+        self.constants[name] = load
+        self.values[name] = Value(name, *type_)
+
+    def add_node(self, native: ir.Node) -> None:
+        op = qualified(native)
+        constant = _constant(native) if op == "ai.onnx::Constant" else None
+        if constant is not None:
+            self.add_constant(native.outputs[0], *constant)
+            return
+        name = self._unique(native.name or f"{native.op_type}_{len(self.nodes)}")
         outputs = tuple(v.name or f"{name}:{k}" for k, v in enumerate(native.outputs))
-        for output in outputs:
-            values.setdefault(output, Value(output, None, None))
-        operands = [None if v is None else v.name or None for v in native.inputs]
-        nodes.append(Node(name, qualified(native), (*operands, *_captured(native)), outputs, native))
-    return Graph(
-        tuple(nodes),
-        values,
-        tuple(v.name or "" for v in inputs),
-        tuple(v.name or "" for v in main.outputs),
-        constants,
-    )
+        for output, value in zip(outputs, native.outputs, strict=True):
+            self.values[output] = Value(output, *self._type(value))
+        inputs = [None if v is None else v.name or None for v in native.inputs]
+        self.nodes.append(Node(name, op, (*inputs, *_captured(native)), outputs, native))
 
+    def _type(self, value: ir.Value) -> Type:
+        found = self._inferred.get(value.name or "")
+        shape, dtype = (None, None) if found is None else self.shapes.of_proto(found)
+        if shape is None or dtype is None:
+            declared = self.shapes.of_value(value)
+            shape, dtype = declared[0] if shape is None else shape, dtype or declared[1]
+        return shape, dtype
 
-def _unique(name: str, taken: set[str]) -> str:
-    if name in taken:
-        name = next(other for k in count(1) if (other := f"{name}_{k}") not in taken)
-    taken.add(name)
-    return name
+    def _unique(self, name: str) -> str:
+        if name in self._names:
+            name = next(free for k in count(1) if (free := f"{name}_{k}") not in self._names)
+        self._names.add(name)
+        return name
 
 
 def _constant(node: ir.Node) -> tuple[Type, Callable[[], np.ndarray]] | None:

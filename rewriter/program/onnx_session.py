@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rewriter.errors import InputError
-from rewriter.program.onnx_file import payload, skeleton
+from rewriter.program.onnx_tensors import payload, skeleton
 from rewriter.program.onnx_wire import splice_payloads
 
 __all__ = ["Session"]
@@ -47,7 +47,11 @@ class Session:
         self._source = source
         proto, payloads = skeleton(model)
         shared = [p for p in payloads if p.initializer is not None and p.tensor.dtype.bitwidth >= 8]
-        inline = {k: p.tensor for k, p in enumerate(payloads) if p.initializer is None or p.tensor.dtype.bitwidth < 8}
+        inline = {
+            k: p.tensor
+            for k, p in enumerate(payloads)
+            if p.initializer is None or p.tensor.dtype.bitwidth < 8
+        }
         message = b"".join(
             splice_payloads(
                 proto.SerializeToString(), lambda key: payload(inline[key]) if key in inline else None
@@ -55,7 +59,7 @@ class Session:
         )
         self._arrays = [_aligned(p.tensor) for p in shared]  # ONNX Runtime reads them in place
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # failures are exceptions already
         if shared:
             options.add_external_initializers(
                 [p.initializer for p in shared],
@@ -74,7 +78,9 @@ class Session:
         try:
             if not any(dtype for _, dtype in self._outputs) and not any(self._inputs.values()):
                 return list(self._session.run(None, feed))
-            values = {name: self._value(np.ascontiguousarray(x), self._inputs[name]) for name, x in feed.items()}
+            values = {
+                name: self._value(np.ascontiguousarray(x), self._inputs[name]) for name, x in feed.items()
+            }
             results = self._session.run_with_ort_values([name for name, _ in self._outputs], values)
         except self._failures as error:
             raise InputError(f"ONNX Runtime cannot run {self._source}: {_first_line(error)}.") from error
@@ -104,4 +110,3 @@ def _copied(value: Any, dtype: ir.DataType) -> np.ndarray:
 
 def _first_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-

@@ -81,7 +81,9 @@ def _fields(data: memoryview, at: int, end: int) -> Iterator[_Field]:
         else:
             raise WireError(f"byte {start} begins a field of wire type {wire}, which ONNX does not use")
         if at > end or number == 0:
-            raise WireError(f"the field at byte {start} ends at byte {at}, after its message ends at byte {end}")
+            raise WireError(
+                f"the field at byte {start} ends at byte {at}, after its message ends at byte {end}"
+            )
         yield _Field(number, wire, start, body, at)
 
 

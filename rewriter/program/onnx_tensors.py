@@ -1,0 +1,226 @@
+"""The large tensors of an ONNX model, apart from its structure: views of files, and messages without them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from rewriter.errors import InputError
+from rewriter.program.onnx_wire import INLINE
+
+__all__ = ["Payload", "attach", "map_tensors", "payload", "skeleton"]
+
+_LARGE = 1024  # bytes; smaller tensors stay in the message
+
+Replace = Callable[[ir.TensorProtocol, str | None, bool], ir.TensorProtocol | None]
+"""From a tensor, the name of the main graph's initializer it is, and whether it is an attribute."""
+
+
+def _replace_tensors(model: ir.Model, replace: Replace) -> list[Callable[[], None]]:
+    """Replace the tensors of a model where ``replace`` gives another; return what undoes it."""
+    undo: list[Callable[[], None]] = []
+    functions = model.functions.values()
+    for graph in (*model.graphs(), *(g for f in functions for g in f.subgraphs())):
+        for value in graph.initializers.values():
+            old = value.const_value
+            new = None if old is None else replace(old, value.name if graph is model.graph else None, False)
+            if new is not None:
+                value.const_value = new
+                undo.append(partial(setattr, value, "const_value", old))
+    owners: list[ir.Graph | ir.Function] = [model.graph, *functions]
+    for owner in owners:
+        for node in ir.traversal.RecursiveGraphIterator(owner):
+            for name, attribute in list(node.attributes.items()):
+                if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
+                    continue
+                new = replace(attribute.as_tensor(), None, True)
+                if new is not None:
+                    node.attributes[name] = ir.AttrTensor(name, new, attribute.doc_string)
+                    undo.append(partial(node.attributes.__setitem__, name, attribute))
+    return undo
+
+
+# reading
+
+
+def map_tensors(model: ir.Model, data: Callable[[ir.ExternalTensor], memoryview], path: str) -> bool:
+    """Replace external tensors by views of the bytes they lie in, and check all others.
+
+    Parameters
+    ----------
+    model
+        The model as its message describes it.
+    data
+        Gives the file that a tensor lies in.
+    path
+        What error messages call the model.
+
+    Returns
+    -------
+    bool
+        Whether a tensor lies in another file than the model.
+
+    Raises
+    ------
+    InputError
+        If the data of a tensor does not fit its type and shape, or lies outside its file.
+    """
+    external = False
+
+    def mapped(
+        tensor: ir.TensorProtocol, initializer: str | None, attribute: bool
+    ) -> ir.TensorProtocol | None:
+        nonlocal external
+        if not isinstance(tensor, ir.ExternalTensor):
+            _check_small(tensor, path)
+            return None
+        _dims(tensor, path)
+        external |= os.fspath(tensor.location) != INLINE
+        return _view(tensor, data(tensor), path)
+
+    _replace_tensors(model, mapped)
+    return external
+
+
+def _dims(tensor: ir.TensorProtocol, path: str) -> tuple[int, ...]:
+    dims = tuple(int(n) for n in tensor.shape.numpy())
+    if any(n < 0 for n in dims):
+        raise InputError(f"{path}: tensor {_quoted(tensor)} has shape {dims}; sizes are not negative.")
+    return dims
+
+
+def _quoted(tensor: ir.TensorProtocol) -> str:
+    return repr((tensor.name or "")[:80])
+
+
+def _view(tensor: ir.ExternalTensor, data: memoryview, path: str) -> ir.TensorProtocol:
+    dims, dtype, name = _dims(tensor, path), tensor.dtype, _quoted(tensor)
+    if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
+        raise InputError(
+            f"{path}: tensor {name} has type {dtype.name}, which cannot lie outside the message."
+        )
+    size = int(np.prod(dims, dtype=object))
+    length, start = -(-size * dtype.bitwidth // 8), tensor.offset or 0
+    if tensor.length is not None and tensor.length != length:
+        raise InputError(
+            f"{path}: tensor {name} of type {dtype.name} and shape {dims} has {tensor.length} bytes; "
+            f"expected {length}."
+        )
+    if start + length > len(data):
+        raise InputError(
+            f"{path}: tensor {name} takes bytes {start} to {start + length} of a file of {len(data)}; "
+            "the file is truncated or belongs to another model."
+        )
+    about = dict(tensor.metadata_props)
+    shape = ir.Shape(dims)
+    if dtype.bitwidth < 8:
+        raw = np.frombuffer(data, np.uint8, length, start)
+        return ir.PackedTensor(
+            raw, dtype, shape=shape, name=tensor.name, doc_string=tensor.doc_string, metadata_props=about
+        )
+    array = np.frombuffer(data, dtype.numpy(), size, start) if size else np.empty(0, dtype.numpy())
+    return ir.Tensor(
+        array.reshape(dims),
+        dtype,
+        shape=shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=about,
+    )
+
+
+def _check_small(tensor: ir.TensorProtocol, path: str) -> None:
+    """Check that a tensor in the message has the elements that its shape promises."""
+    dims = _dims(tensor, path)
+    size = int(np.prod(dims, dtype=object))
+    try:
+        if isinstance(tensor, ir.StringTensor):
+            found = len(tensor.string_data())
+        elif isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.raw.HasField("raw_data"):
+            found, size = len(tensor.raw.raw_data), -(-size * tensor.dtype.bitwidth // 8)
+        else:
+            found = tensor.numpy().size
+    except (ValueError, TypeError, OverflowError):
+        found = -1
+    if found != size:
+        raise InputError(
+            f"{path}: the data of tensor {_quoted(tensor)} does not fit its type {tensor.dtype.name} and "
+            f"its shape {dims}."
+        )
+
+
+# writing
+
+
+@dataclass(frozen=True)
+class Payload:
+    """A large tensor that was left out of a message.
+
+    Parameters
+    ----------
+    tensor
+        The tensor.
+    initializer
+        Its name, if it is an initializer of the main graph.
+    attribute
+        Whether it belongs to a node.
+    """
+
+    tensor: ir.TensorProtocol
+    initializer: str | None
+    attribute: bool
+
+
+def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, list[Payload]]:
+    """Return the model as a message without its large tensors, and these tensors.
+
+    A large tensor is external data at `INLINE` whose offset is its index in the list.
+    """
+    out: list[Payload] = []
+
+    def stub(tensor: ir.TensorProtocol, initializer: str | None, attribute: bool) -> ir.TensorProtocol | None:
+        small = isinstance(tensor, ir.serde.TensorProtoTensor | ir.StringTensor)
+        if small or tensor.nbytes <= _LARGE:
+            return None
+        out.append(Payload(tensor, initializer, attribute))
+        return ir.ExternalTensor(
+            INLINE,
+            len(out) - 1,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )
+
+    undo = _replace_tensors(model, stub)
+    try:
+        return ir.serde.serialize_model(model), out
+    finally:
+        for restore in undo:
+            restore()
+
+
+def attach(model: ir.Model, payloads: list[Payload]) -> None:
+    """Put the tensors that `skeleton` left out back into a model made of its message."""
+
+    def found(
+        tensor: ir.TensorProtocol, initializer: str | None, attribute: bool
+    ) -> ir.TensorProtocol | None:
+        return payloads[tensor.offset or 0].tensor if isinstance(tensor, ir.ExternalTensor) else None
+
+    _replace_tensors(model, found)
+
+
+def payload(tensor: ir.TensorProtocol) -> bytes | memoryview:
+    """Return the raw data of a tensor, not copied where it lies in memory as the format wants it."""
+    if tensor.dtype.bitwidth < 8 or not isinstance(tensor, ir.Tensor):
+        return tensor.tobytes()
+    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
