@@ -77,16 +77,16 @@ class Window(Form):
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:
         band = site.facts.band
-        if band is None or band.offset == ZERO:
-            if band is None and site.queries != site.keys:
-                return (
-                    f"{site.id} has {site.queries} queries and {site.keys} keys and no proved position of one"
-                    " among the other, as in cross-attention; a window needs both on one axis"
-                )
-            return None
+        if band is None:
+            if site.queries == site.keys:
+                return None
+            return (
+                f"{site.id} has {site.queries} queries and {site.keys} keys and no proved position of one among"
+                " the other, as in cross-attention; a window needs both on one axis"
+            )
         if not (band.offset.at_least(0) and (site.keys - site.queries - band.offset).at_least(0)):
             return f"{site.id}: query 0 stands at key {band.offset}, not proved to lie among {site.keys} keys"
-        if self.sinks and not band.causal:
+        if self.sinks and band.offset != ZERO and not band.causal:
             return (
                 f"{site.id}: sinks need a causal site or one that starts at key 0, not at key {band.offset}"
             )

@@ -21,8 +21,8 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
     """Emit a window along one axis; ``[B, H, I, E]``.
 
     Query ``i`` at ``p = i + offset`` sees keys ``p - back … p + ahead`` and the first ``sinks``, as far
-    as the site's own band lets it. Tiles cover ``T`` consecutive queries and the ``back + T + ahead`` keys around
-    them, clamped at the ends (the mask hides what was clamped), so that lengths may be dynamic.
+    as the site's own band lets it. Tiles cover ``T`` consecutive queries and the ``back + T + ahead`` keys
+    around them, clamped at the ends (the mask hides what was clamped), so that lengths may be dynamic.
     """
     queries, keys, dtype = a.shape["I"], a.shape["J"], e.dtype(a.q)
     offset = a.band.offset if a.band is not None else ZERO

@@ -1,0 +1,87 @@
+"""Passes: what a user applies to a program. One file per pass; the file name is the name of its form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from rewriter.errors import InputError
+
+if TYPE_CHECKING:
+    from rewriter.engine import Pass
+    from rewriter.forms import Form
+    from rewriter.passes.softmax import SoftmaxAttention
+    from rewriter.passes.window import WindowAttention
+    from rewriter.program.program import Program
+
+__all__ = ["CATALOG", "Sequential", "SoftmaxAttention", "WindowAttention", "form_type", "get", "parse_form"]
+
+CATALOG = {
+    "softmax": "rewriter.passes.softmax:SoftmaxAttention",
+    "window": "rewriter.passes.window:WindowAttention",
+}
+"""Name of the form -> where the pass is; imported when it is asked for."""
+
+
+def get(name: str) -> type[Pass]:
+    """Return the pass of a form.
+
+    Raises
+    ------
+    InputError
+        When there is none; the message lists what there is.
+    """
+    if name not in CATALOG:
+        raise InputError(f"there is no form {name!r}; there are {', '.join(sorted(CATALOG))}")
+    module, _, attribute = CATALOG[name].partition(":")
+    found: type[Pass] = getattr(import_module(module), attribute)
+    return found
+
+
+def form_type(name: str) -> type[Form]:
+    """Return the class of a form by its name; see `get`."""
+    return get(name).form_type
+
+
+def parse_form(text: str) -> Form:
+    """Read ``window:window=512,sinks=4``.
+
+    Raises
+    ------
+    InputError
+        When the form or a parameter is unknown, or a value is not allowed.
+    """
+    name, _, settings = text.strip().partition(":")
+    kind = form_type(name.strip())
+    try:
+        return kind.parse([s for s in settings.split(",") if s.strip()])
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+class Sequential:
+    """Passes applied one after the other, each to the result of the one before.
+
+    Parameters
+    ----------
+    passes
+        In order.
+    """
+
+    def __init__(self, *passes: Pass) -> None:
+        self.passes: Sequence[Pass] = passes
+
+    def __call__(self, program: Program) -> Program:
+        """Return the program that the last pass returns."""
+        for step in self.passes:
+            program = step(program)
+        return program
+
+
+def __getattr__(name: str) -> Any:
+    for target in CATALOG.values():
+        module, _, attribute = target.partition(":")
+        if attribute == name:
+            return getattr(import_module(module), attribute)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,372 @@
+"""Applying forms to sites: legality, build, verification, and one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypedDict, Unpack
+
+from rewriter.algebra.evaluate import bind
+from rewriter.forms import Cost, Fidelity, Form
+from rewriter.lower.canonical import replacement
+from rewriter.lower.errors import EmitError
+from rewriter.plan import Plan
+from rewriter.program.program import Arrays, Program, Replacement
+from rewriter.selectors import Selector
+from rewriter.sites.site import AttentionSite
+from rewriter.verify.activations import recorded
+from rewriter.verify.data import Data
+from rewriter.verify.inputs import generated_cases
+from rewriter.verify.metrics import relative
+from rewriter.verify.probes import Probe, probes
+from rewriter.verify.progress import Progress, silent
+from rewriter.verify.running import first_line, runtime_errors
+from rewriter.verify.site import SiteCheck, check_replacement, native_new
+
+__all__ = ["Applied", "Options", "Pass", "Rewriting", "Step", "rewrite"]
+
+Step = tuple[Form, Selector]
+"""A form and the sites it is for."""
+
+DATA_LIMIT = 4
+"""Recorded inputs that per-site errors are measured on."""
+
+SCORES_LIMIT = 1 << 27
+"""Scores that all probes of one site may evaluate in float64: larger sites get fewer probes."""
+
+
+class Options(TypedDict, total=False):
+    """What a pass passes on to `rewrite`."""
+
+    data: Data | None
+    seed: int
+    verify: bool
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What happened at one site.
+
+    Parameters
+    ----------
+    site
+        Its id.
+    form
+        ``window:window=512,sinks=4``.
+    fidelity
+        What the form is for this site.
+    committed
+        Whether the program that was returned computes the site this way.
+    reason
+        Why not, in a sentence; None if it is committed.
+    check
+        What the probes found, or None where none ran.
+    error
+        ``‖new - original‖ / ‖original‖`` at the site, alone: on recorded activations (root mean square
+        over inputs) where there are any, else on the worst probe; None where nothing was measured.
+    measured_on
+        ``"data"``, ``"generated input"`` (to rank sites without data), ``"probes"`` or None.
+    before, after
+        What the site costs as it is and in the form.
+    """
+
+    site: str
+    form: str
+    fidelity: Fidelity
+    committed: bool
+    reason: str | None
+    check: SiteCheck | None
+    error: float | None
+    measured_on: str | None
+    before: Cost
+    after: Cost
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; symbolic costs are texts."""
+        found: dict[str, Any] = {
+            "site": self.site,
+            "form": self.form,
+            "fidelity": self.fidelity.value,
+            "committed": self.committed,
+            "reason": self.reason,
+            "error": self.error,
+            "measured_on": self.measured_on,
+            "flops_before": self.before.flops.plain(),
+            "flops_after": self.after.flops.plain(),
+        }
+        if self.check is not None:
+            found["float64_error"] = self.check.error
+            found["float64_error_of_original"] = self.check.original_error
+            found["float64_tolerance"] = self.check.tolerance
+            found["probes"] = self.check.probes
+        return found
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """The record of one rewrite.
+
+    Parameters
+    ----------
+    plan
+        What was committed; replaying it on the original gives the same program.
+    sites
+        One entry per site that a form was wanted for, in graph order.
+    """
+
+    plan: Plan
+    sites: tuple[Applied, ...]
+
+    @property
+    def committed(self) -> tuple[Applied, ...]:
+        """Sites that were rewritten."""
+        return tuple(s for s in self.sites if s.committed)
+
+    @property
+    def refused(self) -> tuple[Applied, ...]:
+        """Sites that were left as they were, each with the reason."""
+        return tuple(s for s in self.sites if not s.committed)
+
+    @property
+    def exact(self) -> bool:
+        """Whether everything that was committed claims to be the same function."""
+        return all(s.fidelity is Fidelity.EXACT for s in self.committed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {"exact": self.exact, "sites": [s.to_dict() for s in self.sites]}
+
+
+class Pass:
+    """Applies one form to the sites of a program: ``new = WindowAttention(window=256, sinks=4)(program)``.
+
+    Parameters
+    ----------
+    form
+        What the sites get.
+    select
+        Which sites; see `rewriter.selectors`.
+    options
+        Passed on to `rewrite`.
+
+    Attributes
+    ----------
+    report
+        What the last call did, or None.
+    """
+
+    form_type: ClassVar[type[Form]]
+
+    def __init__(self, form: Form, select: str | Selector = "all", **options: Unpack[Options]) -> None:
+        self.form = form
+        self.selector = Selector.parse(select) if isinstance(select, str) else select
+        self.options = options
+        self.report: Rewriting | None = None
+
+    def __call__(self, program: Program) -> Program:
+        """Return a program in which the selected sites that the form is legal for are rewritten."""
+        rewritten, self.report = rewrite(program, [(self.form, self.selector)], **self.options)
+        return rewritten
+
+
+def rewrite(
+    program: Program,
+    steps: Plan | Sequence[Step],
+    *,
+    data: Data | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> tuple[Program, Rewriting]:
+    """Rewrite sites of a program.
+
+    Every site is checked for legality, built, and verified on probes in the native runtime by itself; all
+    that pass are committed in one edit. A site that does not pass is left as it was.
+
+    Parameters
+    ----------
+    program
+        The original; it is not changed.
+    steps
+        A plan, or forms with selectors. Where several select a site, the last one counts.
+    data
+        Recorded inputs: per-site errors are measured on the first few, and ``best=`` ranks by them.
+    seed
+        Of the probes.
+    verify
+        False skips the probes.
+    progress
+        Told what is being done.
+
+    Returns
+    -------
+    tuple
+        The new program (the original itself if nothing was committed) and the record.
+
+    Raises
+    ------
+    InputError
+        When a selector or a plan does not fit the program, or the data does not.
+    """
+    engine = _Engine(program, data, seed, verify, progress or silent)
+    wanted = steps.assignments(program) if isinstance(steps, Plan) else engine.resolve(steps)
+    return engine.commit(wanted)
+
+
+class _Engine:
+    """One rewrite in progress: the original, its recorded activations, and what is verified already."""
+
+    def __init__(
+        self, program: Program, data: Data | None, seed: int, verify: bool, progress: Progress
+    ) -> None:
+        self._program, self._data, self._seed, self._verify = program, data, seed, verify
+        self._progress = progress
+        self._measured_on = "data" if data is not None else "generated input"
+        self._errors: dict[tuple[str, str], float | str] = {}
+        self._verified: set[tuple[str, str]] = set()
+
+    def resolve(self, steps: Sequence[Step]) -> list[tuple[AttentionSite, Form]]:
+        """Return which site gets which form."""
+        chosen: dict[str, tuple[AttentionSite, Form]] = {}
+        for form, selector in steps:
+            sites = selector.candidates(self._program.sites)
+            if selector.best is not None:
+                sites = self._best(form, sites, selector)
+            chosen.update((site.id, (site, form)) for site in sites)
+        return [chosen[site.id] for site in self._program.sites if site.id in chosen]
+
+    def commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
+        """Verify every assignment and make the edits that pass."""
+        if self._data is not None:
+            self._measure([(site, form) for site, form in wanted if form.why_not(site) is None])
+        results: list[tuple[Applied, Replacement | None]] = []
+        for at, (site, form) in enumerate(wanted):
+            self._progress("verifying sites", at, len(wanted))
+            results.append(self._apply(site, form))
+        self._progress("verifying sites", len(wanted), len(wanted))
+        edits = [edit for _, edit in results if edit is not None]
+        made = [pair for pair, (_, edit) in zip(wanted, results, strict=True) if edit is not None]
+        rewritten = self._program.replace(edits) if edits else self._program
+        return rewritten, Rewriting(Plan.of(self._program, made), tuple(applied for applied, _ in results))
+
+    def _apply(self, site: AttentionSite, form: Form) -> tuple[Applied, Replacement | None]:
+        fidelity, measured = form.fidelity(site), self._errors.get((site.id, str(form)))
+        before, after = _dense(site), form.cost(site)
+        applied = Applied(site.id, str(form), fidelity, False, None, None, None, None, before, after)
+        reason = form.why_not(site)
+        if reason is not None:
+            return replace(applied, reason=reason), None
+        if isinstance(measured, str):
+            return replace(applied, reason=measured), None
+        if measured is not None:
+            applied = replace(applied, error=measured, measured_on=self._measured_on)
+        edit = replacement(site, form.emit, {"form": str(form), "fidelity": fidelity.value})
+        if self._verify:
+            try:
+                with _refusing(form, "the probes"):
+                    check = self._check(site, form, edit)
+            except _RefusedError as error:
+                return replace(applied, reason=str(error)), None
+            applied = replace(applied, check=check)
+            if measured is None and check.probes:
+                applied = replace(applied, error=check.deviation, measured_on="probes")
+            if not check.ok:
+                return replace(applied, reason=check.reason), None
+        if applied.error is not None:
+            edit = replace(edit, metadata={**edit.metadata, "error": f"{applied.error:.3g}"})
+        return replace(applied, committed=True), edit
+
+    def _check(self, site: AttentionSite, form: Form, edit: Replacement) -> SiteCheck:
+        """Run all probes, or one where an equal site in the same form has passed them."""
+        made = probes(site, self._program, self._seed)
+        key = (site.signature, str(form))
+        chosen = _affordable(site, made)[:1] if key in self._verified else _affordable(site, made)
+        check = check_replacement(self._program, site, form, edit, chosen)
+        if check.ok:
+            self._verified.add(key)
+        return check
+
+    def _best(
+        self, form: Form, sites: Sequence[AttentionSite], selector: Selector
+    ) -> tuple[AttentionSite, ...]:
+        """Return the fraction of sites where the form is closest to the original, of those it is legal for."""
+        legal = [site for site in sites if form.why_not(site) is None]
+        self._measure([(site, form) for site in legal])
+        errors = {site.id: self._errors[site.id, str(form)] for site in legal}
+        ranked = sorted((error, site_id) for site_id, error in errors.items() if not isinstance(error, str))
+        kept = {site_id for _, site_id in ranked[: selector.keep(len(legal))]}
+        return tuple(site for site in sites if site.id in kept)
+
+    def _measure(self, pairs: Sequence[tuple[AttentionSite, Form]]) -> None:
+        """Measure what is not measured yet, on activations: all sites on one input at a time."""
+        pending = [(site, form) for site, form in pairs if (site.id, str(form)) not in self._errors]
+        if not pending:
+            return
+        sites = tuple({site.id: site for site, _ in pending}.values())
+        squares = dict.fromkeys(((site.id, str(form)) for site, form in pending), 0.0)
+        inputs = 0
+        for arrays in recorded(self._program, sites, self._inputs(), DATA_LIMIT):
+            inputs += 1
+            for at, (site, form) in enumerate(pending):
+                self._progress("measuring sites", at, len(pending))
+                key = (site.id, str(form))
+                try:
+                    squares[key] += self._deviation(site, form, arrays) ** 2
+                except _RefusedError as error:
+                    self._errors[key] = str(error)
+            pending = [(site, form) for site, form in pending if (site.id, str(form)) not in self._errors]
+        self._errors.update({k: (v / inputs) ** 0.5 for k, v in squares.items() if k not in self._errors})
+
+    def _inputs(self) -> Data:
+        """Return the data, or one generated input where there is none."""
+        if self._data is not None:
+            return self._data
+        return [next(generated_cases(self._program, self._seed)).inputs]
+
+    def _deviation(self, site: AttentionSite, form: Form, arrays: Arrays) -> float:
+        """Return the relative error of a form at a site on recorded values; refuse it where it is wrong."""
+        edit = replacement(site, form.emit, {})
+        with _refusing(form, "the recorded activations"):
+            if self._verify and _scores(self._program, site, arrays) <= SCORES_LIMIT:
+                check = check_replacement(
+                    self._program, site, form, edit, [Probe("recorded activations", arrays)]
+                )
+                if check.reason is not None:
+                    raise _RefusedError(check.reason)
+                return check.deviation
+            return relative(arrays[site.output], native_new(self._program, edit, arrays)(arrays))
+
+
+class _RefusedError(Exception):
+    """A form cannot be used at a site; the message is the reason."""
+
+
+@contextmanager
+def _refusing(form: Form, what: str) -> Iterator[None]:
+    """Turn every way in which a target fails into a refusal."""
+    try:
+        yield
+    except EmitError as error:
+        raise _RefusedError(f"{form.name} cannot be written for this target: {error}") from error
+    except runtime_errors() as error:
+        raise _RefusedError(f"{form.name} could not be run on {what}: {first_line(error)}") from error
+
+
+def _scores(program: Program, site: AttentionSite, arrays: Arrays) -> int:
+    """Return how many scores a site has on given inputs."""
+    sizes = bind([program.prims()[name] for name in site.inputs], arrays)
+    return int((site.batch * site.heads * site.queries * site.keys).substitute(sizes))
+
+
+def _dense(site: AttentionSite) -> Cost:
+    from rewriter.kernels.softmax.form import dense_cost
+
+    return dense_cost(site, site.keys)
+
+
+def _affordable(site: AttentionSite, made: Sequence[Probe]) -> Sequence[Probe]:
+    """Return the first probes, as many as the float64 evaluation can be afforded on; one at least."""
+    scores = (site.batch * site.heads * site.queries * site.keys).known()
+    return made if scores is None else made[: max(1, SCORES_LIMIT // max(1, scores))]

@@ -1,0 +1,145 @@
+"""Which sites a form is applied to: ``all``, ``attention.3``, ``0-5``, ``causal``, ``best=0.5``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rewriter.errors import InputError
+
+if TYPE_CHECKING:
+    from rewriter.forms import Form
+    from rewriter.sites.site import AttentionSite
+
+__all__ = ["FACTS", "Selector", "parse_apply"]
+
+FACTS: dict[str, Callable[[AttentionSite], bool]] = {
+    "causal": lambda site: site.facts.band is not None and site.facts.band.causal,
+    "cross": lambda site: site.queries != site.keys,
+    "dense": lambda site: site.facts.dense,
+    "self": lambda site: site.queries == site.keys,
+    "window": lambda site: site.facts.band is not None and site.facts.band.left is not None,
+}
+"""Words that select by what is proved of a site."""
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_BEST = re.compile(r"best=(\d*\.?\d+)")
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A choice of sites.
+
+    Terms are separated by commas. Ids, numbers and ranges (ends included) add up; ``all``, or none of these,
+    is every site. Words of `FACTS` then keep the sites that have all of the facts. ``best=F`` keeps that
+    fraction of them (rounded to the nearest number of sites, at least one): those where the form is closest
+    to the original.
+
+    Parameters
+    ----------
+    text
+        As it was written.
+    numbers
+        Ranges of site numbers (``attention.3`` and ``3`` are 3), or None for every site.
+    facts
+        Words of `FACTS`.
+    best
+        Fraction, or None.
+    """
+
+    text: str = "all"
+    numbers: tuple[range, ...] | None = None
+    facts: tuple[str, ...] = ()
+    best: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Selector:
+        """Read a selector.
+
+        Raises
+        ------
+        InputError
+            When a term is none of the above; the message lists them.
+        """
+        numbers: list[range] = []
+        facts: list[str] = []
+        best: float | None = None
+        for term in (t.strip() for t in text.split(",")):
+            if term == "all":
+                continue
+            if term in FACTS:
+                facts.append(term)
+            elif matched := _BEST.fullmatch(term):
+                best = float(matched[1])
+                if not 0 < best <= 1:
+                    raise InputError(f"selector {text!r}: best is {matched[1]}; expected a fraction up to 1")
+            elif found := _numbers(term):
+                numbers.append(found)
+            else:
+                raise InputError(
+                    f"selector {text!r}: cannot read {term!r}; expected all, a site id such as attention.3, a"
+                    f" number or range such as 0-5, best=0.5, or one of {', '.join(FACTS)}"
+                )
+        return cls(text, tuple(numbers) or None, tuple(facts), best)
+
+    def candidates(self, sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
+        """Return the selected sites before `best` is applied, in graph order.
+
+        Raises
+        ------
+        InputError
+            When it names a site that there is not, or selects none.
+        """
+        chosen = list(sites)
+        if self.numbers is not None:
+            known = {_number(site) for site in sites}
+            missing = sorted({end for r in self.numbers for end in (r[0], r[-1])} - known)
+            if missing:
+                have = f"{sites[0].id} to {sites[-1].id}" if sites else "no sites"
+                raise InputError(
+                    f"selector {self.text!r}: there is no site {missing[0]}; the model has {have}"
+                )
+            chosen = [site for site in sites if any(_number(site) in r for r in self.numbers)]
+        chosen = [site for site in chosen if all(FACTS[fact](site) for fact in self.facts)]
+        if not chosen:
+            raise InputError(f"selector {self.text!r} selects none of the {len(sites)} sites of the model")
+        return tuple(chosen)
+
+    def keep(self, count: int) -> int:
+        """Return how many of ``count`` candidates `best` keeps."""
+        return count if self.best is None else max(1, round(self.best * count))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def parse_apply(text: str) -> tuple[Form, Selector]:
+    """Read ``FORM[:k=v,…][@SELECTOR]``.
+
+    Raises
+    ------
+    InputError
+        When the form, a parameter or the selector cannot be read.
+    """
+    from rewriter.passes import parse_form
+
+    form, at, selector = text.partition("@")
+    if at and not selector.strip():
+        raise InputError(f"{text!r}: nothing after @; expected a selector such as all or 0-5")
+    return parse_form(form), Selector.parse(selector) if at else Selector()
+
+
+def _numbers(term: str) -> range:
+    """Return the numbers that a term names; none if it names no site."""
+    word, dot, tail = term.rpartition(".")
+    matched = _RANGE.fullmatch(tail if dot and word.isidentifier() else term)
+    if matched is None:
+        return range(0)
+    first = int(matched[1])
+    return range(first, int(matched[2] or first) + 1)
+
+
+def _number(site: AttentionSite) -> int:
+    return int(site.id.rpartition(".")[2])
