@@ -14,7 +14,7 @@ from rewriter.report.text import figure, heads, share
 from rewriter.verify.binding import Binding
 from rewriter.verify.validation import OutputReport, ValidationReport
 
-__all__ = ["inspection_view", "table", "validation_view", "verdict_line"]
+__all__ = ["inspection_view", "spaced", "table", "validation_view", "verdict_line"]
 
 
 def table(*columns: str, title: str | None = None, give: Sequence[str] = ()) -> Table:
@@ -50,6 +50,17 @@ def table(*columns: str, title: str | None = None, give: Sequence[str] = ()) -> 
             min_width=6 if name in yields else None,
         )
     return made
+
+
+def spaced(parts: Sequence[RenderableType]) -> Group:
+    """Return the parts with an empty line around every table."""
+    lines: list[RenderableType] = []
+    for part in parts:
+        if isinstance(part, Table):
+            lines += ["", part] if lines else [part]
+        else:
+            lines += ["", part] if lines and isinstance(lines[-1], Table) else [part]
+    return Group(*lines)
 
 
 def verdict_line(ok: bool, text: str) -> Text:
@@ -91,7 +102,7 @@ def inspection_view(
         parts.append(view)
     if not sites and not refused:
         parts.append(Text("Nothing here looks like attention."))
-    return _spaced(parts)
+    return spaced(parts)
 
 
 def _sites(sites: Iterable[Mapping[str, Any]], shares: Mapping[str, float]) -> Table:
@@ -128,18 +139,7 @@ def validation_view(report: ValidationReport) -> RenderableType:
     for outcome in report.budget:
         parts.append(verdict_line(outcome.ok, str(outcome)))
     parts.append(verdict_line(report.ok, report.verdict))
-    return _spaced(parts)
-
-
-def _spaced(parts: Sequence[RenderableType]) -> Group:
-    """Return the parts with an empty line around every table."""
-    lines: list[RenderableType] = []
-    for part in parts:
-        if isinstance(part, Table):
-            lines += ["", part] if lines else [part]
-        else:
-            lines += ["", part] if lines and isinstance(lines[-1], Table) else [part]
-    return Group(*lines)
+    return spaced(parts)
 
 
 def _measures(report: ValidationReport) -> Table:

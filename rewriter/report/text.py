@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["figure", "heads", "milliseconds", "share", "times"]
+__all__ = ["figure", "heads", "milliseconds", "share", "share_of", "times"]
 
 
 def figure(number: float | None, digits: int = 3) -> str:
@@ -26,6 +26,11 @@ def share(number: float) -> str:
     """Return a share close to one without rounding it up to one."""
     text = f"{number:.4f}"
     return "<1" if text == "1.0000" and number < 1 else text
+
+
+def share_of(number: float) -> str:
+    """Return a part of a whole in percent, two digits."""
+    return f"{number * 100:.2g}%" if number < 0.1 else f"{number:.0%}"
 
 
 def heads(queries: object, keys: object) -> str:

@@ -1,0 +1,156 @@
+"""``rewriter rewrite``: apply, verify, validate, and only then write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rewriter.cli.models import open_model
+from rewriter.cli.output import emit_json, progress_bar, show
+from rewriter.cli.paths import check_output
+from rewriter.errors import InputError
+from rewriter.forms import Fidelity
+from rewriter.report.console import validation_view, verdict_line
+from rewriter.report.rewriting import rewriting_view
+from rewriter.verify.budget import Budget, parse_budgets
+
+if TYPE_CHECKING:
+    from rewriter.engine import Rewriting, Step
+    from rewriter.plan import Plan
+    from rewriter.program.program import Program
+    from rewriter.verify.validation import ValidationReport
+
+__all__ = ["Request", "rewrite_model"]
+
+SUFFIXES = {"onnx": ".onnx", "fx": ".pt2"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of one call, as they were typed."""
+
+    model: str
+    output: str
+    apply: tuple[str, ...]
+    plan: str | None
+    data: str | None
+    budget: tuple[str, ...]
+    no_budget: bool
+    target: str | None
+    inline: bool
+    seed: int
+
+
+def rewrite_model(request: Request, json: bool) -> None:
+    """Rewrite a model and write it, with its plan next to it, if it passes.
+
+    Raises
+    ------
+    InputError
+        When options contradict each other, a file cannot be read or written, or a form is approximate
+        and there is neither a budget nor ``--no-budget``.
+    """
+    budgets = _budgets(request)
+    out = check_output(request.output, [request.model])
+    plan_path = check_output(f"{request.output}.plan.json", [request.model])
+    steps = _steps(request)
+    with progress_bar() as progress:
+        progress("loading", 0, 0)
+        program = open_model(request.model)
+        _check_suffix(out, program)
+        if not budgets and not request.no_budget:
+            _refuse_approximations(program, steps)
+        from rewriter.engine import rewrite
+        from rewriter.verify.compare import validate
+
+        rewritten, done = rewrite(program, steps, data=request.data, seed=request.seed, progress=progress)
+        report = None
+        if done.committed:
+            report = validate(program, rewritten, request.data, budgets, seed=request.seed, progress=progress)
+            if report.ok:
+                progress("writing", 0, 0)
+                rewritten.save(out)
+                done.plan.save(plan_path)
+    _tell(request, out, plan_path, done, report, json)
+    if report is None or not report.ok:
+        raise typer.Exit(1)
+
+
+def _budgets(request: Request) -> tuple[Budget, ...]:
+    if request.budget and request.no_budget:
+        raise InputError("--budget and --no-budget contradict each other; give one of them")
+    return parse_budgets(request.budget)
+
+
+def _steps(request: Request) -> Plan | list[Step]:
+    if bool(request.apply) == (request.plan is not None):
+        raise InputError("give either --apply FORM (rewriter passes lists them) or --plan PLAN.json")
+    if request.plan is not None:
+        from rewriter.plan import Plan
+
+        return Plan.load(request.plan)
+    from rewriter.selectors import parse_apply
+
+    return [parse_apply(text) for text in request.apply]
+
+
+def _check_suffix(out: Path, program: Program) -> None:
+    wanted = SUFFIXES.get(program.format)
+    if wanted is not None and out.suffix != wanted:
+        raise InputError(f"output {out}: {program.source} is saved as {wanted}; expected a name that ends so")
+
+
+def _refuse_approximations(program: Program, steps: Plan | Sequence[Step]) -> None:
+    from rewriter.plan import Plan
+
+    if isinstance(steps, Plan):
+        wanted = steps.assignments(program)
+    else:
+        wanted = [(site, form) for form, selector in steps for site in selector.candidates(program.sites)]
+    for site, form in wanted:
+        if form.why_not(site) is None and form.fidelity(site) is not Fidelity.EXACT:
+            raise InputError(
+                f"{form} is {form.fidelity(site).value} at {site.id}, not exact: say how far the model"
+                " may move with --budget (such as --budget 'cos>=0.99'), or accept any measured error with --no-budget"
+            )
+
+
+def _tell(
+    request: Request, out: Path, plan: Path, done: Rewriting, report: ValidationReport | None, json: bool
+) -> None:
+    written = report is not None and report.ok
+    if json:
+        record: dict[str, Any] = {
+            "model": request.model,
+            "output": str(out) if written else None,
+            "plan": str(plan) if written else None,
+            "written": written,
+            "rewriting": done.to_dict(),
+            "validation": report.to_dict() if report is not None else None,
+        }
+        if not written:
+            record["error"] = report.verdict if report is not None else "no site was rewritten"
+        emit_json(record)
+        return
+    show(rewriting_view(done.sites))
+    if report is not None:
+        show("", validation_view(report))
+    if written:
+        show(verdict_line(True, f"written {out} ({_size(out)}) and {plan}"))
+    elif report is None:
+        show("", verdict_line(False, "no site was rewritten; nothing was written"))
+    else:
+        show(verdict_line(False, "nothing was written"))
+
+
+def _size(path: Path) -> str:
+    size = float(path.stat().st_size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}"

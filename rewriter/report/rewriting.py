@@ -1,0 +1,64 @@
+"""What a rewrite did at every site, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from rewriter.report.console import spaced, table
+from rewriter.report.cost_share import LENGTH
+from rewriter.report.text import figure, share_of
+from rewriter.verify.binding import base_symbols, bound_size
+
+if TYPE_CHECKING:
+    from rewriter.engine import Applied
+
+__all__ = ["rewriting_view", "work"]
+
+
+def rewriting_view(sites: Iterable[Applied]) -> RenderableType:
+    """Return the table of sites: form, error measured at the site alone, and what it costs now.
+
+    Sites that were left as they were follow, each with the reason.
+    """
+    sites = list(sites)
+    done = [s for s in sites if s.committed]
+    left = [s for s in sites if not s.committed]
+    parts: list[RenderableType] = []
+    if done:
+        view = table(
+            "site", "form", "fidelity", ">error", "on", ">work", "", title="Rewritten", give=["form"]
+        )
+        for s in done:
+            mark = Text("✓", style="green") if s.check is not None else Text("unverified", style="yellow")
+            view.add_row(
+                s.site, Text(s.form), s.fidelity.value, figure(s.error), s.measured_on or "", work(s), mark
+            )
+        parts.append(view)
+        parts.append(
+            Text(
+                "error: relative, at the site alone; work: operations against dense attention,"
+                f" dynamic lengths {LENGTH}",
+                style="dim",
+            )
+        )
+    if left:
+        view = table("site", "form", "why it was left as it was", title="Not rewritten")
+        for s in left:
+            view.add_row(s.site, Text(s.form), Text(s.reason or ""))
+        parts.append(view)
+    return spaced(parts)
+
+
+def work(site: Applied) -> str:
+    """Return the operations of a site in its form over those of dense attention, in percent."""
+    before, after = site.before.flops, site.after.flops
+    binding = dict.fromkeys(base_symbols([before, after]), LENGTH)
+    try:
+        whole, part = bound_size(before, binding), bound_size(after, binding)
+    except ValueError:
+        return "–"
+    return share_of(part / whole) if whole else "–"
