@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def _compute(prim: Prim, xs: list[Array], sizes: Dimensions, real: np.dtype[Any]
         case Softmax(axis, log):
             return _softmax(xs[0], axis, log)
         case Reduce(fn, axes):
-            return np.asarray(_REDUCE[fn](xs[0], axes))
+            return _REDUCE[fn](xs[0], axes)
         case Constant(load):
             array = _coerce(np.asarray(load()), real)
             return _cast(array, prim.dtype, real) if _is_float(prim.dtype) else array
@@ -244,7 +245,7 @@ def _cast(x: Array, dtype: str | None, real: np.dtype[Any]) -> Array:
     if _is_float(dtype):
         return x if x.dtype.kind == "c" else x.astype(real, copy=False)
     if dtype == "bool":
-        return x != 0
+        return np.not_equal(x, 0)
     if dtype is None or not dtype.startswith(("int", "uint")):
         return x
     whole = x.astype(np.int64, copy=False)
@@ -256,8 +257,11 @@ def _cast(x: Array, dtype: str | None, real: np.dtype[Any]) -> Array:
 # pointwise functions and reductions
 
 
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
+
+
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float64])(x).astype(np.result_type(x, np.float16))
+    return np.asarray(_ERF(x)).astype(np.result_type(x, np.float16))
 
 
 _POINTWISE: dict[str, Callable[..., Any]] = {
@@ -304,15 +308,25 @@ _POINTWISE: dict[str, Callable[..., Any]] = {
 }
 
 
-def _logsumexp(x: Array, axes: tuple[int, ...]) -> Any:
-    top = np.max(x, axis=axes, keepdims=True)
+def _extreme(x: Array, axes: tuple[int, ...], most: bool, keep: bool = False) -> Array:
+    if x.size:
+        return np.asarray((np.max if most else np.min)(x, axis=axes, keepdims=keep))
+    sign = -1 if most else 1
+    info = np.iinfo(x.dtype) if x.dtype.kind == "i" else None
+    identity = sign * np.inf if info is None else info.min if most else info.max
+    shape = np.sum(x, axis=axes, keepdims=keep).shape
+    return np.full(shape, not most if x.dtype.kind == "b" else identity, x.dtype)
+
+
+def _logsumexp(x: Array, axes: tuple[int, ...]) -> Array:
+    top = _extreme(x, axes, most=True, keep=True)
     top = np.where(np.isfinite(top), top, 0)
-    return np.log(np.sum(np.exp(x - top), axis=axes)) + np.squeeze(top, axes)
+    return np.asarray(np.log(np.sum(np.exp(x - top), axis=axes)) + np.squeeze(top, axes))
 
 
-_REDUCE: dict[str, Callable[[Array, tuple[int, ...]], Any]] = {
-    "max": lambda x, axes: np.max(x, axis=axes),
-    "min": lambda x, axes: np.min(x, axis=axes),
+_REDUCE: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
+    "max": partial(_extreme, most=True),
+    "min": partial(_extreme, most=False),
     "logsumexp": _logsumexp,
 }
 

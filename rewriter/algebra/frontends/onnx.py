@@ -14,7 +14,12 @@ import numpy as np
 
 from rewriter.algebra.evaluate import evaluate
 from rewriter.algebra.frontends.onnx_attention import ATTENTION
-from rewriter.algebra.frontends.onnx_opaque import computes_constants, lazy_outputs, opaque_shape
+from rewriter.algebra.frontends.onnx_opaque import (
+    computes_constants,
+    lazy_outputs,
+    opaque_dtype,
+    opaque_shape,
+)
 from rewriter.algebra.frontends.onnx_operators import OPERATORS
 from rewriter.algebra.frontends.onnx_scope import SMALL, Call, Known, Scope, integer_tensor
 from rewriter.algebra.frontends.onnx_shapes import follow
@@ -61,11 +66,13 @@ def translate(graph: Graph, opset: int) -> dict[str, Prim]:
     return scope.prims
 
 
-def _place_leaf(scope: Scope, name: str, why: str, shape: Sequence[Size] | None) -> None:
+def _place_leaf(
+    scope: Scope, name: str, why: str, shape: Sequence[Size] | None, dtype: str | None = None
+) -> None:
     if shape is None:
         scope.unranked.add(name)
         why = f"{why}, of unknown rank"
-    scope.prims[name] = leaf(why, shape or (), scope.dtype(name), name)
+    scope.prims[name] = leaf(why, shape or (), dtype or scope.dtype(name), name)
 
 
 def _place_constant(scope: Scope, name: str) -> None:
@@ -103,7 +110,7 @@ def _place_node(scope: Scope, node: Node) -> None:
             continue
         prim = translated[at] if at < len(translated) else None
         if prim is None:
-            _place_leaf(scope, name, call.op, opaque_shape(call, at))
+            _place_leaf(scope, name, call.op, opaque_shape(call, at), opaque_dtype(call, at))
             continue
         found = known[at] if at < len(known) else None
         array = _fold(call, prim, found) if closed or found is not None else None
@@ -165,7 +172,7 @@ def _opaque(call: Call, closed: bool) -> list[Prim | None]:
     for at, name in enumerate(call.outputs):
         shape = opaque_shape(call, at) if name else None
         static = shape is not None and all(n.static for n in shape)
-        dtype = call.scope.dtype(name) if name else None
+        dtype = opaque_dtype(call, at) if name else None
         prims.append(Prim(Constant(loaders[at]), (), shape or (), dtype) if static else None)
     return prims
 

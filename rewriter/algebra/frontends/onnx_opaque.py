@@ -15,7 +15,7 @@ from rewriter.algebra.frontends.onnx_shapes import quotient
 from rewriter.algebra.prims import Prim, matmul
 from rewriter.algebra.sizes import ONE, Size
 
-__all__ = ["computes_constants", "lazy_outputs", "opaque_shape"]
+__all__ = ["computes_constants", "lazy_outputs", "opaque_dtype", "opaque_shape"]
 
 Shape = tuple[Size, ...]
 
@@ -34,6 +34,16 @@ _KEEPS_SHAPE = frozenset(
 )
 """Operators whose first output has the shape of the first operand."""
 
+_CHANGES_DTYPE = frozenset(
+    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear IsInf Bernoulli RandomNormalLike RandomUniformLike"
+    " EyeLike Cast CastLike com.microsoft::QuantizeLinear com.microsoft::DequantizeLinear".split()
+)
+
+_SUMS_LAST = frozenset(
+    "com.microsoft::SkipLayerNormalization com.microsoft::SkipSimplifiedLayerNormalization".split()
+)
+"""Operators whose fourth output is the sum that is normalised."""
+
 _RANDOM = frozenset(
     "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial Dropout".split()
 )
@@ -41,19 +51,32 @@ _RANDOM = frozenset(
 
 def opaque_shape(call: Call, output: int) -> Shape | None:
     """Return the shape of a leaf as its operands determine it, or else as the graph states it, or None."""
-    own = _own_shape(call) if output == 0 and call.inputs and call.inputs[0] is not None else None
-    declared = call.declared(output)
+    own = _own_shape(call, output)
     if own is None:
-        return declared
+        return call.declared(output)
     return tuple(call.dim(k, len(own), output) if size is None else size for k, size in enumerate(own))
 
 
-def _own_shape(call: Call) -> Sequence[Size | None] | None:
-    x, op = call[0], call.op
-    if op in _KEEPS_SHAPE:
-        return x.shape
-    rule = _SHAPES.get(op)
-    return None if rule is None else rule(call)
+def opaque_dtype(call: Call, output: int) -> str | None:
+    """Return the dtype of a leaf as the graph states it, or as its first operand has it."""
+    stated = call.scope.dtype(call.outputs[output])
+    same = output == 0 and call.op in _KEEPS_DTYPE and call.present(0)
+    return call[0].dtype if stated is None and same else stated
+
+
+def _own_shape(call: Call, output: int) -> Sequence[Size | None] | None:
+    names = [name for name in call.node.inputs if name]
+    if not names or not call.present(0) or not call.scope.unranked.isdisjoint(names):
+        return None
+    if output:
+        return call[0].shape if call.op in _SUMS_LAST and output == 3 else None
+    if call.op in _KEEPS_SHAPE:
+        return call[0].shape
+    rule = _SHAPES.get(call.op)
+    try:
+        return None if rule is None else rule(call)
+    except (ValueError, IndexError, TypeError):
+        return None  # attributes or operands that the operator does not allow
 
 
 def _pad(call: Call) -> Sequence[Size | None] | None:
@@ -174,6 +197,49 @@ def _non_zero(call: Call) -> Sequence[Size | None]:
     return Size.of(len(call[0].shape)), None
 
 
+def _last(width: Callable[[Call], Size | None]) -> Callable[[Call], Sequence[Size | None]]:
+    """Return a rule: the shape of the first operand but for its last axis."""
+    return lambda call: (*call[0].shape[:-1], width(call))
+
+
+def _heads_width(call: Call) -> Size | None:
+    """Return the width that fused attention has after its heads are merged."""
+    q, v = call[0], call.get(2)
+    if v is None or len(v.shape) != 3:
+        return q.shape[-1] if v is not None and v.shape == q.shape else None
+    return v.shape[2]
+
+
+def _packed_width(call: Call) -> Size | None:
+    widths = call.attribute("qkv_hidden_sizes")
+    return Size.of(widths[2]) if widths else call[1].shape[1].divide(3)
+
+
+def _grouped_query(call: Call) -> Sequence[Size | None] | None:
+    if call.present(1):
+        return call[0].shape
+    heads, kv_heads = call.attribute("num_heads"), call.attribute("kv_num_heads")
+    size = call[0].shape[2].divide(heads + 2 * kv_heads)
+    return (*call[0].shape[:2], None if size is None else size * heads)
+
+
+def _embedding(call: Call) -> Sequence[Size | None]:
+    return (*call[0].shape, call[2].shape[1])
+
+
+def _quantized_product(call: Call) -> Sequence[Size | None]:
+    return matmul(call[0], call[1]).shape
+
+
+def _fused_attention(call: Call) -> Sequence[Size | None]:
+    """Return the result's shape of an ``Attention`` that cannot be taken apart."""
+    q, v = call[0].shape, call[2].shape
+    if len(q) == 4:
+        return (*q[:3], v[3])
+    width = v[2].divide(call.attribute("kv_num_heads", 0))
+    return (*q[:2], None if width is None else width * call.attribute("q_num_heads"))
+
+
 _SHAPES: dict[str, Callable[[Call], Sequence[Size | None] | None]] = {
     "Pad": _pad,
     "Conv": _conv,
@@ -192,8 +258,37 @@ _SHAPES: dict[str, Callable[[Call], Sequence[Size | None] | None]] = {
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "NonZero": _non_zero,
+    "Attention": _fused_attention,
+    "com.microsoft::Attention": _last(_packed_width),
+    "com.microsoft::QAttention": _last(_packed_width),
+    "com.microsoft::MultiHeadAttention": _last(_heads_width),
+    "com.microsoft::GroupQueryAttention": _grouped_query,
+    "com.microsoft::EmbedLayerNormalization": _embedding,
+    "com.microsoft::MatMulNBits": _last(lambda call: Size.of(call.attribute("N"))),
+    "com.microsoft::DynamicQuantizeMatMul": _quantized_product,
+    "com.microsoft::MatMulIntegerToFloat": _quantized_product,
+    "com.microsoft::FusedConv": _conv,
 }
 
+
+_KEEPS_DTYPE = (_KEEPS_SHAPE - _CHANGES_DTYPE) | {
+    "com.microsoft::Attention",
+    "com.microsoft::MultiHeadAttention",
+    "com.microsoft::GroupQueryAttention",
+    "com.microsoft::MatMulNBits",
+    "com.microsoft::DynamicQuantizeMatMul",
+    "com.microsoft::FusedConv",
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "Resize",
+    "Pad",
+    "Attention",
+    "GatherElements",
+    "GatherND",
+}
 
 _NUMBERS = {name: number for number, name in DTYPES.items()}
 
