@@ -150,7 +150,19 @@ class Gather:
 
 
 Form = (
-    Leaf | Constant | Iota | Map | Einsum | Reduce | Softmax | Reshape | Permute | Expand | Slice | Concat | Gather
+    Leaf
+    | Constant
+    | Iota
+    | Map
+    | Einsum
+    | Reduce
+    | Softmax
+    | Reshape
+    | Permute
+    | Expand
+    | Slice
+    | Concat
+    | Gather
 )
 
 POINTWISE = frozenset(
@@ -208,9 +220,7 @@ def leaf(why: str, shape: Sequence[SizeLike], dtype: str | None, value: str | No
     return Prim(Leaf(why), (), _sizes(shape), dtype, value)
 
 
-def constant(
-    array: np.ndarray | float | bool, dtype: str | None = None, value: str | None = None
-) -> Prim:
+def constant(array: np.ndarray | float | bool, dtype: str | None = None, value: str | None = None) -> Prim:
     """Return a small known value. For weights build ``Prim(Constant(load), (), shape, dtype, name)``."""
     known = np.asarray(array)
     return Prim(Constant(lambda: known), (), _sizes(known.shape), dtype or str(known.dtype), value)
@@ -237,12 +247,16 @@ def cast(x: Prim, dtype: str) -> Prim:
 
 
 def broadcast(*shapes: Sequence[Size]) -> tuple[Size, ...]:
-    """Return the numpy broadcast of shapes; of two different symbolic sizes the non-unit first one wins."""
+    """Return the numpy broadcast of shapes.
+
+    A number other than 1 wins over symbols, which can only be it or 1; of two symbols the first one wins.
+    """
     rank = max(map(len, shapes), default=0)
     result = []
     for axis in range(rank):
         sizes = [s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0]
-        result.append(next((n for n in sizes if n != ONE), ONE))
+        longer = [n for n in sizes if n != ONE]
+        result.append(next((n for n in longer if n.static), longer[0]) if longer else ONE)
     return tuple(result)
 
 
@@ -253,7 +267,9 @@ def einsum(spec: str, *operands: Prim) -> Prim:
     """
     left, output = spec.split("->")
     labels = tuple(tuple(map(ord, part)) for part in left.split(","))
-    if len(labels) != len(operands) or any(len(p) != len(x.shape) for p, x in zip(labels, operands, strict=True)):
+    if len(labels) != len(operands) or any(
+        len(p) != len(x.shape) for p, x in zip(labels, operands, strict=True)
+    ):
         raise ValueError(f"{spec!r} does not fit ranks {[len(x.shape) for x in operands]}")
     return _einsum(labels, tuple(map(ord, output)), operands)
 
@@ -262,7 +278,8 @@ def _einsum(labels: tuple[tuple[int, ...], ...], output: tuple[int, ...], operan
     sizes: dict[int, Size] = {}
     for part, x in zip(labels, operands, strict=True):
         for label, size in zip(part, x.shape, strict=True):
-            if sizes.get(label, ONE) == ONE:
+            known = sizes.get(label, ONE)
+            if known == ONE or (size.static and size != ONE and not known.static):
                 sizes[label] = size
     return Prim(Einsum(labels, output), operands, tuple(sizes[o] for o in output), operands[0].dtype)
 
