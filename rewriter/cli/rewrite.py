@@ -115,7 +115,7 @@ def _refuse_approximations(program: Program, steps: Plan | Sequence[Step]) -> No
         if form.why_not(site) is None and form.fidelity(site) is not Fidelity.EXACT:
             raise InputError(
                 f"{form} is {form.fidelity(site).value} at {site.id}, not exact: say how far the model"
-                " may move with --budget (such as --budget 'cos>=0.99'), or accept any measured error with --no-budget"
+                " may move with --budget (such as 'cos>=0.99'), or accept any measured error with --no-budget"
             )
 
 

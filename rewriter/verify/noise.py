@@ -24,6 +24,7 @@ import numpy as np
 
 from rewriter.errors import InputError
 from rewriter.program.program import Arrays, Program
+from rewriter.verify.arrays import to_numpy, to_torch
 from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import run
@@ -195,6 +196,44 @@ def perturbed_program(program: Program, seed: int) -> Program:
             return _perturbed_onnx(program, rng)
         case other:
             raise InputError(f"{program.source}: the noise floor of a {other} program cannot be measured")
+
+
+def _perturbed_fx(program: Program, rng: np.random.Generator) -> Program:
+    import copy
+
+    import torch
+    from torch.export import ExportedProgram
+
+    from rewriter.program.fx import FxProgram
+
+    assert isinstance(program, FxProgram)
+    old = program.exported
+    moved: dict[int, torch.Tensor] = {}
+
+    def shifted(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point() or tensor.numel() < LEAST_WEIGHTS:
+            return tensor
+        # weights that are shared stay equal
+        key = tensor.data_ptr()
+        if key not in moved or moved[key].shape != tensor.shape:
+            new = to_torch(perturbed(to_numpy(tensor), rng))
+            parameter = isinstance(tensor, torch.nn.Parameter)
+            moved[key] = torch.nn.Parameter(new, tensor.requires_grad) if parameter else new
+        return moved[key]
+
+    constants = {n: shifted(x) if isinstance(x, torch.Tensor) else x for n, x in old.constants.items()}
+    exported = ExportedProgram(
+        root=old.graph_module,
+        graph=copy.deepcopy(old.graph),
+        graph_signature=old.graph_signature,
+        state_dict={name: shifted(tensor) for name, tensor in old.state_dict.items()},
+        range_constraints=old.range_constraints,
+        module_call_graph=old.module_call_graph,
+        example_inputs=old.example_inputs,
+        constants=constants,
+        verifiers=list(old.verifiers),
+    )
+    return FxProgram(exported, program.source)
 
 
 def _perturbed_onnx(program: Program, rng: np.random.Generator) -> Program:
