@@ -98,7 +98,7 @@ def formula_value(
 def _sizes(program: Program, site: AttentionSite) -> dict[str, int]:
     prims = program.prims()
     symbols = sorted({s for n in (*site.inputs, site.output) for d in prims[n].shape for s in d.symbols})
-    return {s: SIZES[k % len(SIZES)] for k, s in enumerate(symbols) if s.isidentifier()}
+    return {s: SIZES[k % len(SIZES)] for k, s in enumerate(symbols)}
 
 
 def _invent(prim: Prim, sizes: dict[str, int], rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,227 @@
+"""Emits PyTorch operators: eagerly on tensors, or traced into an FX graph.
+
+Dynamic sizes are the tensors' own: a dimension of the graph is read off an operand that has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rewriter.algebra.sizes import ONE, Size, SizeLike
+from rewriter.lower.emitter import EmptyRow
+from rewriter.lower.errors import EmitError
+
+__all__ = ["TorchEmitter"]
+
+_NAMES = {
+    "and": "logical_and",
+    "or": "logical_or",
+    "not": "logical_not",
+    "xor": "logical_xor",
+    "mod": "remainder",
+    "floordiv": "floor_divide",
+}
+
+
+class TorchEmitter:
+    """An emitter whose handles are `torch.Tensor`.
+
+    Parameters
+    ----------
+    inputs
+        The tensors that the computation starts from, with their shapes in the terms of the graph.
+    """
+
+    target = "torch"
+
+    def __init__(self, inputs: Sequence[tuple[Tensor, Sequence[Size]]]) -> None:
+        self._shapes: dict[int, tuple[Size, ...]] = {}
+        self._keep: list[Tensor] = []
+        self._symbols: dict[str, Any] = {}
+        self._device = inputs[0][0].device if inputs else torch.device("cpu")
+        for tensor, shape in inputs:
+            self._known(tensor, shape)
+            for n, size in zip(tensor.shape, shape, strict=True):
+                if len(size.symbols) == 1 and size == Size.symbol(next(iter(size.symbols))):
+                    self._symbols.setdefault(next(iter(size.symbols)), n)
+        for tensor, shape in inputs:
+            for n, size in zip(tensor.shape, shape, strict=True):
+                self._solve(size, n)
+
+    def _solve(self, size: Size, n: Any) -> None:
+        """Learn a dimension from a size such as ``2*s + 1`` that has no plain occurrence."""
+        unknown = [s for s in size.symbols if s not in self._symbols]
+        if len(unknown) != 1 or any(unknown[0] in m and len(m) > 1 for m, _ in size.terms):
+            return
+        factor = next(c for m, c in size.terms if m == (unknown[0],))
+        rest = size - Size.symbol(unknown[0]) * factor
+        self._symbols[unknown[0]] = (n - self._number(rest)) // factor
+
+    def _known(self, x: Tensor, shape: Sequence[SizeLike]) -> Tensor:
+        self._shapes[id(x)] = tuple(Size.of(n) for n in shape)
+        self._keep.append(x)
+        return x
+
+    def _number(self, size: SizeLike) -> Any:
+        size = Size.of(size)
+        total: Any = 0
+        for monomial, c in size.terms:
+            part: Any = c
+            for name in monomial:
+                if name not in self._symbols:
+                    raise EmitError(f"the size {name} cannot be computed from the operands")
+                part = part * self._symbols[name]
+            total = total + part
+        return total
+
+    def _numbers(self, shape: Sequence[SizeLike]) -> list[Any]:
+        return [self._number(n) for n in shape]
+
+    def shape(self, x: Tensor) -> tuple[Size, ...]:
+        """Return the shape in the terms of the graph."""
+        if id(x) not in self._shapes:
+            raise EmitError("a tensor that this emitter did not make")
+        return self._shapes[id(x)]
+
+    def dtype(self, x: Tensor) -> str:
+        """Return the dtype's name."""
+        return str(x.dtype).removeprefix("torch.")
+
+    def reshape(self, x: Tensor, shape: Sequence[SizeLike]) -> Tensor:
+        """Row-major regrouping."""
+        return self._known(x.reshape(self._numbers(shape)), shape)
+
+    def permute(self, x: Tensor, order: Sequence[int]) -> Tensor:
+        """Reorder axes."""
+        return self._known(x.permute(list(order)), [self.shape(x)[k] for k in order])
+
+    def slice(self, x: Tensor, axis: int, start: SizeLike, size: SizeLike, step: int = 1) -> Tensor:
+        """Take a range of one axis."""
+        first, count = self._number(start), self._number(size)
+        shape = list(self.shape(x))
+        shape[axis] = Size.of(size)
+        if step == 1:
+            return self._known(x.narrow(axis, first, count), shape)
+        taken = torch.ops.aten.slice.Tensor(x, axis, first, first + (count - 1) * step + 1, step)
+        return self._known(taken, shape)
+
+    def expand(self, x: Tensor, shape: Sequence[SizeLike]) -> Tensor:
+        """Broadcast."""
+        return self._known(x.expand(self._numbers(shape)), shape)
+
+    def concat(self, xs: Sequence[Tensor], axis: int) -> Tensor:
+        """Join."""
+        shape = list(self.shape(xs[0]))
+        shape[axis] = sum((self.shape(x)[axis] for x in xs), Size())
+        return self._known(torch.cat(list(xs), axis), shape)
+
+    def pad(self, x: Tensor, axis: int, before: SizeLike, after: SizeLike, value: float = 0.0) -> Tensor:
+        """Pad one axis with a constant."""
+        behind = x.dim() - 1 - axis
+        shape = list(self.shape(x))
+        shape[axis] = shape[axis] + before + after
+        amounts = [0, 0] * behind + [self._number(before), self._number(after)]
+        return self._known(F.pad(x, amounts, value=value), shape)
+
+    def map(self, fn: str, *operands: Tensor, dtype: str | None = None) -> Tensor:
+        """Pointwise function."""
+        from rewriter.algebra.prims import broadcast
+
+        shape = broadcast(*(self.shape(x) for x in operands))
+        if fn == "cast":
+            result = operands[0].to(getattr(torch, dtype or "float32"))
+        elif fn == "identity":
+            result = operands[0].clone()
+        elif fn == "softplus":
+            result = F.softplus(operands[0])
+        else:
+            result = getattr(torch, _NAMES.get(fn, fn))(*operands)
+        return self._known(result, shape)
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        """Matrix product of operands of rank 2 or more."""
+        from rewriter.algebra.prims import broadcast
+
+        left, right = self.shape(a), self.shape(b)
+        return self._known(a @ b, (*broadcast(left[:-2], right[:-2]), left[-2], right[-1]))
+
+    def softmax(self, x: Tensor, axis: int) -> Tensor:
+        """Softmax over one axis."""
+        return self._known(x.softmax(axis), self.shape(x))
+
+    def reduce(self, fn: str, x: Tensor, axis: int) -> Tensor:
+        """Reduce one axis to size 1."""
+        shape = [ONE if k == axis % x.dim() else n for k, n in enumerate(self.shape(x))]
+        function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[fn]
+        return self._known(function(x, axis, keepdim=True), shape)
+
+    def constant(self, array: np.ndarray | float | bool, dtype: str) -> Tensor:
+        """Return a known value."""
+        known, kind = np.asarray(array), getattr(torch, dtype)
+        if known.ndim == 0:
+            return self._known(torch.full((), known.item(), dtype=kind, device=self._device), ())
+        return self._known(torch.tensor(known.tolist(), dtype=kind, device=self._device), known.shape)
+
+    def iota(self, size: SizeLike, dtype: str = "int64") -> Tensor:
+        """Count from 0."""
+        kind = getattr(torch, dtype)
+        return self._known(torch.arange(self._number(size), dtype=kind, device=self._device), [size])
+
+    def gather(self, data: Tensor, indices: Tensor, axis: int) -> Tensor:
+        """Take along an axis."""
+        old, at = self.shape(data), self.shape(indices)
+        taken = data.index_select(axis, indices.reshape(-1))
+        shape = (*old[:axis], *at, *old[axis + 1 :])
+        if len(at) == 1:
+            return self._known(taken, shape)
+        return self._known(taken.reshape([*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]]), shape)
+
+    def size(self, value: SizeLike, dtype: str = "int64") -> Tensor:
+        """Return a size as a number."""
+        number = self._number(value)
+        kind = getattr(torch, dtype)
+        if isinstance(number, int):
+            return self._known(torch.full((), number, dtype=kind, device=self._device), ())
+        return self._known(torch.ops.aten.scalar_tensor(number, dtype=kind, device=self._device), ())
+
+    def ceil_div(self, n: SizeLike, by: int) -> Size:
+        """Return ``ceil(n / by)``."""
+        size = Size.of(n)
+        if size.static:
+            return Size.of(-(-int(size) // by))
+        name = f"ceil(({size}) / {by})"
+        self._symbols[name] = (self._number(size) + (by - 1)) // by
+        return Size.symbol(name)
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float,
+        bias: Tensor | None = None,
+        causal: bool = False,
+        empty_row: EmptyRow = "never",
+    ) -> Tensor:
+        """Softmax attention by `torch.nn.functional.scaled_dot_product_attention`."""
+        shape = (*self.shape(q)[:3], self.shape(v)[3])
+        grouped = self.shape(q)[1] != self.shape(k)[1]
+        if causal and bias is not None:
+            rows = self.reshape(self.iota(self.shape(q)[2]), (1, 1, self.shape(q)[2], 1))
+            columns = self.reshape(self.iota(self.shape(k)[2]), (1, 1, 1, self.shape(k)[2]))
+            hidden = self.constant(float("-inf"), self.dtype(q))
+            bias, causal = self.map("where", self.map("le", columns, rows), bias, hidden), False
+        result = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, is_causal=causal, scale=scale, enable_gqa=grouped
+        )
+        if empty_row == "nan" and bias is not None:
+            empty = bias.amax(-1, keepdim=True) == float("-inf")
+            result = torch.where(empty, float("nan"), result)
+        return self._known(result, shape)
