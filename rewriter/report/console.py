@@ -17,6 +17,10 @@ from rewriter.verify.validation import OutputReport, ValidationReport
 __all__ = ["inspection_view", "spaced", "table", "validation_view", "verdict_line"]
 
 
+LONGEST = 24
+"""Characters of a symbolic length in a table."""
+
+
 def table(*columns: str, title: str | None = None, give: Sequence[str] = ()) -> Table:
     """Return an empty table.
 
@@ -113,7 +117,7 @@ def _sites(sites: Iterable[Mapping[str, Any]], shares: Mapping[str, float]) -> T
         view.add_row(
             s["id"],
             heads(s["heads"], s["kv_heads"]),
-            f"{s['query_length']} × {s['key_length']}",
+            f"{_length(s['query_length'])} × {_length(s['key_length'])}",
             str(s["qk_dim"]) if s["qk_dim"] == s["v_dim"] else f"{s['qk_dim']}/{s['v_dim']}",
             figure(s["scale"], 4) if isinstance(s["scale"], int | float) else str(s["scale"]),
             s["mask"],
@@ -191,6 +195,11 @@ def _failures(outputs: Sequence[OutputReport]) -> str:
         for o in outputs
         if not o.ok
     )
+
+
+def _length(size: object) -> str:
+    """Return a length; an expression too long for a table is in the JSON only."""
+    return str(size) if len(str(size)) <= LONGEST else "dynamic"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

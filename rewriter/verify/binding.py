@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -36,9 +37,8 @@ def base_symbols(sizes: Iterable[Size]) -> tuple[str, ...]:
     """
     found: set[str] = set()
     for symbol in {s for size in sizes for s in size.symbols}:
-        tree = _parsed(symbol)
-        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} if tree is not None else {symbol}
-        found |= names - _FUNCTIONS.keys()
+        tree, names = _parsed(symbol)
+        found |= {symbol} if tree is None else {names.get(n, n) for n in _names(tree)} - _FUNCTIONS.keys()
     return tuple(sorted(found))
 
 
@@ -75,22 +75,38 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _parsed(symbol: str) -> ast.expr | None:
-    if symbol.isidentifier():
-        return None
+# exporters put dots into the names of dimensions, which Python reads as attributes
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
+
+
+def _parsed(symbol: str) -> tuple[ast.expr | None, Mapping[str, str]]:
+    """Return a symbol that is an expression as a tree, with the names that stand for dotted ones in it."""
+    if symbol.isidentifier() or _DOTTED.fullmatch(symbol):
+        return None, {}
+    names: dict[str, str] = {}
+
+    def stand_in(match: re.Match[str]) -> str:
+        names[f"dotted_{len(names)}"] = match[0]
+        return f"dotted_{len(names) - 1}"
+
     try:
-        return ast.parse(symbol, mode="eval").body
+        return ast.parse(_DOTTED.sub(stand_in, symbol), mode="eval").body, names
     except SyntaxError:
-        return None
+        return None, {}
+
+
+def _names(tree: ast.expr) -> set[str]:
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
 
 
 def _evaluate(symbol: str, binding: Binding) -> int:
     if symbol in binding:
         return binding[symbol]
-    tree = _parsed(symbol)
+    tree, names = _parsed(symbol)
     if tree is None:
         raise ValueError(f"no number was chosen for dimension {symbol!r}")
-    number = _number(tree, binding)
+    inner = {name: _evaluate(names.get(name, name), binding) for name in _names(tree) - _FUNCTIONS.keys()}
+    number = _number(tree, inner)
     if number != int(number):
         raise ValueError(f"size {symbol} is {number} when {dict(binding)}, not a whole number")
     return int(number)

@@ -27,6 +27,8 @@ def test_derived_sizes_follow(text: str, number: int) -> None:
 def test_symbols_inside_opaque_ones_are_found() -> None:
     assert base_symbols([Size.parse("(s0 + t)//2"), Size.parse("b*s0"), Size.of(3)]) == ("b", "s0", "t")
     assert base_symbols([Size.parse("Max(1, s0)")]) == ("s0",)
+    assert base_symbols([Size.parse("((a.b.1 - 1) // (2) + a.b.1)")]) == ("a.b.1",)
+    assert bound_size(Size.parse("((a.b.1 - 1) // (2)) * 2"), {"a.b.1": 8}) == 6
     assert bound_shape((Size.symbol("batch size"),), {"batch size": 5}) == (5,)
 
 
