@@ -11,12 +11,13 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from rewriter.errors import InputError
 from rewriter.program.onnx_check import check_model
@@ -63,32 +64,41 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
     """
     maps = _Maps(Path(path))
     data = maps.open(os.fspath(path), "an ONNX model")
+    model, proto, external = _read(data, str(path), maps.external)
+    return ModelFile(model, proto, external, frozenset(maps.maps))
+
+
+def read_message(message: onnx.ModelProto, source: str) -> ModelFile:
+    """Read a model from a message, with the checks that a file gets. It cannot have external data."""
+
+    def refuse(tensor: ir.ExternalTensor) -> memoryview:
+        raise InputError(f"{source}: tensor {tensor.name!r} is in another file; load the model from its file.")
+
+    try:
+        data = memoryview(message.SerializeToString())
+    except (ValueError, EncodeError) as error:
+        raise InputError(f"{source} is too large for a message ({error}); load it from a file.") from error
+    model, proto, external = _read(data, source, refuse)
+    return ModelFile(model, proto, external, frozenset())
+
+
+def _read(
+    data: memoryview, path: str, other: Callable[[ir.ExternalTensor], memoryview]
+) -> tuple[ir.Model, onnx.ModelProto, bool]:
+    """Return a model, its message without weights, and whether it has external data."""
     try:
         proto = onnx.ModelProto.FromString(cut_payloads(data))
     except (WireError, DecodeError) as error:
         raise InputError(f"{path} is {_looks_like(data)}; expected an ONNX model.") from error
     if not proto.HasField("graph"):
         raise InputError(f"{path} is {_looks_like(data)}; expected an ONNX model.")
-    model, in_order = _deserialized(proto, str(path))
+    model, in_order = _deserialized(proto, path)
 
     def file_of(tensor: ir.ExternalTensor) -> memoryview:
-        return data if os.fspath(tensor.location) == INLINE else maps.external(tensor)
+        return data if os.fspath(tensor.location) == INLINE else other(tensor)
 
-    external = map_tensors(model, file_of, str(path))
-    return ModelFile(model, proto if in_order else skeleton(model)[0], external, frozenset(maps.maps))
-
-
-def read_message(proto: onnx.ModelProto, source: str) -> ModelFile:
-    """Read a model from a message, with the checks that a file gets. It cannot have external data."""
-    model, _ = _deserialized(proto, source)
-
-    def refuse(tensor: ir.ExternalTensor) -> memoryview:
-        raise InputError(
-            f"{source}: tensor {tensor.name!r} is in another file; load the model from its file."
-        )
-
-    map_tensors(model, refuse, source)
-    return ModelFile(model, skeleton(model)[0], False, frozenset())
+    external = map_tensors(model, file_of, path)
+    return model, proto if in_order else skeleton(model)[0], external
 
 
 @dataclass

@@ -44,7 +44,7 @@ def write_model(
         If the place is not writable, or is a source.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise InputError(f"{path} is not a regular file; expected the name of a file to write.")
     proto, payloads = skeleton(model)
     external |= sum(p.tensor.nbytes for p in payloads) > _MOST_INLINE
