@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypedDict, Unpack
 
+import numpy as np
+
 from rewriter.algebra.evaluate import bind
+from rewriter.errors import InputError, RewriterError
 from rewriter.forms import Cost, Fidelity, Form
 from rewriter.lower.canonical import replacement
 from rewriter.lower.errors import EmitError
 from rewriter.plan import Plan
-from rewriter.program.program import Arrays, Program, Replacement
+from rewriter.program.program import Arrays, Build, Program, Replacement
 from rewriter.selectors import Selector
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.activations import recorded
@@ -21,7 +24,7 @@ from rewriter.verify.inputs import generated_cases
 from rewriter.verify.metrics import relative
 from rewriter.verify.probes import Probe, probes
 from rewriter.verify.progress import Progress, silent
-from rewriter.verify.running import first_line, runtime_errors
+from rewriter.verify.running import RunError, first_line, runtime_errors
 from rewriter.verify.site import SiteCheck, check_replacement, native_new
 
 __all__ = ["Applied", "Options", "Pass", "Rewriting", "Step", "rewrite"]
@@ -41,6 +44,8 @@ class Options(TypedDict, total=False):
 
     data: Data | None
     seed: int
+    target: str | None
+    inline: bool
     verify: bool
     progress: Progress | None
 
@@ -177,6 +182,8 @@ def rewrite(
     *,
     data: Data | None = None,
     seed: int = 0,
+    target: str | None = None,
+    inline: bool = False,
     verify: bool = True,
     progress: Progress | None = None,
 ) -> tuple[Program, Rewriting]:
@@ -195,6 +202,10 @@ def rewrite(
         Recorded inputs: per-site errors are measured on the first few, and ``best=`` ranks by them.
     seed
         Of the probes.
+    target
+        What is emitted: ``"torch"``, ``"onnx"``, ``"onnx:23"``…, ``"ort"``; None is the program's own.
+    inline
+        Write plain ONNX nodes instead of one function per form.
     verify
         False skips the probes.
     progress
@@ -210,19 +221,53 @@ def rewrite(
     InputError
         When a selector or a plan does not fit the program, or the data does not.
     """
-    engine = _Engine(program, data, seed, verify, progress or silent)
+    lowering = _Lowering(program, target, inline)
+    engine = _Engine(program, lowering, data, seed, verify, progress or silent)
     wanted = steps.assignments(program) if isinstance(steps, Plan) else engine.resolve(steps)
     return engine.commit(wanted)
+
+
+class _Target(TypedDict, total=False):
+    target: str
+
+
+class _Lowering:
+    """Emits and replaces for one target."""
+
+    def __init__(self, program: Program, target: str | None, inline: bool) -> None:
+        self._program, self._inline = program, inline
+        self._options: _Target = {} if target is None else {"target": target}
+
+    def emit(
+        self, inputs: Sequence[str], build: Build, sample: Arrays
+    ) -> Callable[[Arrays], list[np.ndarray]]:
+        """Return a new computation as a function of arrays."""
+        return self._program.emit(inputs, build, sample, **self._options)
+
+    def replace(self, edits: Sequence[Replacement]) -> Program:
+        """Return the program with the edits made."""
+        if self._inline and self._program.format == "onnx":
+            from rewriter.program.onnx import OnnxProgram
+
+            assert isinstance(self._program, OnnxProgram)
+            return self._program.replace(edits, inline=True, **self._options)
+        return self._program.replace(edits, **self._options)
 
 
 class _Engine:
     """One rewrite in progress: the original, its recorded activations, and what is verified already."""
 
     def __init__(
-        self, program: Program, data: Data | None, seed: int, verify: bool, progress: Progress
+        self,
+        program: Program,
+        lowering: _Lowering,
+        data: Data | None,
+        seed: int,
+        verify: bool,
+        progress: Progress,
     ) -> None:
-        self._program, self._data, self._seed, self._verify = program, data, seed, verify
-        self._progress = progress
+        self._program, self._lowering, self._data = program, lowering, data
+        self._seed, self._verify, self._progress = seed, verify, progress
         self._measured_on = "data" if data is not None else "generated input"
         self._errors: dict[tuple[str, str], float | str] = {}
         self._verified: set[tuple[str, str]] = set()
@@ -239,8 +284,13 @@ class _Engine:
 
     def commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
         """Verify every assignment and make the edits that pass."""
+        legal = [(site, form) for site, form in wanted if form.why_not(site) is None]
         if self._data is not None:
-            self._measure([(site, form) for site, form in wanted if form.why_not(site) is None])
+            self._measure(legal)
+        elif any(form.fidelity(site) is not Fidelity.EXACT for site, form in legal):
+            # the error of an approximation on random probes says little about activations
+            with suppress(InputError, RunError):
+                self._measure(legal)
         results: list[tuple[Applied, Replacement | None]] = []
         for at, (site, form) in enumerate(wanted):
             self._progress("verifying sites", at, len(wanted))
@@ -248,7 +298,7 @@ class _Engine:
         self._progress("verifying sites", len(wanted), len(wanted))
         edits = [edit for _, edit in results if edit is not None]
         made = [pair for pair, (_, edit) in zip(wanted, results, strict=True) if edit is not None]
-        rewritten = self._program.replace(edits) if edits else self._program
+        rewritten = self._lowering.replace(edits) if edits else self._program
         return rewritten, Rewriting(Plan.of(self._program, made), tuple(applied for applied, _ in results))
 
     def _apply(self, site: AttentionSite, form: Form) -> tuple[Applied, Replacement | None]:
@@ -283,7 +333,7 @@ class _Engine:
         made = probes(site, self._program, self._seed)
         key = (site.signature, str(form))
         chosen = _affordable(site, made)[:1] if key in self._verified else _affordable(site, made)
-        check = check_replacement(self._program, site, form, edit, chosen)
+        check = check_replacement(self._program, site, form, edit, chosen, self._lowering.emit)
         if check.ok:
             self._verified.add(key)
         return check
@@ -291,7 +341,7 @@ class _Engine:
     def _best(
         self, form: Form, sites: Sequence[AttentionSite], selector: Selector
     ) -> tuple[AttentionSite, ...]:
-        """Return the fraction of sites where the form is closest to the original, of those it is legal for."""
+        """Return the sites where the form is closest to the original, of those that it is legal for."""
         legal = [site for site in sites if form.why_not(site) is None]
         self._measure([(site, form) for site in legal])
         errors = {site.id: self._errors[site.id, str(form)] for site in legal}
@@ -330,13 +380,12 @@ class _Engine:
         edit = replacement(site, form.emit, {})
         with _refusing(form, "the recorded activations"):
             if self._verify and _scores(self._program, site, arrays) <= SCORES_LIMIT:
-                check = check_replacement(
-                    self._program, site, form, edit, [Probe("recorded activations", arrays)]
-                )
+                probe = Probe("recorded activations", arrays)
+                check = check_replacement(self._program, site, form, edit, [probe], self._lowering.emit)
                 if check.reason is not None:
                     raise _RefusedError(check.reason)
                 return check.deviation
-            return relative(arrays[site.output], native_new(self._program, edit, arrays)(arrays))
+            return relative(arrays[site.output], native_new(self._lowering.emit, edit, arrays)(arrays))
 
 
 class _RefusedError(Exception):
@@ -350,6 +399,8 @@ def _refusing(form: Form, what: str) -> Iterator[None]:
         yield
     except EmitError as error:
         raise _RefusedError(f"{form.name} cannot be written for this target: {error}") from error
+    except RewriterError as error:
+        raise _RefusedError(f"{form.name} could not be run on {what}: {error}") from error
     except runtime_errors() as error:
         raise _RefusedError(f"{form.name} could not be run on {what}: {first_line(error)}") from error
 

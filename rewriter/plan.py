@@ -79,15 +79,15 @@ class Plan:
         for step in self.steps:
             site = sites.get(step.site)
             if site is None:
-                have = f"sites {program.sites[0].id} to {program.sites[-1].id}" if sites else "no sites"
+                have = f"sites {program.sites[0].id} to {program.sites[-1].id}" if sites else "no site"
                 raise InputError(
                     f"the plan names {step.site}, but {program.source} has {have}{self._whose(program)}"
                 )
             if site.signature != step.signature:
                 raise InputError(
                     f"the plan was made for another computation at {step.site} (anchor {step.anchor},"
-                    f" signature {step.signature}) than {program.source} has there (anchor {site.anchor}, signature"
-                    f" {site.signature}){self._whose(program)}; make a new plan"
+                    f" signature {step.signature}) than {program.source} has there (anchor {site.anchor},"
+                    f" signature {site.signature}){self._whose(program)}; make a new plan"
                 )
             found.append((site, step.form))
         return found
@@ -169,7 +169,7 @@ class Plan:
 
 
 def fingerprint(program: Program) -> str:
-    """Return a digest of the graph's structure; without the weights, so that a fine-tuned model is the same."""
+    """Return a digest of the graph's structure, without the weights: a fine-tuned model has the same."""
     digest = hashlib.sha256(program.format.encode())
     for node in program.graph.nodes:
         digest.update(repr((node.op, node.inputs, node.outputs)).encode())

@@ -81,8 +81,8 @@ class Window(Form):
             if site.queries == site.keys:
                 return None
             return (
-                f"{site.id} has {site.queries} queries and {site.keys} keys and no proved position of one among"
-                " the other, as in cross-attention; a window needs both on one axis"
+                f"{site.id} has {site.queries} queries and {site.keys} keys and no proved position of one"
+                " among the other, as in cross-attention; a window needs both on one axis"
             )
         if not (band.offset.at_least(0) and (site.keys - site.queries - band.offset).at_least(0)):
             return f"{site.id}: query 0 stands at key {band.offset}, not proved to lie among {site.keys} keys"

@@ -89,15 +89,16 @@ class Program(ABC):
 
     @abstractmethod
     def emit(
-        self, inputs: Sequence[str], build: Build, sample: Arrays
+        self, inputs: Sequence[str], build: Build, sample: Arrays, *, target: str = "native"
     ) -> Callable[[Arrays], list[np.ndarray]]:
         """Return a native-runtime function of a new computation, as `replace` would insert it.
 
-        ``sample`` gives one array per input: dtypes, ranks and, where the graph has numbers, sizes.
+        ``sample`` gives one array per input: dtypes, ranks and, where the graph has numbers, sizes. What
+        ``target`` is by default and may be is a matter of the format.
         """
 
     @abstractmethod
-    def replace(self, replacements: Sequence[Replacement]) -> Program:
+    def replace(self, replacements: Sequence[Replacement], *, target: str = "native") -> Program:
         """Return a program with the edits made and what nothing reads any more removed."""
 
     @abstractmethod
@@ -106,7 +107,9 @@ class Program(ABC):
 
     def module(self) -> torch.nn.Module:
         """Return an `torch.nn.Module` (FX programs only): trains, compiles, exports again."""
-        raise TypeError(f"{self.source}: only a program traced from PyTorch has a module; this is {self.format}")
+        raise TypeError(
+            f"{self.source}: only a program traced from PyTorch has a module; this is {self.format}"
+        )
 
     @property
     @abstractmethod

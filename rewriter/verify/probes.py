@@ -64,7 +64,7 @@ def probes(
     Parameters
     ----------
     site, program
-        Where the inputs are; dtypes and shapes come from ``program.graph.values``.
+        Where the inputs are; dtypes and shapes come from ``program.prims()``: it knows more than the file.
     seed
         Equal seeds give equal probes.
     sizes
@@ -77,13 +77,11 @@ def probes(
     ValueError
         When the shape or dtype of an input is unknown, or a dimension has no number.
     """
-    values = [program.graph.values[name] for name in oracle.free_inputs(program, site)]
+    values = [_known(program, name) for name in oracle.free_inputs(program, site)]
     formula = site.formula
     operands = {formula.q.value, formula.k.value, formula.v.value}
     every = [
-        s
-        for name in (*site.inputs, *(v.name for v in values))
-        for s in program.graph.values[name].shape or ()
+        s for name in (*site.inputs, *(v.name for v in values)) for s in _known(program, name).shape or ()
     ]
     variants = list(sizes) if sizes is not None else bindings(site, every)
     made: list[Probe] = []
@@ -99,6 +97,11 @@ def probes(
             if not any(_same(arrays, other.arrays) for other in made):
                 made.append(Probe(case.name + tag, arrays))
     return made
+
+
+def _known(program: Program, name: str) -> Value:
+    prim = program.prims()[name]
+    return Value(name, prim.shape, prim.dtype)
 
 
 def bindings(site: AttentionSite, sizes: Sequence[Size] = ()) -> list[Binding]:

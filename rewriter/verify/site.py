@@ -14,7 +14,7 @@ from rewriter.forms import Canonical, Fidelity, Form
 from rewriter.lower.canonical import emit_site, inputs_of
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.prim_emitter import PrimEmitter
-from rewriter.program.program import Arrays, Program, Replacement
+from rewriter.program.program import Arrays, Build, Program, Replacement
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.arrays import to_torch
 from rewriter.verify.metrics import max_abs, pattern_mismatches, relative
@@ -24,6 +24,9 @@ from rewriter.verify.probes import Probe
 __all__ = ["SiteCheck", "check_replacement", "definition_value", "native_new", "native_old"]
 
 Run = Callable[[Arrays], np.ndarray]
+
+Emit = Callable[[Sequence[str], Build, Arrays], Callable[[Arrays], list[np.ndarray]]]
+"""`Program.emit`, for the target that a rewrite is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,23 @@ def check_replacement(
     form: Form,
     replacement: Replacement,
     probes: Sequence[Probe],
+    emit: Emit | None = None,
 ) -> SiteCheck:
     """Run a site's old and new computation on probes and judge the new one.
 
     An exact form is held to the float64 value of the site. An approximate one is held to the float64 value
     of its own definition, which proves the lowering; how far it is from the original is measured.
+
+    Parameters
+    ----------
+    program, site
+        The original.
+    form, replacement
+        What is to be committed.
+    probes
+        Inputs of the site.
+    emit
+        Runs the new computation; ``program.emit`` by default.
 
     Raises
     ------
@@ -76,7 +91,7 @@ def check_replacement(
     worst: SiteVerdict | None = None
     deviation = 0.0
     for count, probe in enumerate(probes, 1):
-        new = new or native_new(program, replacement, probe.arrays)
+        new = new or native_new(emit or program.emit, replacement, probe.arrays)
         before, after = old(probe.arrays), new(probe.arrays)
         truth = rewriter.sites.oracle.exact(program, site, probe.arrays)
         if exact_form:
@@ -102,10 +117,10 @@ def native_old(program: Program, site: AttentionSite) -> Run:
     return lambda arrays: run({name: arrays[name] for name in site.inputs})[0]
 
 
-def native_new(program: Program, replacement: Replacement, sample: Arrays) -> Run:
+def native_new(emit: Emit, replacement: Replacement, sample: Arrays) -> Run:
     """Return what a replacement computes, as a function of its inputs."""
     sample = {name: sample[name] for name in replacement.inputs}
-    run = program.emit(replacement.inputs, replacement.build, sample)
+    run = emit(replacement.inputs, replacement.build, sample)
     return lambda arrays: run({name: arrays[name] for name in replacement.inputs})[0]
 
 

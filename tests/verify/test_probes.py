@@ -33,7 +33,7 @@ class Oracle:
 
 def made(seed: int = 0, **inputs: Declared) -> tuple[Any, list[Probe]]:
     values = {n: Value(n, tuple(map(Size.of, s)), d) for n, (s, d) in inputs.items()}
-    program = SimpleNamespace(graph=Graph((), values, tuple(inputs), ()))
+    program = SimpleNamespace(graph=Graph((), values, tuple(inputs), ()), prims=lambda: values)
     operand = {
         role: SimpleNamespace(value=next((n for n in inputs if n.startswith(role)), "q")) for role in "qkv"
     }
