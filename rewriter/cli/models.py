@@ -23,7 +23,7 @@ def open_model(name: str) -> Program:
     InputError
         When there is no such file or zoo model, or it cannot be read.
     """
-    import rewriter
+    from rewriter.program.load import load
 
     if name.startswith(ZOO):
         return _from_zoo(name.removeprefix(ZOO))
@@ -31,14 +31,16 @@ def open_model(name: str) -> Program:
         raise InputError(
             f"{name}: no such file or directory; expected .onnx, .pt2, a model directory or {ZOO}NAME"
         )
-    return rewriter.load(name)
+    return load(name)
 
 
 def _from_zoo(name: str) -> Program:
-    import rewriter
     from rewriter import models_zoo
+    from rewriter.program.load import load
 
     found = models_zoo.load(name)
     if isinstance(found.model, Path):
-        return rewriter.load(found.model)
-    return rewriter.trace(found.model, found.inputs, dynamic_shapes=found.dynamic_shapes)
+        return load(found.model)
+    from rewriter.program.fx import trace
+
+    return trace(found.model, found.inputs, dynamic_shapes=found.dynamic_shapes)

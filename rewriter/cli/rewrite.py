@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rewriter.cli.files import write_text
 from rewriter.cli.models import open_model
 from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.paths import check_output
@@ -67,14 +68,23 @@ def rewrite_model(request: Request, json: bool) -> None:
         from rewriter.engine import rewrite
         from rewriter.verify.compare import validate
 
-        rewritten, done = rewrite(program, steps, data=request.data, seed=request.seed, progress=progress)
+        rewritten, done = rewrite(
+            program,
+            steps,
+            target=request.target,
+            inline=request.inline,
+            data=request.data,
+            seed=request.seed,
+            progress=progress,
+        )
         report = None
         if done.committed:
             report = validate(program, rewritten, request.data, budgets, seed=request.seed, progress=progress)
+            report = replace(report, rewritten=str(out))
             if report.ok:
                 progress("writing", 0, 0)
                 rewritten.save(out)
-                done.plan.save(plan_path)
+                write_text(plan_path, done.plan.to_json())
     _tell(request, out, plan_path, done, report, json)
     if report is None or not report.ok:
         raise typer.Exit(1)
@@ -138,7 +148,7 @@ def _tell(
         return
     show(rewriting_view(done.sites))
     if report is not None:
-        show("", validation_view(report))
+        show("", validation_view(report, sites=False))
     if written:
         show(verdict_line(True, f"written {out} ({_size(out)}) and {plan}"))
     elif report is None:

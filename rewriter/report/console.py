@@ -127,10 +127,18 @@ def _sites(sites: Iterable[Mapping[str, Any]], shares: Mapping[str, float]) -> T
     return view
 
 
-def validation_view(report: ValidationReport) -> RenderableType:
-    """Return the tables of ``validate``: the verdict, the measures per group, and cases that failed."""
+def validation_view(report: ValidationReport, sites: bool = True) -> RenderableType:
+    """Return the tables of ``validate``: the measures per group, inputs that failed, and the verdict.
+
+    Parameters
+    ----------
+    report
+        What was found.
+    sites
+        Whether to list what the rewritten model says about its sites.
+    """
     parts: list[RenderableType] = [_measures(report)]
-    if report.sites:
+    if sites and report.sites:
         parts.append(_applied(report))
     if report.steps:
         parts.append(_steps(report))
@@ -147,30 +155,39 @@ def validation_view(report: ValidationReport) -> RenderableType:
 
 
 def _measures(report: ValidationReport) -> Table:
+    """Return what counts: the tolerance for what claims to be exact, similarity for what does not."""
     title = f"{report.original} against {report.rewritten}"
-    columns = ("inputs", "output", ">max error", ">allowed", ">SQNR", ">cos", ">KL", ">top-1", "")
-    view = table(*columns, title=title, give=["output"])
+    held = report.judged == "noise floor"
+    columns = (">allowed", "") if held else (">cos", ">KL", ">top-1")
+    view = table("inputs", "output", ">max error", ">SQNR dB", *columns, title=title, give=["output"])
     for group, outputs in report.summary.items():
         count = sum(c.group == group and c.error is None for c in report.cases)
         for output in outputs:
-            view.add_row(
-                f"{count} {group}", Text(output.output), *_row(output), _mark(output.ok, report.judged)
+            name, d = Text(output.output), output.distance
+            if d is None:
+                view.add_row(
+                    f"{count} {group}",
+                    name,
+                    _agreement(output),
+                    "",
+                    *(("equal", _mark(output.ok)) if held else ()),
+                )
+                continue
+            error = f"{d.pattern} NaN/inf" if d.pattern else figure(d.max_abs)
+            rest = (
+                (figure(output.tolerance), _mark(output.ok))
+                if held
+                else (share(d.cos), figure(d.kl), share(d.top1))
             )
+            view.add_row(f"{count} {group}", name, error, figure(d.sqnr), *rest)
     return view
 
 
-def _row(output: OutputReport) -> Iterable[str]:
-    d = output.distance
-    if d is None:
-        equal = "equal" if output.agreement == 1.0 else f"{1 - (output.agreement or 0.0):.2%} differ"
-        return (equal, "equal", "", "", "", "")
-    error = f"{d.pattern} NaN/inf" if d.pattern else figure(d.max_abs)
-    return (error, figure(output.tolerance), figure(d.sqnr), share(d.cos), figure(d.kl), share(d.top1))
+def _agreement(output: OutputReport) -> str:
+    return "equal" if output.agreement == 1.0 else f"{1 - (output.agreement or 0.0):.2%} differ"
 
 
-def _mark(ok: bool, judged: str) -> Text:
-    if judged != "noise floor":
-        return Text("")
+def _mark(ok: bool) -> Text:
     return Text("✓", style="green") if ok else Text("✗", style="red")
 
 

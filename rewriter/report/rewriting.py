@@ -30,7 +30,15 @@ def rewriting_view(sites: Iterable[Applied]) -> RenderableType:
     parts: list[RenderableType] = []
     if done:
         view = table(
-            "site", "form", "fidelity", ">error", "on", ">work", "", title="Rewritten", give=["form"]
+            "site",
+            "form",
+            "fidelity",
+            ">error",
+            "on",
+            ">work",
+            "",
+            title=f"{len(done)} of {len(sites)} sites rewritten",
+            give=["form"],
         )
         for s in done:
             mark = Text("✓", style="green") if s.check is not None else Text("unverified", style="yellow")
@@ -46,7 +54,7 @@ def rewriting_view(sites: Iterable[Applied]) -> RenderableType:
             )
         )
     if left:
-        view = table("site", "form", "why it was left as it was", title="Not rewritten")
+        view = table("site", "form", "why it was left as it was", title="Left as they were")
         for s in left:
             view.add_row(s.site, Text(s.form), Text(s.reason or ""))
         parts.append(view)

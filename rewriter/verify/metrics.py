@@ -79,7 +79,7 @@ def sqnr(x: Array, y: Array) -> float:
 def cosine(x: Array, y: Array) -> float:
     """Return the cosine of the angle between the arrays, flattened; 1 when both are all zero."""
     x, y = _finite(x, y)
-    return _cosine(float(x @ y), _norm(x), _norm(y))
+    return _cosine(float(x @ y), _norm(x), _norm(y)) if (x != y).any() else 1.0
 
 
 def kl_divergence(x: Array, y: Array) -> float:
@@ -183,7 +183,7 @@ class Tally:
             max_rel=_ratio(self._max, self._top),
             rel=rel,
             sqnr=_decibel(rel),
-            cos=_cosine(self._xy, self._xx**0.5, self._yy**0.5),
+            cos=_cosine(self._xy, self._xx**0.5, self._yy**0.5) if self._dd else 1.0,
             kl=self._kl / self._kl_rows if self._kl_rows else 0.0,
             top1=self._hits / self._rows if self._rows else 1.0,
             p50=p50,

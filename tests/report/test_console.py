@@ -90,18 +90,17 @@ def test_nothing_found_is_said() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_validation(width: int) -> None:
     text = shown(validation_view(report()), width)
-    for part in (
-        "1.5e-7",
-        "3e-6",
-        "153",
-        "<1",
-        "50.00% differ",
-        "skipped",
-        "window:window=4",
-        "source → original",
-    ):
+    for part in ("1.5e-7", "3e-6", "153", "50.00% differ", "skipped", "window:window=4", "source → original"):
         assert part in text, part
     assert "✗ 50.00% of the elements differ" in text
+    assert "window:window=4" not in shown(validation_view(report(), sites=False), width)
+
+
+def test_an_approximation_shows_similarity_and_no_tolerance() -> None:
+    text = shown(validation_view(report(judged="nothing", exact=False)), 80)
+    assert "<1" in text
+    assert "top-1" in text
+    assert "allowed" not in text
 
 
 def test_the_page_has_the_same_numbers() -> None:

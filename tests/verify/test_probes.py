@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rewriter.algebra.prims import leaf
 from rewriter.algebra.sizes import Size
-from rewriter.program.graph import Graph, Value
 from rewriter.verify.probes import Probe, bindings, probes
 
 Declared = tuple[Sequence[int | str], str]
