@@ -78,7 +78,7 @@ def _check_graph(graph: onnx.GraphProto, outer: list[set[str]], path: str) -> bo
     scope = {*inputs, *initializers}
     in_order = _check_nodes(graph.node, [*outer, scope], path, where)
     for value in graph.output:
-        if not any(value.name in names for names in (scope, *outer)):
+        if value.name not in scope:
             raise InputError(f"{path}: output {value.name!r} of {where} is computed by nothing.")
     return in_order
 

@@ -90,22 +90,46 @@ def _symbolic(name: str) -> Size:
 
 
 def _inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Return what shape inference finds. Types that the file claims are dropped if they contradict it."""
+    """Return what shape inference finds; what the file claims helps it, unless it contradicts the operators."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    claims = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
+    outputs = [v.name for v in proto.graph.output]
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.ClearField("type")
+    found = _infer(bare)
+    if not proto.graph.value_info:
+        return found
+    bare.graph.value_info.extend(
+        v for v in claims.values() if v.name not in outputs and _agree(v, found.get(v.name))
+    )
+    for output in bare.graph.output:
+        if _agree(claims[output.name], found.get(output.name)):
+            output.CopyFrom(claims[output.name])
+    return found | _infer(bare)
+
+
+def _infer(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     try:
         graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    except onnx.shape_inference.InferenceError:
-        bare = onnx.ModelProto()
-        bare.CopyFrom(proto)
-        del bare.graph.value_info[:]
-        for output in bare.graph.output:
-            output.ClearField("type")
-        try:
-            graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-            graph = proto.graph
-    except (RuntimeError, ValueError):
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         graph = proto.graph
     return {value.name: value for value in (*graph.value_info, *graph.output)}
+
+
+def _agree(claim: onnx.ValueInfoProto, found: onnx.ValueInfoProto | None) -> bool:
+    """Whether two descriptions of a tensor can both be true."""
+    if found is None or not found.type.HasField("tensor_type"):
+        return True
+    a, b = claim.type.tensor_type, found.type.tensor_type
+    if a.elem_type != b.elem_type or not a.HasField("shape") or not b.HasField("shape"):
+        return a.elem_type == b.elem_type
+    pairs = zip(a.shape.dim, b.shape.dim, strict=False)
+    return len(a.shape.dim) == len(b.shape.dim) and all(
+        m.dim_value == n.dim_value or not (m.HasField("dim_value") and n.HasField("dim_value"))
+        for m, n in pairs
+    )
 
 
 def graph_view(model: ir.Model, proto: onnx.ModelProto) -> Graph:

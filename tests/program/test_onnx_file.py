@@ -124,6 +124,13 @@ def one_node(node: onnx.NodeProto) -> onnx.ModelProto:
     return model([node], [value("x", [2]), value("z", [2])], [value("y", [2])])
 
 
+def outer_value_as_output() -> onnx.ModelProto:
+    inner = helper.make_graph([], "inner", [], [value("x", [2])])
+    made = one_node(helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner))
+    made.graph.initializer.append(tensor("c", np.array(True)))
+    return made
+
+
 def sparse() -> onnx.ModelProto:
     made = identity()
     made.graph.sparse_initializer.append(
@@ -155,6 +162,7 @@ def of_opset(version: int) -> onnx.ModelProto:
             lambda: one_node(helper.make_node("Einsum", ["x", "z"], ["y"], equation="......ij,...kj->...ik")),
             "malformed einsum",
         ),
+        (outer_value_as_output, "computed by nothing"),
         (sparse, "sparse"),
         (lambda: of_opset(10), "opset 10"),
         (lambda: of_opset(1000), "opset 1000"),
