@@ -32,8 +32,8 @@ class Oracle:
 
 
 def made(seed: int = 0, **inputs: Declared) -> tuple[Any, list[Probe]]:
-    values = {n: Value(n, tuple(map(Size.of, s)), d) for n, (s, d) in inputs.items()}
-    program = SimpleNamespace(graph=Graph((), values, tuple(inputs), ()), prims=lambda: values)
+    prims = {n: leaf("input", s, d, n) for n, (s, d) in inputs.items()}
+    program = SimpleNamespace(prims=lambda: prims)
     operand = {
         role: SimpleNamespace(value=next((n for n in inputs if n.startswith(role)), "q")) for role in "qkv"
     }
