@@ -206,7 +206,8 @@ class OnnxProgram(Program):
         InputError
             If ONNX Runtime cannot run it.
         """
-        emitter = OnnxEmitter(max(self.opset, opset_of_target(target) or 0), target)
+        # a prefix, because values of the model may be named as the emitter names its own
+        emitter = OnnxEmitter(max(self.opset, opset_of_target(target) or 0), target, "emitted/")
         part = written(self._model, inputs, lambda name: self._type(name, sample[name]), build, emitter)
         return Session(part, f"a new part of {self.source}")
 

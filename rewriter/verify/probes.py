@@ -126,7 +126,25 @@ def bindings(site: AttentionSite, sizes: Sequence[Size] = ()) -> list[Binding]:
 
     found = [bind(lambda at: 7 + 4 * at, 2), bind(lambda at: 33 + 2 * at, 1)]
     found += [bind(lambda _: 1, 1), bind(lambda _: heads, heads)]
+    found = [_possible(b, lengths, [site.queries - 1, site.keys - 1, *sizes]) for b in found]
     return [dict(t) for t in dict.fromkeys(tuple(b.items()) for b in found)]
+
+
+def _possible(binding: Binding, lengths: Sequence[str], sizes: Sequence[Size]) -> dict[str, int]:
+    """Return a binding with the lengths doubled until no size that strides and margins derive is negative."""
+    found = dict(binding)
+    for _ in range(8):
+        if all(_exists(size, found) for size in sizes):
+            return found
+        found.update({name: 2 * found[name] + 1 for name in lengths})
+    return dict(binding)
+
+
+def _exists(size: Size, binding: Binding) -> bool:
+    try:
+        return bound_size(size, binding) >= 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

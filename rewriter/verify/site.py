@@ -91,13 +91,15 @@ def check_replacement(
     worst: SiteVerdict | None = None
     deviation = 0.0
     for count, probe in enumerate(probes, 1):
-        new = new or native_new(emit or program.emit, replacement, probe.arrays)
-        before, after = old(probe.arrays), new(probe.arrays)
-        truth = rewriter.sites.oracle.exact(program, site, probe.arrays)
+        # a recorded output would be taken for the truth
+        arrays = {name: probe.arrays[name] for name in site.inputs}
+        new = new or native_new(emit or program.emit, replacement, arrays)
+        before, after = old(arrays), new(arrays)
+        truth = rewriter.sites.oracle.exact(program, site, arrays)
         if exact_form:
             verdict = judge_site(truth, before, after, site.dtype)
         else:
-            verdict = _judge_form(program, site, form, probe.arrays, truth, before, after)
+            verdict = _judge_form(program, site, form, arrays, truth, before, after)
         deviation = max(deviation, relative(before, after)) if before.shape == after.shape else np.inf
         if worst is None or _excess(verdict) > _excess(worst):
             worst = verdict
