@@ -21,7 +21,7 @@ from rewriter.algebra.frontends.onnx_opaque import (
     opaque_shape,
 )
 from rewriter.algebra.frontends.onnx_operators import OPERATORS
-from rewriter.algebra.frontends.onnx_scope import SMALL, Call, Known, Scope, integer_tensor
+from rewriter.algebra.frontends.onnx_scope import SMALL, Call, Known, Scope, integer_tensor, simple
 from rewriter.algebra.frontends.onnx_shapes import follow
 from rewriter.algebra.frontends.onnx_views import VIEWS
 from rewriter.algebra.prims import Constant, Iota, Prim, constant, leaf
@@ -109,7 +109,7 @@ def _place_node(scope: Scope, node: Node) -> None:
         if not name:
             continue
         prim = translated[at] if at < len(translated) else None
-        if prim is None:
+        if prim is None or not all(map(simple, prim.shape)):
             _place_leaf(scope, name, call.op, opaque_shape(call, at), opaque_dtype(call, at))
             continue
         found = known[at] if at < len(known) else None

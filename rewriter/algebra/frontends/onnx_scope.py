@@ -12,7 +12,18 @@ from rewriter.algebra.prims import Prim, concat, constant, iota, squeeze
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph, Node
 
-__all__ = ["DTYPES", "SMALL", "Call", "Handler", "Known", "Result", "Scope", "integer_tensor", "op_name"]
+__all__ = [
+    "DTYPES",
+    "SMALL",
+    "Call",
+    "Handler",
+    "Known",
+    "Result",
+    "Scope",
+    "integer_tensor",
+    "op_name",
+    "simple",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -21,6 +32,9 @@ SMALL = 1024
 
 LONGEST = 64
 """Integer tensors with more elements than this are not followed symbolically."""
+
+MOST_TERMS, HIGHEST_DEGREE = 32, 8
+"""Sizes beyond these are not followed: no model needs them, and they multiply out to millions of terms."""
 
 DTYPES = {
     1: "float32",
@@ -49,6 +63,11 @@ DTYPES = {
     24: "float8e8m0",
 }
 """``TensorProto.DataType`` numbers."""
+
+
+def simple(size: Size) -> bool:
+    """Whether arithmetic with the size stays cheap: a file can square a size at every node."""
+    return size.static or (len(size.terms) <= MOST_TERMS and len(size.terms[-1][0]) <= HIGHEST_DEGREE)
 
 
 class Known(NamedTuple):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Callable
 from hashlib import sha256
 from math import ceil
 
 import numpy as np
 
-from rewriter.algebra.frontends.onnx_scope import DTYPES, LONGEST, Call, Known
+from rewriter.algebra.frontends.onnx_scope import DTYPES, LONGEST, Call, Known, simple
 from rewriter.algebra.sizes import ONE, ZERO, Size, product
 
 __all__ = ["follow", "quotient", "slice_range", "smaller"]
@@ -98,7 +97,8 @@ def _shape(call: Call) -> Known:
 
 
 def _size(call: Call) -> Known:
-    return Known((product(call[0].shape),), scalar=True)
+    total = product(call[0].shape)
+    return Known((total if simple(total) else None,), scalar=True)
 
 
 def _same(call: Call) -> Known | None:
@@ -120,10 +120,9 @@ def _elementwise(combine: Callable[..., Entry], arity: int = 2) -> Callable[[Cal
         if any(len(x.values) not in (1, length) for x in known):
             return None
         columns = [x.values * length if len(x.values) == 1 else x.values for x in known]
-        values = tuple(
-            None if None in entries else combine(*entries) for entries in zip(*columns, strict=True)
-        )
-        return Known(values, all(x.scalar for x in known))
+        values = [None if None in entries else combine(*entries) for entries in zip(*columns, strict=True)]
+        kept = tuple(n if n is not None and simple(n) else None for n in values)
+        return Known(kept, all(x.scalar for x in known))
 
     return rule
 
@@ -240,16 +239,17 @@ def _expand(call: Call) -> Known | None:
     return Known(data.values * length if len(data.values) == 1 else data.values, data.scalar and not target)
 
 
-def _folded(combine: Callable[[Size, Size], Size], empty: Size) -> Callable[[Call], Known | None]:
+def _folded(combine: Callable[[Size, Size], Size]) -> Callable[[Call], Known | None]:
     def rule(call: Call) -> Known | None:
         data, axes = call.integers(0), call.numbers(1, "axes")
         if data is None or None in data.values or not data.values or axes not in (None, [0], [-1]):
             return None
-        values = [n for n in data.values if n is not None]
-        return Known(
-            (reduce(combine, values, empty) if empty != -ONE else reduce(combine, values),),
-            data.scalar or not call.attribute("keepdims", 1),
-        )
+        total, *rest = (n for n in data.values if n is not None)
+        for size in rest:
+            total = combine(total, size)
+            if not simple(total):
+                return None
+        return Known((total,), data.scalar or not call.attribute("keepdims", 1))
 
     return rule
 
@@ -328,14 +328,8 @@ _RULES: dict[str, Rule] = {
     "Expand": _expand,
     "ConstantOfShape": _constant_of_shape,
     "Range": _range,
-    "ReduceProd": _folded(lambda a, b: a * b, ONE),
-    "ReduceSum": _folded(lambda a, b: a + b, ZERO),
-    "ReduceMax": _folded(larger, -ONE),
-    "ReduceMin": _folded(smaller, -ONE),
+    "ReduceProd": _folded(lambda a, b: a * b),
+    "ReduceSum": _folded(lambda a, b: a + b),
+    "ReduceMax": _folded(larger),
+    "ReduceMin": _folded(smaller),
 }
-
-
-def sequence(sizes: Sequence[Entry]) -> list[Size] | None:
-    """Return the entries if all are known."""
-    known = [size for size in sizes if size is not None]
-    return known if len(known) == len(sizes) else None
