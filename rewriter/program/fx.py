@@ -65,7 +65,16 @@ def trace(
     except Exception as error:  # noqa: BLE001  torch.export raises whatever the module and its own passes raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"{type(module).__name__} cannot be exported by torch.export: {first.strip()}") from error
-    return FxProgram(exported, type(module).__name__)
+    return FxProgram(_without_metadata_checks(exported), type(module).__name__)
+
+
+def _without_metadata_checks(exported: ExportedProgram) -> ExportedProgram:
+    """Drop assertions about dtypes that a static graph has already settled: they would hold scores alive."""
+    for node in list(exported.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            exported.graph.erase_node(node)
+    exported.graph_module.recompile()
+    return exported
 
 
 def _refuse_aliases(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

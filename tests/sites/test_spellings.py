@@ -82,6 +82,11 @@ def packed(q: Tensor, k: Tensor, v: Tensor, m: Tensor) -> Tensor:
     return soft(q @ kt(k) * SCALE, v).transpose(1, 2).reshape(B, L, H * D)
 
 
+def guarded(q: Tensor, k: Tensor, v: Tensor, m: Tensor) -> Tensor:
+    weights = (q @ kt(k) + m).softmax(-1)
+    return torch.where(weights.isnan(), 0.0, weights) @ v
+
+
 FIRES: dict[str, Spelling] = {
     "divided": lambda q, k, v, m: soft(q @ kt(k) / math.sqrt(D), v),
     "multiplied": lambda q, k, v, m: soft(q @ kt(k) * SCALE, v),
@@ -120,9 +125,7 @@ FIRES: dict[str, Spelling] = {
     "sdpa, causal": lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, is_causal=True),
     "sdpa, bool mask": lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m > -0.5),
     "sdpa, float mask": lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, attn_mask=m),
-    "guarded": lambda q, k, v, m: (
-        torch.where((q @ kt(k) + m).softmax(-1).isnan(), 0.0, (q @ kt(k) + m).softmax(-1)) @ v
-    ),
+    "guarded": guarded,
     "exp of log_softmax": lambda q, k, v, m: (q @ kt(k)).log_softmax(-1).exp() @ v,
     "inactive dropout": lambda q, k, v, m: F.dropout((q @ kt(k)).softmax(-1), 0.5, training=False) @ v,
 }
