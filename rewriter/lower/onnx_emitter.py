@@ -260,12 +260,14 @@ class OnnxEmitter(OnnxWriter):
         # ONNX Runtime's kernel gives 0 for an empty row, the standard's definition NaN
         if self._standard_attention and empty_row != "nan":
             return self._standard(q, k, v, scale, bias, causal)
-        # MultiHeadAttention has one key head per query head and values as wide as keys, aligns a
-        # causal mask to the last key, and gives NaN for an empty row
+        # MultiHeadAttention has one key head per query head and values as wide as keys
         same = q.shape[1] == k.shape[1] and q.shape[1].static and q.shape[3] == v.shape[3]
-        if self.target == "ort" and same and (not causal or q.shape[2] == k.shape[2]):
-            return self._runtime(q, k, v, scale, bias, causal)
-        return None
+        if self.target != "ort" or not same:
+            return None
+        # it aligns its causal mask to the last key, and the mask makes an empty row a finite one
+        if causal and (bias is not None or q.shape[2] != k.shape[2]):
+            bias, causal = self._masked(q, k, bias, causal), False
+        return self._runtime(q, k, v, scale, bias, causal)
 
     def _masked(self, q: Tensor, k: Tensor, bias: Tensor | None, causal: bool) -> Tensor | None:
         """Return bias and causal mask as one bias."""

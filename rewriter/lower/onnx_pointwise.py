@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rewriter.algebra.prims import broadcast
 from rewriter.lower.errors import EmitError
 
@@ -21,12 +23,12 @@ _INTEGER_MAX_SINCE = 12
 
 _OPERATORS = {
     "abs": "Abs", "add": "Add", "and": "And", "cos": "Cos", "eq": "Equal", "erf": "Erf", "exp": "Exp",
-    "floor": "Floor", "gt": "Greater", "identity": "Identity", "isinf": "IsInf", "isnan": "IsNaN",
-    "log": "Log", "lt": "Less", "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow",
+    "floor": "Floor", "gt": "Greater", "identity": "Identity", "isnan": "IsNaN", "log": "Log",
+    "lt": "Less", "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow",
     "reciprocal": "Reciprocal", "sigmoid": "Sigmoid", "sign": "Sign", "sin": "Sin",
     "softplus": "Softplus", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh", "xor": "Xor",
 }  # fmt: skip
-_BOOLEAN = frozenset("and or not xor eq lt gt isnan isinf".split())
+_BOOLEAN = frozenset("and or not xor eq lt gt isnan".split())
 
 
 def pointwise(e: OnnxEmitter, fn: str, *operands: Tensor) -> Tensor:
@@ -107,6 +109,11 @@ def _exp2(e: OnnxEmitter, x: Tensor) -> Tensor:
     return e.map("pow", e.constant(2.0, x.dtype), x)
 
 
+def _isinf(e: OnnxEmitter, x: Tensor) -> Tensor:
+    # ONNX Runtime has no IsInf for half precision
+    return e.map("eq", e.map("abs", x), e.constant(np.inf, x.dtype))
+
+
 def _ne(e: OnnxEmitter, a: Tensor, b: Tensor) -> Tensor:
     return e.map("not", e.map("eq", a, b))
 
@@ -124,6 +131,7 @@ _COMPOSED: dict[str, Callable[..., Tensor]] = {
     "exp2": _exp2,
     "floordiv": _floordiv,
     "ge": _or_equal("GreaterOrEqual", "gt"),
+    "isinf": _isinf,
     "le": _or_equal("LessOrEqual", "lt"),
     "maximum": _extreme("Max", "gt"),
     "minimum": _extreme("Min", "lt"),

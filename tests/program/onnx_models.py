@@ -87,7 +87,9 @@ def attention_layers(
     return model(nodes, inputs, [value("y", ["batch", "seq", width])], constants, opset, ir_version)
 
 
-def attention_inputs(batch: int = 2, length: int = 5, masked: bool = True, width: int = 32) -> list[np.ndarray]:
+def attention_inputs(
+    batch: int = 2, length: int = 5, masked: bool = True, width: int = 32
+) -> list[np.ndarray]:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(batch, length, width)).astype(np.float32)
     if not masked:

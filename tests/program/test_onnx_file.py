@@ -92,7 +92,9 @@ def nested_functions(depth: int) -> onnx.ModelProto:
         ]
         for k in range(depth)
     ]
-    functions = [helper.make_function("d", f"f{k}", ["a"], ["b"], body, imports) for k, body in enumerate(bodies)]
+    functions = [
+        helper.make_function("d", f"f{k}", ["a"], ["b"], body, imports) for k, body in enumerate(bodies)
+    ]
     node = helper.make_node(f"f{depth}", ["x"], ["y"], domain="d")
     return model([node], [value("x", [2])], [value("y", [2])], functions=functions, domains=("d",))
 
@@ -249,7 +251,9 @@ def test_inline_weights_are_views_of_the_file(tmp_path: Path, dtype: str) -> Non
     np.testing.assert_array_equal(array, weight)
 
 
-@pytest.mark.parametrize("dtype", [ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
+)
 def test_types_that_numpy_lacks(tmp_path: Path, dtype: type) -> None:
     weight = (np.arange(41 * 70).reshape(41, 70) % 7).astype(dtype)
     path = tmp_path / "m.onnx"
@@ -333,7 +337,9 @@ def hostile_base() -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_damaged_files_load_or_are_refused(tmp_path: Path, seed: int, recwarn: pytest.WarningsRecorder) -> None:
+def test_damaged_files_load_or_are_refused(
+    tmp_path: Path, seed: int, recwarn: pytest.WarningsRecorder
+) -> None:
     rng = random.Random(seed)
     whole = hostile_base()
     structure = cut_payloads(memoryview(whole))

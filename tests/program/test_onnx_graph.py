@@ -45,7 +45,9 @@ def test_named_axes(name: str, size: Size | None) -> None:
 
 
 def test_fresh_names_avoid_those_of_the_file() -> None:
-    made = model([helper.make_node("Add", ["x", "x"], ["y"])], [value("x", ["_d0", None])], [value("y", None)])
+    made = model(
+        [helper.make_node("Add", ["x", "x"], ["y"])], [value("x", ["_d0", None])], [value("y", None)]
+    )
     shape = OnnxProgram(made).graph.values["x"].shape
     assert shape is not None and shape[1] != Size.symbol("_d0")
 
@@ -87,7 +89,9 @@ def test_outer_values_that_inner_graphs_read_are_inputs() -> None:
         ],
         "then", [], [value("r", None)],
     )  # fmt: skip
-    direct = helper.make_graph([helper.make_node("Identity", ["far"], ["f"])], "direct", [], [value("f", [2])])
+    direct = helper.make_graph(
+        [helper.make_node("Identity", ["far"], ["f"])], "direct", [], [value("f", [2])]
+    )
     nodes = [
         helper.make_node("Neg", ["x"], ["near"]),
         helper.make_node("Exp", ["x"], ["far"]),
@@ -107,7 +111,9 @@ def test_calls_of_functions_are_nodes() -> None:
     body = [helper.make_node("Softmax", ["a"], ["b"], axis=-1)]
     function = helper.make_function("my.domain", "f", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
     node = helper.make_node("f", ["x"], ["y"], domain="my.domain")
-    made = model([node], [value("x", [2, 3])], [value("y", None)], functions=[function], domains=("my.domain",))
+    made = model(
+        [node], [value("x", [2, 3])], [value("y", None)], functions=[function], domains=("my.domain",)
+    )
     graph = OnnxProgram(made).graph
     assert graph.nodes[0].op == "my.domain::f"
     assert graph.values["y"].shape == (Size.of(2), Size.of(3))
