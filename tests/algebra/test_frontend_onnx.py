@@ -267,19 +267,43 @@ VIEWS = [
 
 
 def attention(op: str, *inputs: Array | None, **options: Any) -> Case:
-    """Return an attention whose batch (2) and lengths (5, 7) may be dynamic, but not its heads and widths."""
+    """Return an attention whose batch (2) and lengths (5, 7) may be dynamic, but not its heads and widths.
+
+    ``Attention*`` is ONNX Runtime's operator of that name.
+    """
     domain = "" if op == "Attention" else "com.microsoft"
-    return case(op, *inputs, domain=domain, opset=23, fixed=[3, 4, 6, 8, 12, 36], **options)
+    return case(op.rstrip("*"), *inputs, domain=domain, opset=23, fixed=[3, 4, 6, 8, 12, 20, 36], **options)
 
 
 QKV = (real(2, 5, 12), real(2, 7, 12, seed=1), real(2, 7, 12, seed=2))
 PAST = (real(2, 3, 5, 4, seed=3), real(2, 3, 5, 4, seed=4))
+PADDING = np.array([[1, 1, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1, 1]], np.int32)
+HIDDEN_ROW = np.where(np.arange(5)[:, None] == 2, -np.inf, real(2, 3, 5, 7)).astype(np.float32)
 ATTENTIONS = [
     attention("MultiHeadAttention", *QKV, num_heads=3),
     attention("MultiHeadAttention", *QKV, real(36), None, real(2, 3, 5, 7), num_heads=3, scale=0.3),
     attention("MultiHeadAttention", *QKV[:1] * 3, num_heads=3, unidirectional=1),
     attention("MultiHeadAttention", *QKV, None, None, None, *PAST, num_heads=3, outputs=3),
     attention("MultiHeadAttention", QKV[0], *PAST, num_heads=3),
+    attention("MultiHeadAttention", *QKV, None, PADDING, num_heads=3),
+    attention("MultiHeadAttention", *QKV, None, np.array([7, 2], np.int32), real(2, 3, 5, 7), num_heads=3),
+    attention("MultiHeadAttention", *QKV[:1] * 3, None, PADDING[:, :5], num_heads=3, unidirectional=1),
+    attention("MultiHeadAttention", *QKV, None, None, HIDDEN_ROW, num_heads=3),
+    attention("Attention*", QKV[0], real(12, 36), real(36), num_heads=3),
+    attention("Attention*", QKV[0], real(12, 36), real(36), PADDING[:, :5], num_heads=3, unidirectional=1),
+    attention(
+        "Attention*",
+        QKV[0],
+        real(12, 20),
+        real(20),
+        None,
+        None,
+        real(1, 2, 5, 5),
+        num_heads=2,
+        qkv_hidden_sizes=[6, 6, 8],
+        scale=0.3,
+    ),
+    attention("Attention*", QKV[0], real(12, 36), real(36), np.array([2, 5], np.int32), num_heads=3),
     attention("Attention", QKV[0], real(2, 7, 6), real(2, 7, 4), q_num_heads=4, kv_num_heads=2),
     attention("Attention", *QKV, real(5, 7), q_num_heads=3, kv_num_heads=3, scale=0.3),
     attention("Attention", *QKV, boolean(5, 7), q_num_heads=3, kv_num_heads=3),

@@ -1,8 +1,8 @@
 """ONNX's fused attention operators, taken apart into primitive forms.
 
 The scores are ``scale * (q @ k.T)``, softcapped, plus a float mask, and -inf where a boolean mask, causality,
-a window or padding hides a key. A row without any visible key gives 0: the guard that the operator's
-definition has is spelled ``where(isnan(p), 0, p)``.
+a window or padding hides a key. A row without any visible key gives 0 in the standard operator: the guard
+that its definition has is spelled ``where(isnan(p), 0, p)``. ONNX Runtime's own operators have none.
 """
 
 from __future__ import annotations
@@ -94,36 +94,101 @@ def _visible(call: Call, queries: Size, keys: Size, past: Size) -> list[Prim]:
 
 def _multi_head_attention(call: Call) -> Result:
     q, k, v, bias = call[0], call.get(1), call.get(2), call.get(3)
-    padding, attention_bias, past_key, past_value = (call.get(at) for at in range(4, 8))
-    heads = call.attribute("num_heads")
-    exotic = padding is not None or any(x is not None for x in call.inputs[8:])
-    if exotic or k is None or v is None or len(q.shape) != 3 or not heads:
+    exotic = any(x is not None for x in call.inputs[8:])
+    if exotic or k is None or v is None or len(q.shape) != 3:
         return None
     if bias is not None:
         if len(k.shape) != 3 or len(v.shape) != 3:
             return None
-        widths, start, biased = (q.shape[2], k.shape[2], v.shape[2]), ZERO, []
-        for x, width in zip((q, k, v), widths, strict=True):
-            biased.append(pointwise("add", x, slice_(bias, 0, start, width), dtype=x.dtype))
-            start += width
-        q, k, v = biased
-    split = [x if len(x.shape) == 4 else _split_heads(x, heads) for x in (q, k, v)]
+        q, k, v = _add_slices(bias, q, k, v)
+    past = (call.get(6), call.get(7))
+    return _runtime_attention(call, (q, k, v), padding=call.get(4), bias=call.get(5), past=past)
+
+
+def _packed_attention(call: Call) -> Result:
+    """ONNX Runtime's ``Attention``: the projections of query, key and value are inside."""
+    x, weight, bias = call[0], call[1], call.get(2)
+    outside = call.present(4) or any(y is not None for y in call.inputs[6:]) or any(call.outputs[1:])
+    if outside or call.attribute("do_rotary", 0) or len(x.shape) != 3:
+        return None
+    given = call.attribute("qkv_hidden_sizes")
+    third = weight.shape[1].divide(3)
+    widths = [Size.of(n) for n in given] if given else [third] * 3 if third is not None else None
+    if widths is None:
+        return None
+    projected = matmul(x, weight)
+    parts, start = [], ZERO
+    for width in widths:
+        parts.append(slice_(projected, 2, start, width))
+        start += width
+    q, k, v = parts
+    if bias is not None:
+        q, k, v = _add_slices(bias, q, k, v)
+    return _runtime_attention(call, (q, k, v), padding=call.get(3), bias=call.get(5), past=(None, None))
+
+
+def _add_slices(bias: Prim, *xs: Prim) -> list[Prim]:
+    """Return each operand plus its part of the biases, which lie one after the other."""
+    start, biased = ZERO, []
+    for x in xs:
+        biased.append(pointwise("add", x, slice_(bias, 0, start, x.shape[2]), dtype=x.dtype))
+        start += x.shape[2]
+    return biased
+
+
+def _runtime_attention(
+    call: Call,
+    qkv: tuple[Prim, Prim, Prim],
+    padding: Prim | None,
+    bias: Prim | None,
+    past: tuple[Prim | None, Prim | None],
+) -> Result:
+    """Return ONNX Runtime's attention: padding is a large negative bias, and empty rows are not guarded."""
+    heads = call.attribute("num_heads")
+    split = [x if len(x.shape) == 4 else _split_heads(x, heads) for x in qkv]
     if split[0] is None or split[1] is None or split[2] is None:
         return None
     q, k, v = split[0], split[1], split[2]
-    k, v, past = _cached(k, v, past_key, past_value)
+    k, v, before = _cached(k, v, *past)
     scale = _scale(q, call.attribute("scale", 0.0) or None)
+    if padding is not None:
+        padding = _padding_bias(
+            padding, q.shape[0], k.shape[2], call.attribute("mask_filter_value", -1e4), q.dtype
+        )
+        if padding is None:
+            return None
+        bias = padding if bias is None else pointwise("add", bias, padding, dtype=q.dtype)
     if scale is None:
         return None
     visible = []
     if call.attribute("unidirectional", 0):
-        visible.append(_band(q.shape[2], k.shape[2], past, None, "le", 0))
-    chain = _attend(q, k, v, scale, 0.0, attention_bias, visible)
+        visible.append(_band(q.shape[2], k.shape[2], before, None, "le", 0))
+    chain = _attend(q, k, v, scale, 0.0, bias, visible, guard=False)
     return [_merged(chain.result), k, v]
 
 
+def _padding_bias(mask: Prim, batch: Size, keys: Size, hidden: float, dtype: str | None) -> Prim | None:
+    """Return what a mask of integers (or the counts of valid keys) adds to the scores."""
+    shape = mask.shape
+    if len(shape) == 1 and shape[0] == batch:
+        seen = pointwise("lt", iota(keys), reshape(mask, [batch, ONE, ONE, ONE]))
+    elif len(shape) in (2, 3):
+        rows = [shape[0], ONE, ONE if len(shape) == 2 else shape[1], shape[-1]]
+        seen = pointwise("gt", reshape(mask, rows), constant(0, mask.dtype))
+    else:
+        return None
+    return pointwise("where", seen, constant(0.0, dtype), constant(float(hidden), dtype))
+
+
 def _attend(
-    q: Prim, k: Prim, v: Prim, scale: float, softcap: float, bias: Prim | None, visible: Sequence[Prim]
+    q: Prim,
+    k: Prim,
+    v: Prim,
+    scale: float,
+    softcap: float,
+    bias: Prim | None,
+    visible: Sequence[Prim],
+    guard: bool = True,
 ) -> _Chain:
     scores = capped = pointwise("mul", matmul(q, swap(k, 2, 3)), constant(float(scale), q.dtype))
     if softcap:
@@ -134,7 +199,7 @@ def _attend(
         hidden = constant(-np.inf, q.dtype)
         biased = pointwise("where", fold(partial(pointwise, "and"), visible), biased, hidden)
     weights = softmax(biased, 3)
-    if bias is not None or visible:
+    if guard and (bias is not None or visible):
         weights = pointwise("where", pointwise("isnan", weights), constant(0.0, q.dtype), weights)
     return _Chain(scores, capped, biased, weights, matmul(weights, v))
 
@@ -196,6 +261,7 @@ def _band(queries: Size, keys: Size, before: Size, counts: Prim | None, fn: str,
 
 ATTENTION: dict[str, Handler] = {
     "Attention": _attention,
+    "com.microsoft::Attention": _packed_attention,
     "com.microsoft::MultiHeadAttention": _multi_head_attention,
 }
 """Translations by operator name."""
