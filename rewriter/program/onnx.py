@@ -158,6 +158,8 @@ class OnnxProgram(Program):
         for name in (*inputs, *outputs):
             if name not in self.graph.values:
                 raise InputError(f"{self.source} has no value {name!r}.")
+        if not outputs:
+            return lambda arrays: []
         dtypes = {name: self.graph.values[name].dtype for name in inputs}
         known = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
 
@@ -278,7 +280,7 @@ def _fitted(x: Any, expected: Value) -> np.ndarray:
         or any(n.static and int(n) != m for n, m in zip(shape, array.shape, strict=True))
     ):
         raise InputError(f"The input {_described(expected)} was given with shape {list(array.shape)}.")
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")
 
 
 def _array(x: Any) -> np.ndarray:

@@ -82,8 +82,8 @@ def cut_out(
         _declare(value, dtypes.get(name), graph.values[name].shape)
     _read_given(part, {v for n in nodes for v in n.outputs} & given)
     _separate_outputs(part, outputs)
-    for value, name in zip(part.outputs, outputs, strict=True):
-        _declare(value, graph.values[name].dtype, None)
+    for value in part.outputs:
+        _declare(value, None, None)  # inferred: it may depend on a type that only the caller knows
     return _model(part, model)
 
 

@@ -74,13 +74,11 @@ class Session:
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run on inputs by name; what the model does not read is left out."""
-        feed = {name: arrays[name] for name in self._inputs if name in arrays}
+        feed = {name: np.asarray(arrays[name], order="C") for name in self._inputs if name in arrays}
         try:
             if not any(dtype for _, dtype in self._outputs) and not any(self._inputs.values()):
                 return list(self._session.run(None, feed))
-            values = {
-                name: self._value(np.ascontiguousarray(x), self._inputs[name]) for name, x in feed.items()
-            }
+            values = {name: self._value(x, self._inputs[name]) for name, x in feed.items()}
             results = self._session.run_with_ort_values([name for name, _ in self._outputs], values)
         except self._failures as error:
             raise InputError(f"ONNX Runtime cannot run {self._source}: {_first_line(error)}.") from error
