@@ -12,7 +12,7 @@ from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 __all__ = ["Tiles", "attend_tiles", "price", "split_heads", "token_major"]
 
 LARGEST_COPY = 8 << 20
-"""Bytes of keys (or, where scores are materialised, of scores) that one call gathers.
+"""Bytes of keys that one call gathers.
 
 Larger buffers come from fresh pages of the operating system at every call: measured on CPU, gathering
 39 MB takes ten times as long as gathering 20 MB.
@@ -116,15 +116,12 @@ def _lead(e: Emitter, x: Handle) -> Handle:
 
 def _chunks(e: Emitter, a: Canonical, tiles: Tiles) -> Iterator[tuple[int | None, int]]:
     """Yield ``(start, count)`` ranges of tiles, or one ``(None, 0)`` for all of them."""
-    _, count, length, heads, width = (n.known() for n in e.shape(tiles.queries))
-    keys, groups = e.shape(tiles.keys)[1].known(), a.shape["G"].known()
-    if None in (count, length, heads, width, keys, groups):
+    count = e.shape(tiles.keys)[0].known()
+    copied = (e.shape(tiles.keys)[1] * a.shape["G"] * a.shape["D"]).known()
+    if count is None or copied is None:
         yield None, 0
         return
-    assert count and length and heads and width and keys and groups
-    batch = a.shape["B"].known() or 1
-    copied = groups * width if e.target == "torch" else heads * length
-    fits = max(1, LARGEST_COPY // (4 * batch * keys * copied))
+    fits = max(1, LARGEST_COPY // (4 * copied * (a.shape["B"].known() or 1)))
     parts = min(-(-count // fits), LARGEST_UNROLL)
     if parts == 1:
         yield None, 0
