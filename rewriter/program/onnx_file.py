@@ -72,7 +72,9 @@ def read_message(message: onnx.ModelProto, source: str) -> ModelFile:
     """Read a model from a message, with the checks that a file gets. It cannot have external data."""
 
     def refuse(tensor: ir.ExternalTensor) -> memoryview:
-        raise InputError(f"{source}: tensor {tensor.name!r} is in another file; load the model from its file.")
+        raise InputError(
+            f"{source}: tensor {tensor.name!r} is in another file; load the model from its file."
+        )
 
     try:
         data = memoryview(message.SerializeToString())

@@ -90,7 +90,7 @@ def _symbolic(name: str) -> Size:
 
 
 def _inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    """Return what shape inference finds; what the file claims helps it, unless it contradicts the operators."""
+    """Return what shape inference finds; claims of the file help it, unless they contradict the operators."""
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     claims = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}

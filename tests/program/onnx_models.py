@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -59,7 +61,7 @@ def attention_layers(
     }
     nodes: list[onnx.NodeProto] = []
 
-    def node(op: str, inputs: list[str], output: str, **attributes: object) -> None:
+    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> None:
         nodes.append(helper.make_node(op, inputs, [output], name=f"{op}_{output}", **attributes))
 
     x = "x"

@@ -6,10 +6,12 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper
 from onnx.external_data_helper import set_external_data
@@ -33,7 +35,12 @@ def matmul(weight: np.ndarray) -> onnx.ModelProto:
     return model([node], [value("x", ["n", weight.shape[0]])], [value("y", None)], {"w": weight})
 
 
-def external(folder: Path, location: str = "w.bin", **entries: int) -> Path:
+def weights(of: ir.Model) -> np.ndarray:
+    array: np.ndarray = of.graph.initializers["w"].const_value.numpy()  # type: ignore[union-attr]
+    return array
+
+
+def external(folder: Path, location: str = "w.bin", **entries: Any) -> Path:
     """Write a model whose weight lies in another file, which is written too."""
     weight = np.arange(64, dtype=np.float32).reshape(8, 8)
     made = matmul(weight)
@@ -194,16 +201,14 @@ def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
 def test_external_data_is_read(tmp_path: Path) -> None:
     file = read_model(external(tmp_path))
     assert file.external and {Path(name).name for name in file.files} == {"m.onnx", "w.bin"}
-    np.testing.assert_array_equal(
-        file.model.graph.initializers["w"].const_value.numpy(), np.arange(64).reshape(8, 8)
-    )
+    np.testing.assert_array_equal(weights(file.model), np.arange(64).reshape(8, 8))
 
 
 @pytest.mark.parametrize(
     ("location", "says"),
     [("/etc/passwd", "relative path"), ("../w.bin", "relative path"), ("a/../../w.bin", "relative path"),
-     ("gone.bin", "gone.bin does not exist"), ("link.bin", "a link that leaves"), ("pipe.bin", "not a regular"),
-     ("folder", "is a directory"), ("", "relative path")],
+     ("gone.bin", "gone.bin does not exist"), ("link.bin", "a link that leaves"), ("folder", "is a directory"),
+     ("pipe.bin", "not a regular file"), ("", "relative path")],
 )  # fmt: skip
 def test_external_data_stays_in_the_folder(tmp_path: Path, location: str, says: str) -> None:
     folder = tmp_path / "model"
@@ -225,7 +230,7 @@ def test_external_data_stays_in_the_folder(tmp_path: Path, location: str, says: 
         ({"length": 1 << 62}, "expected 256"),
     ],
 )
-def test_external_data_fits_its_file(tmp_path: Path, entries: dict[str, int], says: str) -> None:
+def test_external_data_fits_its_file(tmp_path: Path, entries: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         read_model(external(tmp_path, **entries))
 
@@ -246,7 +251,7 @@ def test_inline_weights_are_views_of_the_file(tmp_path: Path, dtype: str) -> Non
     weight = np.random.default_rng(0).integers(0, 2, (40, 70)).astype(dtype)
     path = tmp_path / "m.onnx"
     path.write_bytes(matmul(weight).SerializeToString())
-    array = read_model(path).model.graph.initializers["w"].const_value.numpy()
+    array = weights(read_model(path).model)
     assert array.dtype == weight.dtype and not array.flags.owndata and not array.flags.writeable
     np.testing.assert_array_equal(array, weight)
 
@@ -255,10 +260,10 @@ def test_inline_weights_are_views_of_the_file(tmp_path: Path, dtype: str) -> Non
     "dtype", [ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
 )
 def test_types_that_numpy_lacks(tmp_path: Path, dtype: type) -> None:
-    weight = (np.arange(41 * 70).reshape(41, 70) % 7).astype(dtype)
+    weight: np.ndarray = (np.arange(41 * 70).reshape(41, 70) % 7).astype(dtype)
     path = tmp_path / "m.onnx"
     path.write_bytes(matmul(weight).SerializeToString())
-    array = read_model(path).model.graph.initializers["w"].const_value.numpy()
+    array = weights(read_model(path).model)
     assert array.dtype == weight.dtype
     np.testing.assert_array_equal(array.astype(np.float32), weight.astype(np.float32))
 
@@ -333,7 +338,8 @@ def hostile_base() -> bytes:
     made.graph.node.append(helper.make_node("f", ["y"], ["z"], domain="d"))
     made.graph.initializer.append(tensor("yes", np.array(True)))
     made.graph.node.append(helper.make_node("If", ["yes"], ["w"], then_branch=inner, else_branch=inner))
-    return made.SerializeToString()
+    data: bytes = made.SerializeToString()
+    return data
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -344,7 +350,7 @@ def test_damaged_files_load_or_are_refused(
     whole = hostile_base()
     structure = cut_payloads(memoryview(whole))
     path = tmp_path / "m.onnx"
-    outcomes = {True: 0, False: 0}
+    refused: list[str] = []
     for trial in range(60):
         data = bytearray(structure if trial % 2 else whole)
         if trial % 4 == 0:
@@ -359,9 +365,8 @@ def test_damaged_files_load_or_are_refused(
             assert program.graph.nodes
             for load in program.graph.constants.values():
                 load()
-            outcomes[True] += 1
         except InputError as error:
-            assert "\n" not in str(error)
-            outcomes[False] += 1
+            refused.append(str(error))
         assert time.monotonic() - start < 5
-    assert outcomes[False] > 10
+    assert 10 < len(refused) < 60
+    assert not any("\n" in message for message in refused)

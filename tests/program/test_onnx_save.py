@@ -132,7 +132,7 @@ def test_failure_leaves_nothing_behind(
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(onnx_save.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="No space left"):
         write_model(OnnxProgram(attention_layers()).model, tmp_path / "m.onnx", external=external)
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
