@@ -732,6 +732,16 @@ def test_attention_conformance(expanded: bool) -> None:
             assert any(isinstance(form.form, Softmax) for form in reached(forms[program.outputs[0]]))
 
 
+def test_fused_attention_computes_with_what_it_shows() -> None:
+    """Outputs inside the computation are steps of it, so that what they hold can be read and must survive."""
+    name = "test_attention_4d_with_past_and_present_qk_matmul_bias"
+    (test,) = (test for test in conformance() if test.name == name)
+    program = OnnxProgram(test.model)
+    forms = program.prims()
+    result, *steps = (forms[output] for output in program.outputs)
+    assert len(steps) == 3 and reached(result).issuperset(steps)
+
+
 def reached(form: Prim) -> set[Prim]:
     seen, stack = {form}, [form]
     while stack:

@@ -62,7 +62,7 @@ def translate(graph: Graph, opset: int) -> dict[str, Prim]:
         _place_node(scope, node)
     for name in graph.values:
         if name not in scope.prims:
-            _place_leaf(scope, name, "outside the graph", scope.declared(name))
+            _place_leaf(scope, name, "absent", scope.declared(name))
     return scope.prims
 
 
@@ -122,14 +122,17 @@ def _place_node(scope: Scope, node: Node) -> None:
             scope.integers[name] = found
         if closed or array is not None:
             scope.closed.add(name)
-        scope.prims[name] = prim.named(name)
+        scope.prims[name] = prim if prim.value == name else prim.named(name)
         scope.learn(name, prim.shape)
 
 
 def _output_names(node: Node) -> tuple[str, ...]:
-    if len(node.native.outputs) == len(node.outputs):
-        return node.outputs
-    return tuple(output.name or "" for output in node.native.outputs)
+    """Return the names of the outputs by position, ``""`` where the node leaves one out."""
+    if len(node.native.outputs) != len(node.outputs):
+        return tuple(output.name or "" for output in node.native.outputs)
+    return tuple(
+        name if output.name else "" for name, output in zip(node.outputs, node.native.outputs, strict=True)
+    )
 
 
 def _translate(call: Call) -> tuple[Sequence[Prim | None] | None, Sequence[Known | None]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from functools import reduce as fold
 
@@ -36,17 +35,6 @@ from rewriter.algebra.sizes import ONE, ZERO, Size
 __all__ = ["ATTENTION"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Chain:
-    """The steps of one attention that some output of an operator may show."""
-
-    scores: Prim
-    capped: Prim
-    biased: Prim
-    weights: Prim
-    result: Prim
-
-
 def _attention(call: Call) -> Result:
     q, k, v, mask = call[0], call[1], call[2], call.get(3)
     packed = len(q.shape) == 3
@@ -56,7 +44,7 @@ def _attention(call: Call) -> Result:
         if split[0] is None or split[1] is None or split[2] is None:
             return None
         q, k, v = split[0], split[1], split[2]
-    k, v, past = _cached(k, v, call.get(4), call.get(5))
+    k, v, past = _cached(call, k, v, call.get(4), call.get(5))
     scale, group = _scale(q, call.attribute("scale")), q.shape[1].divide(k.shape[1])
     if scale is None or group is None:
         return None
@@ -66,10 +54,9 @@ def _attention(call: Call) -> Result:
         if mask.dtype == "bool":
             visible, mask = [mask, *visible], None
     softcap = call.attribute("softcap", 0.0)
-    chain = _attend(q, _repeated(k, group), _repeated(v, group), scale, softcap, mask, visible)
-    result = _merged(chain.result) if packed else chain.result
-    shown = (chain.scores, chain.capped, chain.biased, chain.weights)
-    return [result, k, v, shown[call.attribute("qk_matmul_output_mode", 0)]]
+    steps = _Steps(call, output=3, shown=call.attribute("qk_matmul_output_mode", 0))
+    result = _attend(q, _repeated(k, group), _repeated(v, group), scale, softcap, mask, visible, steps)
+    return [_merged(result) if packed else result, k, v, steps.held]
 
 
 def _visible(call: Call, queries: Size, keys: Size, past: Size) -> list[Prim]:
@@ -149,7 +136,7 @@ def _runtime_attention(
     if split[0] is None or split[1] is None or split[2] is None:
         return None
     q, k, v = split[0], split[1], split[2]
-    k, v, before = _cached(k, v, *past)
+    k, v, before = _cached(call, k, v, *past)
     scale = _scale(q, call.attribute("scale", 0.0) or None)
     if padding is not None:
         padding = _padding_bias(
@@ -163,8 +150,9 @@ def _runtime_attention(
     visible = []
     if call.attribute("unidirectional", 0):
         visible.append(_band(q.shape[2], k.shape[2], before, None, "le", 0))
-    chain = _attend(q, k, v, scale, 0.0, bias, visible, guard=False)
-    return [_merged(chain.result), k, v]
+    steps = _Steps(call, output=3, shown=0)
+    result = _attend(q, k, v, scale, 0.0, bias, visible, steps, guard=False)
+    return [_merged(result), k, v, steps.held]
 
 
 def _padding_bias(mask: Prim, batch: Size, keys: Size, hidden: float, dtype: str | None) -> Prim | None:
@@ -180,6 +168,23 @@ def _padding_bias(mask: Prim, batch: Size, keys: Size, hidden: float, dtype: str
     return pointwise("where", seen, constant(0.0, dtype), constant(float(hidden), dtype))
 
 
+class _Steps:
+    """Gives one step between scores and weights the name of the output that shows it.
+
+    What reads the step must read the named tensor: an operand that the graph holds can be asked for.
+    """
+
+    def __init__(self, call: Call, output: int, shown: int) -> None:
+        self.held: Prim | None = None
+        self._name = call.outputs[output] if len(call.outputs) > output else ""
+        self._shown = shown
+
+    def __call__(self, at: int, step: Prim) -> Prim:
+        if at == self._shown and self._name:
+            step = self.held = step.named(self._name)
+        return step
+
+
 def _attend(
     q: Prim,
     k: Prim,
@@ -188,20 +193,23 @@ def _attend(
     softcap: float,
     bias: Prim | None,
     visible: Sequence[Prim],
+    steps: _Steps,
     guard: bool = True,
-) -> _Chain:
-    scores = capped = pointwise("mul", matmul(q, swap(k, 2, 3)), constant(float(scale), q.dtype))
+) -> Prim:
+    scores = steps(0, pointwise("mul", matmul(q, swap(k, 2, 3)), constant(float(scale), q.dtype)))
     if softcap:
         inner = pointwise("tanh", pointwise("mul", scores, constant(1.0 / softcap, q.dtype)))
-        capped = pointwise("mul", inner, constant(float(softcap), q.dtype))
-    biased = capped if bias is None else pointwise("add", capped, bias, dtype=q.dtype)
+        scores = pointwise("mul", inner, constant(float(softcap), q.dtype))
+    scores = steps(1, scores)
+    if bias is not None:
+        scores = pointwise("add", scores, bias, dtype=q.dtype)
     if visible:
         hidden = constant(-np.inf, q.dtype)
-        biased = pointwise("where", fold(partial(pointwise, "and"), visible), biased, hidden)
-    weights = softmax(biased, 3)
+        scores = pointwise("where", fold(partial(pointwise, "and"), visible), scores, hidden)
+    weights = softmax(steps(2, scores), 3)
     if guard and (bias is not None or visible):
         weights = pointwise("where", pointwise("isnan", weights), constant(0.0, q.dtype), weights)
-    return _Chain(scores, capped, biased, weights, matmul(weights, v))
+    return matmul(steps(3, weights), v)
 
 
 def _scale(q: Prim, stated: float | None) -> float | None:
@@ -211,11 +219,18 @@ def _scale(q: Prim, stated: float | None) -> float | None:
     return 1 / math.sqrt(int(q.shape[3])) if q.shape[3].static else None
 
 
-def _cached(k: Prim, v: Prim, past_key: Prim | None, past_value: Prim | None) -> tuple[Prim, Prim, Size]:
-    """Return keys and values with those of earlier calls before them, and how many these are."""
-    if past_key is None or past_value is None:
-        return k, v, ZERO
-    return concat([past_key, k], 2), concat([past_value, v], 2), past_key.shape[2]
+def _cached(
+    call: Call, k: Prim, v: Prim, past_key: Prim | None, past_value: Prim | None
+) -> tuple[Prim, Prim, Size]:
+    """Return keys and values with those of earlier calls before them, and how many these are.
+
+    They are named where the node writes them (outputs 1 and 2).
+    """
+    past = ZERO
+    if past_key is not None and past_value is not None:
+        k, v, past = concat([past_key, k], 2), concat([past_value, v], 2), past_key.shape[2]
+    names = (*call.outputs[1:3], "", "")
+    return k.named(names[0]) if names[0] else k, v.named(names[1]) if names[1] else v, past
 
 
 def _merged(x: Prim) -> Prim:
