@@ -161,11 +161,32 @@ class OnnxWriter:
         for x in self._inputs:
             if size in x.shape:
                 return self._dim(x, x.shape.index(size))
-        terms = [self._product(monomial, coefficient) for monomial, coefficient in size.terms]
+        before = len(self.nodes)
+        try:
+            terms = [self._product(monomial, coefficient) for monomial, coefficient in size.terms]
+        except EmitError:
+            self._forget(before)
+            return self._by_parts(size)
         total = terms[0]
         for term in terms[1:]:
             total = self.node("Add", [total, term], [ONE], "int64")
         return total
+
+    def _by_parts(self, size: Size) -> Tensor:
+        """Compute ``factor * axis + rest`` where ``axis`` is a whole axis, whose dimensions are not known."""
+        for x in self._inputs:
+            for axis, whole in enumerate(x.shape):
+                factor = _factor(size, whole)
+                rest = size - factor * whole
+                if len(rest.terms) >= len(size.terms) or not (
+                    self.computable(factor) and self.computable(rest)
+                ):
+                    continue
+                part = self._dim(x, axis)
+                if factor != ONE:
+                    part = self.node("Mul", [part, self.number(factor)], [ONE], "int64")
+                return part if rest == ZERO else self.node("Add", [part, self.number(rest)], [ONE], "int64")
+        raise _unknown(str(size))
 
     def _product(self, names: Sequence[str], coefficient: int) -> Tensor:
         factors = [self._symbol(name) for name in names]
@@ -249,6 +270,15 @@ class OnnxWriter:
 
 def _unknown(name: str) -> EmitError:
     return EmitError(f"The size {name} cannot be computed from the inputs of the region.")
+
+
+def _factor(size: Size, whole: Size) -> Size:
+    """Return how often ``whole`` goes into ``size``, by the term of the highest degree; 0 if it does not."""
+    if whole.static:
+        return ZERO
+    lead = Size((whole.terms[-1],))
+    quotients = (Size((term,)).divide(lead) for term in size.terms)
+    return next((q for q in quotients if q is not None), ZERO)
 
 
 def _linear_in(size: Size, name: str) -> tuple[Size, Size] | None:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from rewriter.algebra.prims import POINTWISE
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.sizes import Size, SizeLike
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
 from rewriter.lower.onnx_emitter import OnnxEmitter, opset_of_target
@@ -26,7 +26,7 @@ def run(
     *arrays: np.ndarray,
     opset: int = 17,
     target: str = "onnx",
-    shapes: Sequence[Sequence[int | str]] | None = None,
+    shapes: Sequence[Sequence[SizeLike]] | None = None,
 ) -> tuple[np.ndarray, OnnxEmitter]:
     """Emit ``emit(e, *handles)`` and run it; ``shapes`` gives the sizes that the emitter knows."""
     e = OnnxEmitter(opset, target)
@@ -167,7 +167,10 @@ def test_dtypes_are_not_mixed(fn: str) -> None:
 
 # dynamic sizes
 
-SIZES: list[tuple[str, Sequence[Sequence[int | str]], Sequence[Sequence[int]], Emit, Sequence[int]]] = [
+HIDDEN = Size.symbol("u.") * Size.symbol("v.") + Size.symbol("u.")
+"""An axis whose dimensions are not those of any other."""
+
+SIZES: list[tuple[str, Sequence[Sequence[SizeLike]], Sequence[Sequence[int]], Emit, Sequence[int]]] = [
     ("copied", [["b", 6, "s"]], [(2, 6, 5)], lambda e, x: e.reshape(x, ["b", 2, 3, "s"]), (2, 2, 3, 5)),
     ("two moved", [["b", "s", 6]], [(2, 5, 6)], lambda e, x: e.reshape(x, [6, "b", "s"]), (6, 2, 5)),
     ("merged", [["b", "s", 6]], [(2, 5, 6)], lambda e, x: e.reshape(x, ["b*s", 6]), (10, 6)),
@@ -189,6 +192,9 @@ SIZES: list[tuple[str, Sequence[Sequence[int | str]], Sequence[Sequence[int]], E
     ("rest", [["s"]], [(9,)], lambda e, x: e.slice(x, 0, 0, Size.parse("(s + 1) % (4)")), (2,)),
     ("least", [["s"], ["t"]], [(9,), (4,)], lambda e, x, y: e.slice(x, 0, 1, Size.parse("min(s, t)")), (4,)),
     ("most", [["s"], ["t"]], [(9,), (4,)], lambda e, x, y: e.slice(x, 0, 0, Size.parse("max(t, 5)")), (5,)),
+    ("in terms of an axis", [[HIDDEN]], [(6,)], lambda e, x: e.iota(3 * e.shape(x)[0] + 1), (19,)),
+    ("multiple of an axis", [[HIDDEN], ["s"]], [(6,), (2,)],
+     lambda e, x, y: e.iota(e.shape(x)[0] * Size.parse("s") - 2), (10,)),
     ("expanded", [[1, "s", 1], ["b"]], [(1, 5, 1), (2,)],
      lambda e, x, y: e.expand(x, ["b", "s", "s"]), (2, 5, 5)),
 ]  # fmt: skip
@@ -199,7 +205,7 @@ SIZES: list[tuple[str, Sequence[Sequence[int | str]], Sequence[Sequence[int]], E
     ("known", "actual", "emit", "shape"), [s[1:] for s in SIZES], ids=[s[0] for s in SIZES]
 )
 def test_dynamic_sizes(
-    known: Sequence[Sequence[int | str]],
+    known: Sequence[Sequence[SizeLike]],
     actual: Sequence[Sequence[int]],
     emit: Emit,
     shape: Sequence[int],
