@@ -70,6 +70,14 @@ def _square(call: Call) -> Result:
     return pointwise("mul", call.tensor(0), call.tensor(0))
 
 
+def _log1p(call: Call) -> Result:
+    return pointwise("log", pointwise("add", call.tensor(0), call.scalar(1)))
+
+
+def _expm1(call: Call) -> Result:
+    return pointwise("sub", pointwise("exp", call.tensor(0)), call.scalar(1))
+
+
 def _bitwise(fn: str, call: Call) -> Result:
     return pointwise(fn, call.operand(0), call.operand(1)) if call.dtype == "bool" else None
 
@@ -243,6 +251,8 @@ POINTWISE: dict[str, Handler] = {
     "addcmul": partial(_addcmul, "mul"),
     "addcdiv": partial(_addcmul, "div"),
     "square": _square,
+    "log1p": _log1p,
+    "expm1": _expm1,
     "ceil": _ceil,
     "softplus": _softplus,
     "where": _where,
