@@ -20,11 +20,11 @@ from rewriter.selectors import Selector
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.activations import recorded
 from rewriter.verify.data import Data
-from rewriter.verify.inputs import generated_cases
+from rewriter.verify.inputs import LENGTHS, generated_cases
 from rewriter.verify.metrics import relative
 from rewriter.verify.probes import Probe, probes
 from rewriter.verify.progress import Progress, silent
-from rewriter.verify.running import RunError, first_line, runtime_errors
+from rewriter.verify.running import RunError, first_line, run, runtime_errors
 from rewriter.verify.site import SiteCheck, check_replacement, native_new
 
 __all__ = ["Applied", "Options", "Pass", "Rewriting", "Step", "rewrite"]
@@ -330,9 +330,10 @@ class _Engine:
 
     def _check(self, site: AttentionSite, form: Form, edit: Replacement) -> SiteCheck:
         """Run all probes, or one where an equal site in the same form has passed them."""
-        made = probes(site, self._program, self._seed)
         key = (site.signature, str(form))
-        chosen = _affordable(site, made)[:1] if key in self._verified else _affordable(site, made)
+        lengths = [form.telling_length] if form.telling_length is not None else []
+        made = probes(site, self._program, self._seed, lengths=lengths)
+        chosen = made[:1] if key in self._verified else _affordable(self._program, site, made)
         check = check_replacement(self._program, site, form, edit, chosen, self._lowering.emit)
         if check.ok:
             self._verified.add(key)
@@ -343,6 +344,8 @@ class _Engine:
     ) -> tuple[AttentionSite, ...]:
         """Return the sites where the form is closest to the original, of those that it is legal for."""
         legal = [site for site in sites if form.why_not(site) is None]
+        if not legal:
+            return tuple(sites)  # to be refused, each with its reason
         self._measure([(site, form) for site in legal])
         errors = {site.id: self._errors[site.id, str(form)] for site in legal}
         ranked = sorted((error, site_id) for site_id, error in errors.items() if not isinstance(error, str))
@@ -357,7 +360,8 @@ class _Engine:
         sites = tuple({site.id: site for site, _ in pending}.values())
         squares = dict.fromkeys(((site.id, str(form)) for site, form in pending), 0.0)
         inputs = 0
-        for arrays in recorded(self._program, sites, self._inputs(), DATA_LIMIT):
+        data = self._data if self._data is not None else self._generated([form for _, form in pending])
+        for arrays in recorded(self._program, sites, data, DATA_LIMIT):
             inputs += 1
             for at, (site, form) in enumerate(pending):
                 self._progress("measuring sites", at, len(pending))
@@ -369,11 +373,19 @@ class _Engine:
             pending = [(site, form) for site, form in pending if (site.id, str(form)) not in self._errors]
         self._errors.update({k: (v / inputs) ** 0.5 for k, v in squares.items() if k not in self._errors})
 
-    def _inputs(self) -> Data:
-        """Return the data, or one generated input where there is none."""
-        if self._data is not None:
-            return self._data
-        return [next(generated_cases(self._program, self._seed)).inputs]
+    def _generated(self, forms: Sequence[Form]) -> Data:
+        """Return one input for want of data, as long as the forms need to show what they do."""
+        telling = sorted({form.telling_length for form in forms if form.telling_length is not None})
+
+        def can_run(inputs: Arrays) -> bool:
+            try:
+                run(self._program, inputs)
+            except RunError:
+                return False
+            return True
+
+        lengths = [*reversed(telling), *LENGTHS]
+        return [next(generated_cases(self._program, self._seed, can_run, lengths)).inputs]
 
     def _deviation(self, site: AttentionSite, form: Form, arrays: Arrays) -> float:
         """Return the relative error of a form at a site on recorded values; refuse it where it is wrong."""
@@ -417,7 +429,13 @@ def _dense(site: AttentionSite) -> Cost:
     return dense_cost(site, site.keys)
 
 
-def _affordable(site: AttentionSite, made: Sequence[Probe]) -> Sequence[Probe]:
-    """Return the first probes, as many as the float64 evaluation can be afforded on; one at least."""
-    scores = (site.batch * site.heads * site.queries * site.keys).known()
-    return made if scores is None else made[: max(1, SCORES_LIMIT // max(1, scores))]
+def _affordable(program: Program, site: AttentionSite, made: Sequence[Probe]) -> list[Probe]:
+    """Return the probes that the float64 evaluation can be afforded on; one at least."""
+    chosen: list[Probe] = []
+    spent = 0
+    for probe in made:
+        scores = _scores(program, site, probe.arrays)
+        if not chosen or spent + scores <= SCORES_LIMIT:
+            chosen.append(probe)
+            spent += scores
+    return chosen

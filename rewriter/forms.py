@@ -116,6 +116,11 @@ class Form(ABC):
         """Return what the site costs in this form."""
 
     @property
+    def telling_length(self) -> int | None:
+        """Length of a sequence at which every part of the lowering does something; None if any will do."""
+        return None
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Parameters by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

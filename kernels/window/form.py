@@ -150,6 +150,11 @@ class Window(Form):
         )
         return dense_cost(site, site.keys if Size.of(seen).at_least(site.keys) else Size.of(seen))
 
+    @property
+    def telling_length(self) -> int:
+        """Return a length of some tiles beyond the window."""
+        return (self.window + self.sinks + 300) | 1
+
     def _reach(self, band: Band | None) -> tuple[int, int]:
         causal = band is not None and band.causal
         return (self.window - 1, 0) if causal else (self.window // 2, self.window // 2)

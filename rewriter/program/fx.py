@@ -453,5 +453,10 @@ def _traced(build: Build, fakes: Sequence[torch.Tensor], shapes: Sequence[Sequen
     mode = next(f.fake_mode for f in fakes if hasattr(f, "fake_mode"))  # type: ignore[attr-defined]
     with mode, torch.no_grad():
         traced: GraphModule = make_fx(function, pre_dispatch=True)(*fakes)
+    for node in traced.graph.nodes:
+        if node.target is torch.ops.aten.detach_.default:
+            # what tracing puts around a constant is in place, which an exported program may not be
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
     traced.graph.eliminate_dead_code()
     return traced

@@ -17,7 +17,7 @@ from rewriter.verify.binding import Binding, base_symbols, bound_shape, numpy_dt
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.patterns import keep_mask, normal
 
-__all__ = ["Case", "generated_cases", "index_bounds"]
+__all__ = ["LENGTHS", "Case", "generated_cases", "index_bounds"]
 
 LENGTHS = (7, 33, 1, 16, 64)
 """Lengths to try for named dimensions, odd ones first."""
@@ -52,7 +52,10 @@ class Case:
 
 
 def generated_cases(
-    program: Program, seed: int = 0, can_run: Callable[[Arrays], bool] = lambda _: True
+    program: Program,
+    seed: int = 0,
+    can_run: Callable[[Arrays], bool] = lambda _: True,
+    lengths: Sequence[int] = LENGTHS,
 ) -> Iterator[Case]:
     """Make random inputs at several sizes, and adversarial ones at the first of them.
 
@@ -69,6 +72,8 @@ def generated_cases(
     can_run
         Sizes of which it says no are passed over, as models do not declare all that they require;
         if it never says yes, the first ones are used.
+    lengths
+        To try for named dimensions.
 
     Raises
     ------
@@ -91,7 +96,7 @@ def generated_cases(
                 for k, v in enumerate(values)
             },
         )
-        for at, binding in enumerate(_bindings(values))
+        for at, binding in enumerate(_bindings(values, lengths))
     ]
     fitting = list(islice((c for c in candidates if can_run(c[1])), VARIANTS))
     for at, (binding, plain) in enumerate(fitting or candidates[:1]):
@@ -141,7 +146,7 @@ def _source(prim: Prim, inputs: set[str]) -> str | None:
     return prim.value
 
 
-def _bindings(values: Sequence[Value]) -> list[Binding]:
+def _bindings(values: Sequence[Value], tried: Sequence[int]) -> list[Binding]:
     """Return numbers for the named dimensions, the likeliest first."""
     every = base_symbols([size for v in values for size in v.shape or ()])
     images = [v for v in values if _is_image(v)]
@@ -152,8 +157,8 @@ def _bindings(values: Sequence[Value]) -> list[Binding]:
     } - inner
     lengths = [s for s in every if s not in batch | height | width]
     found = []
-    for at in range(max(len(LENGTHS), len(SIDES))):
-        length, sides = LENGTHS[at % len(LENGTHS)], SIDES[at % len(SIDES)]
+    for at in range(max(len(tried), len(SIDES))):
+        length, sides = tried[at % len(tried)], SIDES[at % len(SIDES)]
         numbers = {**dict.fromkeys(width, sides[1]), **dict.fromkeys(height, sides[0])}
         numbers.update(dict.fromkeys(batch, 2 if at == 0 else 1))
         # two lengths are not equal unless both are one, as a cache of length n is not its own query

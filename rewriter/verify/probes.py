@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,7 @@ def probes(
     seed: int = 0,
     sizes: Sequence[Binding] | None = None,
     *,
+    lengths: Sequence[int] = (),
     oracle: Oracle = rewriter.sites.oracle,
 ) -> list[Probe]:
     """Return random, large, tied, coinciding and masked inputs for one site.
@@ -69,6 +70,8 @@ def probes(
         Equal seeds give equal probes.
     sizes
         Numbers for the named dimensions, one binding per variant; `bindings` by default.
+    lengths
+        Further lengths to try where they are dynamic.
     oracle
         Decides which inputs are free and computes the rest.
 
@@ -83,7 +86,7 @@ def probes(
     every = [
         s for name in (*site.inputs, *(v.name for v in values)) for s in _known(program, name).shape or ()
     ]
-    variants = list(sizes) if sizes is not None else bindings(site, every)
+    variants = list(sizes) if sizes is not None else bindings(site, every, lengths)
     made: list[Probe] = []
     for at, binding in enumerate(variants):
         tag = "".join(f", {name}={number}" for name, number in binding.items())
@@ -104,7 +107,7 @@ def _known(program: Program, name: str) -> Value:
     return Value(name, prim.shape, prim.dtype)
 
 
-def bindings(site: AttentionSite, sizes: Sequence[Size] = ()) -> list[Binding]:
+def bindings(site: AttentionSite, sizes: Sequence[Size] = (), more: Sequence[int] = ()) -> list[Binding]:
     """Return numbers for a site's dimensions: odd lengths first, then 1, then a length equal to the heads.
 
     Parameters
@@ -113,6 +116,8 @@ def bindings(site: AttentionSite, sizes: Sequence[Size] = ()) -> list[Binding]:
         Tells batch, query and key dimensions apart.
     sizes
         Further sizes whose dimensions need a number.
+    more
+        Lengths to try besides.
     """
     every = base_symbols([site.batch, site.heads, site.queries, site.keys, *sizes])
     if not every:
@@ -121,11 +126,15 @@ def bindings(site: AttentionSite, sizes: Sequence[Size] = ()) -> list[Binding]:
     lengths = [s for s in every if s not in batch]
     heads = site.heads.known() or 4
 
-    def bind(number: Callable[[int], int], rows: int) -> Binding:
-        return {**dict.fromkeys(sorted(batch), rows), **{s: number(at) for at, s in enumerate(lengths)}}
+    def bind(first: int, step: int, rows: int) -> Binding:
+        return {
+            **dict.fromkeys(sorted(batch), rows),
+            **{s: first + step * at for at, s in enumerate(lengths)},
+        }
 
-    found = [bind(lambda at: 7 + 4 * at, 2), bind(lambda at: 33 + 2 * at, 1)]
-    found += [bind(lambda _: 1, 1), bind(lambda _: heads, heads)]
+    found = [bind(7, 4, 2), bind(33, 2, 1)]
+    found += [bind(1, 0, 1), bind(heads, 0, heads)]
+    found += [bind(n, 2, 1) for n in more]
     found = [_possible(b, lengths, [site.queries - 1, site.keys - 1, *sizes]) for b in found]
     return [dict(t) for t in dict.fromkeys(tuple(b.items()) for b in found)]
 
