@@ -197,9 +197,9 @@ def demo(
     json: Json = False,
 ) -> None:
     """Show the whole story on a bundled model, offline, in under a minute."""
-    from rewriter.cli.demo import show
+    from rewriter.cli.demo import show_demo
 
-    show(rounds, seed, json)
+    show_demo(rounds, seed, json)
 
 
 def run() -> None:

@@ -39,8 +39,8 @@ def heads(queries: object, keys: object) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a duration in milliseconds, or seconds from ten seconds on."""
-    return f"{seconds:.1f} s" if seconds >= 10 else f"{figure(seconds * 1e3)} ms"
+    """Return a duration in milliseconds, or in seconds from one second on."""
+    return f"{figure(seconds)} s" if seconds >= 1 else f"{figure(seconds * 1e3)} ms"
 
 
 def times(ratio: float) -> str:

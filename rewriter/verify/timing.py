@@ -1,66 +1,60 @@
-"""Interleaved timing: A and B take turns, so that drift of the machine hits both alike."""
+"""Interleaved timing: what is compared takes turns, so that drift of the machine hits all alike."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 __all__ = ["Timing", "interleaved"]
 
-Call = Callable[[], object]
+LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of A and B, one entry per round.
+    """Seconds by name, one entry per round.
 
     Parameters
     ----------
-    a, b
-        Wall time of each round, in the order in which they ran.
+    seconds
+        Wall times of each call in the order of the rounds; all have equally many.
     """
 
-    a: tuple[float, ...]
-    b: tuple[float, ...]
+    seconds: Mapping[str, tuple[float, ...]]
 
-    @property
-    def median_a(self) -> float:
-        """Median seconds of A."""
-        return median(self.a)
+    def median(self, name: str) -> float:
+        """Return the median seconds of a call."""
+        return median(self.seconds[name])
 
-    @property
-    def median_b(self) -> float:
-        """Median seconds of B."""
-        return median(self.b)
+    def ratio(self, base: str, name: str) -> float:
+        """Return how many times faster ``name`` is than ``base``: median of the ratios of each round."""
+        return median(self._ratios(base, name))
 
-    @property
-    def ratio(self) -> float:
-        """How many times faster B is: the median of the ratios A / B of the same round."""
-        return median(self._ratios)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """Smallest and largest ratio without the outermost tenth on either side."""
-        ordered = sorted(self._ratios)
+    def spread(self, base: str, name: str) -> tuple[float, float]:
+        """Return the smallest and largest ratio without the outermost tenth on either side."""
+        ordered = sorted(self._ratios(base, name))
         cut = len(ordered) // 10
         return ordered[cut], ordered[-1 - cut]
 
-    @property
-    def _ratios(self) -> list[float]:
-        return [x / y for x, y in zip(self.a, self.b, strict=True)]
+    def _ratios(self, base: str, name: str) -> list[float]:
+        return [a / b for a, b in zip(self.seconds[base], self.seconds[name], strict=True)]
 
 
 def interleaved(
-    a: Call, b: Call, *, rounds: int = 15, warmup: int = 2, seconds: float | None = None
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int = 15,
+    warmup: int = 1,
+    seconds: float | None = None,
 ) -> Timing:
-    """Time two calls in turns.
+    """Time calls in turns.
 
     Parameters
     ----------
-    a, b
-        What to time. Which goes first alternates from round to round.
+    calls
+        What to time. Who goes first changes from round to round.
     rounds
         Number of rounds that count.
     warmup
@@ -68,25 +62,18 @@ def interleaved(
     seconds
         Stop after about so long, but not before three rounds.
     """
+    names = list(calls)
     for _ in range(warmup):
-        a()
-        b()
-    times_a: list[float] = []
-    times_b: list[float] = []
+        for name in names:
+            calls[name]()
+    found: dict[str, list[float]] = {name: [] for name in names}
     start = time.perf_counter()
     for at in range(rounds):
-        if at % 2:
-            times_b.append(_seconds(b))
-            times_a.append(_seconds(a))
-        else:
-            times_a.append(_seconds(a))
-            times_b.append(_seconds(b))
-        if seconds is not None and at >= 2 and time.perf_counter() - start > seconds:
+        first = at % len(names)
+        for name in names[first:] + names[:first]:
+            before = time.perf_counter()
+            calls[name]()
+            found[name].append(time.perf_counter() - before)
+        if seconds is not None and at + 1 >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
             break
-    return Timing(tuple(times_a), tuple(times_b))
-
-
-def _seconds(call: Call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    return Timing({name: tuple(times) for name, times in found.items()})

@@ -35,5 +35,5 @@ def test_units() -> None:
     assert heads(9, 3) == "9:3"
     assert heads("h", "h") == "h"
     assert milliseconds(0.01234) == "12.3 ms"
-    assert milliseconds(12.0) == "12.0 s"
+    assert milliseconds(1.2345) == "1.23 s"
     assert times(1.416) == "1.42×"
