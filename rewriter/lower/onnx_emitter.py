@@ -304,7 +304,12 @@ class OnnxEmitter(OnnxWriter):
     def _standard(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, causal: bool
     ) -> Tensor:
-        inputs = [q, k, v, *([] if bias is None else [self._full_rows(bias, q, k)])]
+        inputs = [q, k, v]
+        if bias is not None:
+            # ONNX Runtime takes the lowest number for -inf; a row of it is no empty row
+            lowest = 0.9 * float(np.finfo(bias.dtype).min)
+            finite = self.map("maximum", bias, self.constant(lowest, bias.dtype))
+            inputs.append(self._full_rows(finite, q, k))
         shape = (*q.shape[:3], v.shape[3])
         return self.node("Attention", inputs, shape, q.dtype, scale=float(scale), is_causal=int(causal))
 

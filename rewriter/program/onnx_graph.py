@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import keyword
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import count
@@ -16,6 +19,12 @@ from rewriter.program.graph import Graph, Node, Value
 __all__ = ["dtype_name", "graph_view", "qualified"]
 
 _LONGEST_FORMULA = 64
+_LONGEST_NAME = 40
+# powers are left out: a short text of nested ones is a polynomial of millions of terms
+_FORMULA = (
+    ast.Expression, ast.Name, ast.Load, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub,
+    ast.Mult, ast.FloorDiv, ast.Mod,
+)  # fmt: skip
 # exporters write these for "not known": two axes of this name need not be equal
 _NO_NAMES = frozenset({"none", "unknown", "dynamic", "unk"})
 _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
@@ -37,16 +46,31 @@ def qualified(node: ir.Node) -> str:
 class _Shapes:
     """Reads shapes of messages and of the IR; an axis without a size or a name gets a symbol of its own."""
 
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
+    def __init__(self, names: Iterable[str]) -> None:
+        self._sizes: dict[str, Size] = {}
+        self._taken = set(names)
         self._fresh = (name for k in count() if (name := f"_d{k}") not in self._taken)
 
     def size(self, dim: int | str | None) -> Size:
         if isinstance(dim, int) and dim >= 0:
             return _number(dim)
         if isinstance(dim, str) and dim.lower() not in _NO_NAMES and any(map(str.isalpha, dim)):
-            return _symbolic(dim)
+            if dim not in self._sizes:
+                self._sizes[dim] = self._named(dim)
+            return self._sizes[dim]
         return Size.symbol(next(self._fresh))
+
+    def _named(self, name: str) -> Size:
+        """Return a formula of dimensions as such; another name becomes a dimension, spelled as an identifier."""
+        size = _formula(name)
+        if size is not None:
+            return size
+        plain = re.sub(r"\W", "_", name, flags=re.ASCII)[:_LONGEST_NAME]
+        plain = f"_{plain}" if not plain.isidentifier() or keyword.iskeyword(plain) else plain
+        while plain in self._taken:
+            plain += "_"
+        self._taken.add(plain)
+        return Size.symbol(plain)
 
     def of_proto(self, value: onnx.ValueInfoProto) -> Type:
         if not value.type.HasField("tensor_type"):
@@ -80,13 +104,20 @@ def _known_dtype(code: int) -> str | None:
 _number = cache(Size.of)
 
 
-@cache
-def _symbolic(name: str) -> Size:
-    # powers are left alone: a short text of nested ones is a polynomial of millions of terms
-    if len(name) > _LONGEST_FORMULA or "**" in name:
-        return Size.symbol(name)
+def _formula(name: str) -> Size | None:
+    """Return ``batch``, ``past + 1`` or ``(n) // (4)`` as a size; None for what is no formula."""
+    if len(name) > _LONGEST_FORMULA:
+        return None
+    try:
+        parsed = ast.parse(name, mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    for part in ast.walk(parsed):
+        number = isinstance(part, ast.Constant) and type(part.value) is int
+        if not number and not isinstance(part, _FORMULA):
+            return None
     size = Size.parse(name)
-    return Size.symbol(name) if size.static else size
+    return None if size.static else size
 
 
 def _inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:

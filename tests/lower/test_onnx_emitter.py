@@ -364,6 +364,27 @@ def test_queries_without_keys(
     np.testing.assert_allclose(result[~empty], expected[~empty], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize(("opset", "target"), [(11, "onnx"), (17, "ort"), (23, "onnx:23"), (24, "onnx:24")])
+@pytest.mark.parametrize("empty_row", ["never", "zero"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_rows_of_the_lowest_number_are_not_empty(
+    causal: bool, empty_row: EmptyRow, opset: int, target: str
+) -> None:
+    rng = np.random.default_rng(7)
+    q, k, v = (rng.normal(size=(2, 4, 6, 8)).astype(np.float32) for _ in range(3))
+    bias = np.zeros((2, 1, 1, 6), np.float32)
+    bias[1] = np.finfo(np.float32).min
+    bias[0, ..., 3] = -np.inf
+
+    def emit(e: OnnxEmitter, *xs: Tensor) -> Tensor:
+        return e.attention(*xs[:3], scale=0.3, bias=xs[3], causal=causal, empty_row=empty_row)
+
+    result, _ = run(emit, q, k, v, bias, opset=opset, target=target)
+    expected = reference(q, k, v, 0.3, bias, causal)
+    expected[1] = reference(0 * q[1:], k[1:], v[1:], 1.0, None, causal)[0]  # the scores drown
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_nan_in_the_input_is_no_empty_row() -> None:
     rng = np.random.default_rng(7)
     q, k, v = (rng.normal(size=(1, 2, 4, 8)).astype(np.float32) for _ in range(3))
