@@ -54,7 +54,7 @@ def find(name: str) -> Path:
     _known(name)
     if name not in PACKAGES:
         return FOLDER
-    return [locate(package, name) for package in PACKAGES[name]][0]
+    return next(iter([locate(package, name) for package in PACKAGES[name]]))
 
 
 def load(name: str) -> ZooModel:

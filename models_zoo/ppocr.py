@@ -1,6 +1,7 @@
-"""PP-OCRv4: the text recogniser (two attentions and a class-head softmax), the detector, the orientation classifier.
+"""PP-OCRv4: the text recogniser, the text detector and the orientation classifier.
 
-The detector and the classifier hold no attention: models in which nothing may be found.
+The recogniser has two attentions, and a class-head softmax that is none. The detector and the classifier
+hold no attention: models in which nothing may be found.
 """
 
 from __future__ import annotations
@@ -106,6 +107,6 @@ def _orientation(run: Run) -> dict[str, float]:
 
 
 def load_cls() -> ZooModel:
-    """Load the orientation classifier: line ``[N, 3, 48, 192]`` to ``[N, 2]`` (upright, turned); no attention."""
+    """Load the orientation classifier: line ``[N, 3, 48, 192]`` to ``[N, 2]`` (upright, turned)."""
     summary = "PP-OCR orientation classifier, ONNX, convolutions only, no attention"
     return ZooModel("ppocr-v4-cls", summary, "Apache-2.0", _path("ppocr-v4-cls"), (_turned(),), _orientation)

@@ -30,7 +30,7 @@ def tokenizer() -> Any:
 
 
 def token_ids(length: int, text: str | None = None) -> np.ndarray:
-    """Return the first ``length`` tokens of ``text`` (the bundled English text if None), ``[1, length]`` int64.
+    """Return the first ``length`` tokens of ``text`` (the bundled text if None), ``[1, length]`` int64.
 
     Raises
     ------
@@ -64,7 +64,11 @@ def load(length: int = 64) -> ZooModel:
         def __init__(self) -> None:
             super().__init__()
             self.decoder = AutoModelForCausalLM.from_pretrained(
-                _folder(), gguf_file=_FILE, local_files_only=True, attn_implementation="eager", dtype=torch.float32
+                _folder(),
+                gguf_file=_FILE,
+                local_files_only=True,
+                attn_implementation="eager",
+                dtype=torch.float32,
             )
 
         def forward(self, input_ids: torch.Tensor) -> torch.Tensor:

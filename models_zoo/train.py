@@ -30,7 +30,9 @@ _LONG_EVERY = 10
 Log = Callable[[str], None]
 
 
-def _fit(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float, log: Log) -> None:
+def _fit(
+    model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int, rate: float, log: Log
+) -> None:
     """Minimise cross-entropy with AdamW: a short warm-up, then a cosine to zero."""
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
@@ -56,7 +58,7 @@ def _fit(model: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], steps: int,
 def _digit_batches(generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     images, labels = digits_vit.training_set()
     while True:
-        for chosen in torch.randperm(len(images), generator=generator).split(_DIGITS_BATCH):
+        for chosen in torch.split(torch.randperm(len(images), generator=generator), _DIGITS_BATCH):
             moved = nn.functional.pad(images[chosen], (1, 1, 1, 1))
             down, right = torch.randint(0, 3, (2, len(chosen)), generator=generator)
             rows = (down[:, None] + torch.arange(8))[:, :, None]
@@ -110,7 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, train = _TRAIN[options.model]
     began = time.perf_counter()
     model, quality = train(console.print)
-    quality |= {"parameters": sum(p.numel() for p in model.parameters()), "seconds": round(time.perf_counter() - began)}
+    quality |= {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "seconds": round(time.perf_counter() - began),
+    }
     weights.save(model, name, quality, options.out)
     console.print(f"{name}: {json.dumps(quality)} -> {options.out}")
 

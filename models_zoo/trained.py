@@ -38,7 +38,7 @@ def load_byte_lm() -> ZooModel:
     """Load the byte-level language model: bytes ``[N, S]`` to scores of the next byte ``[N, S, 256]``."""
     return ZooModel(
         "byte-lm",
-        "Byte-level causal language model, trained here, 4 layers, 6 query heads on 2 key/value heads, rotary",
+        "Byte-level causal language model, trained here, 4 layers, 6 query on 2 key/value heads, rotary",
         "Apache-2.0",
         weights.load_into(byte_lm.ByteLM(), "byte-lm"),
         byte_lm.example_inputs(),

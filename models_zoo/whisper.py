@@ -27,8 +27,8 @@ _END = 50257
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 _CLIPS = Path("/usr/share/pocketsphinx/test/data/librivox")
 _TRANSCRIPTS = (
-    "And Mr. John Dashwood had then leisure to consider how much there might be prudently in his power to do for"
-    " them.",
+    "And Mr. John Dashwood had then leisure to consider how much there might be prudently in his power to"
+    " do for them.",
     "He was not an ill-disposed young man.",
     "Unless to be rather cold-hearted and rather selfish is to be ill-disposed.",
     "Had he married a more amiable woman, he might have been made still more respectable than he was.",
@@ -60,7 +60,9 @@ def read_ctranslate2(data: bytes) -> dict[str, np.ndarray]:
     try:
         version, name, _ = take("I"), text(), take("I")
         if (version, name) != (6, "WhisperSpec"):
-            raise InputError(f"expected a CTranslate2 WhisperSpec file of version 6, found {name!r} {version}")
+            raise InputError(
+                f"expected a CTranslate2 WhisperSpec file of version 6, found {name!r} {version}"
+            )
         arrays = {}
         for _ in range(take("I")):
             key = text()
@@ -98,7 +100,7 @@ def _names(layers: int) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _state(arrays: Mapping[str, np.ndarray], layers: int) -> dict[str, np.ndarray]:
-    """Return the arrays under transformers' names. A key projection has no bias there, and zeros in the file."""
+    """Return the arrays under transformers' names; a key projection has no bias there, zeros here."""
     state = {
         "model.decoder.embed_tokens.weight": arrays["decoder/embeddings/weight"],
         "proj_out.weight": arrays["decoder/embeddings/weight"],
@@ -174,7 +176,9 @@ def clips() -> list[tuple[np.ndarray, str]]:
         text, name = row.rsplit(" (", 1)
         with wave.open(str(folder / f"{name.rstrip(')')}.wav"), "rb") as file:
             samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
-        found.append((samples.astype(np.float32) / 32768, text.replace("<s>", "").replace("</s>", "").strip()))
+        found.append(
+            (samples.astype(np.float32) / 32768, text.replace("<s>", "").replace("</s>", "").strip())
+        )
     return found
 
 
@@ -223,7 +227,7 @@ def _distance(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def load() -> ZooModel:
-    """Load the module: spectrogram ``[N, 80, 3000]`` and tokens ``[N, S]`` to token scores ``[N, S, 51865]``."""
+    """Load the module: spectrogram ``[N, 80, 3000]`` and tokens ``[N, S]`` to scores ``[N, S, 51865]``."""
     import torch
 
     class Scores(torch.nn.Module):

@@ -1,0 +1,1 @@
+"""Lowering: forms are written once against an emitter; each target spells its operations."""

@@ -20,7 +20,8 @@ _LINKS = ("passes", "kernels", "models_zoo")
 class Import:
     """One imported module: its dotted name, the line, and when it is imported.
 
-    ``when`` is ``"load"`` (with the module), ``"call"`` (inside a function) or ``"types"`` (type checking only).
+    ``when`` is ``"load"`` (with the module), ``"call"`` (inside a function) or ``"types"``
+    (type checking only).
     """
 
     name: str
@@ -44,9 +45,9 @@ def tracked() -> tuple[Path, ...]:
 def modules(*prefixes: str) -> Iterator[Path]:
     """Yield the Python files of the product, or those below ``prefixes``, relative to the root."""
     for path in tracked():
-        if path.suffix == ".py" and path.parts[0] in _FOLDERS:
-            if not prefixes or any(path.is_relative_to(p) for p in prefixes):
-                yield path
+        wanted = not prefixes or any(path.is_relative_to(p) for p in prefixes)
+        if wanted and path.suffix == ".py" and path.parts[0] in _FOLDERS:
+            yield path
 
 
 def module(path: Path) -> str:
@@ -78,7 +79,9 @@ def _imports(node: ast.AST, when: str) -> Iterator[Import]:
                 assert source is not None
                 # `from rewriter import models_zoo` imports a module of that name
                 whole = source == "rewriter"
-                yield from (Import(f"{source}.{n.name}" if whole else source, child.lineno, when) for n in names)
+                yield from (
+                    Import(f"{source}.{n.name}" if whole else source, child.lineno, when) for n in names
+                )
             case ast.If(test) if "TYPE_CHECKING" in ast.dump(test):
                 yield from (i for part in child.body for i in _imports(_body(part), "types"))
                 yield from (i for part in child.orelse for i in _imports(_body(part), when))

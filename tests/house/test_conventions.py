@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,19 @@ def _public(parsed: ast.Module) -> set[str]:
     return {n.name for n in parsed.body if isinstance(n, kinds) and not n.name.startswith("_")}
 
 
+def _names(parsed: ast.Module) -> Iterator[str]:
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.alias):
+            yield node.asname or node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
 def _exported(parsed: ast.Module) -> list[str] | None:
     for node in parsed.body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
+        ):
             return [str(e) for e in ast.literal_eval(node.value)]
     return None
 
@@ -32,20 +43,15 @@ def test_module_says_what_it_offers(path: Path) -> None:
         assert not _public(parsed), "a module with public names has __all__"
     else:
         assert len(set(exported)) == len(exported)
-        defined = _public(parsed) | {
-            name.id if isinstance(name, ast.Name) else getattr(name, "asname", None) or getattr(name, "name", "")
-            for node in ast.walk(parsed)
-            for name in (node, *getattr(node, "names", ()))
-            if not isinstance(name, str)
-            if isinstance(name, ast.alias) or (isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store))
-        }
-        assert set(exported) <= defined
+        assert set(exported) <= _public(parsed) | set(_names(parsed))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module)
 def test_module_has_no_forbidden_construct(path: Path) -> None:
     for node in ast.walk(tree(path)):
-        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"bare except at {node.lineno}"
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), (
+            f"bare except at {node.lineno}"
+        )
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec"), f"{node.func.id} at {node.lineno}"
             assert node.func.id != "print" or path.is_relative_to("rewriter/cli"), f"print at {node.lineno}"
@@ -79,7 +85,11 @@ def test_nothing_unsafe_is_loaded() -> None:
 def test_every_pass_is_in_the_catalogue() -> None:
     from rewriter.passes import CATALOG
 
-    files = {p.stem for p in tracked() if p.parts[0] == "passes" and p.suffix == ".py" and p.stem != "__init__"}
+    files = {
+        p.stem for p in tracked() if p.parts[0] == "passes" and p.suffix == ".py" and p.stem != "__init__"
+    }
     assert list(CATALOG) == sorted(CATALOG)
     assert {name.replace("-", "_") for name in CATALOG} == files
-    assert all(where.split(":")[0] == f"rewriter.passes.{n.replace('-', '_')}" for n, where in CATALOG.items())
+    assert all(
+        where.split(":")[0] == f"rewriter.passes.{n.replace('-', '_')}" for n, where in CATALOG.items()
+    )

@@ -28,7 +28,9 @@ def _wrong(paths: Iterator[Path], allowed: object) -> list[str]:
     assert callable(allowed)
     found = list(paths)
     assert found, "the rule checks no file"
-    return [f"{p}:{i.line} imports {i.name} ({i.when})" for p in found for i in imports(p) if not allowed(p, i)]
+    return [
+        f"{p}:{i.line} imports {i.name} ({i.when})" for p in found for i in imports(p) if not allowed(p, i)
+    ]
 
 
 def test_algebra_and_sites_import_no_runtime() -> None:
@@ -57,7 +59,7 @@ def test_forms_know_the_contracts_and_no_runtime() -> None:
 
 def test_engine_knows_no_pass_and_no_kernel() -> None:
     def allowed(path: Path, i: Import) -> bool:
-        # the public names of `rewriter` and what reads the names of forms from a user look them up when called
+        # the public names, and what reads names of forms from a user, look them up when called
         return not i.within("rewriter.passes", "rewriter.kernels", "rewriter.models_zoo") or i.when != "load"
 
     paths = (p for p in modules("rewriter") if not p.is_relative_to("rewriter/cli"))
@@ -71,7 +73,9 @@ def test_lower_layers_do_not_import_upper_ones() -> None:
 
 
 def test_command_line_is_imported_by_nobody() -> None:
-    paths = (p for p in modules() if not p.is_relative_to("rewriter/cli") and p != Path("rewriter/__main__.py"))
+    paths = (
+        p for p in modules() if not p.is_relative_to("rewriter/cli") and p != Path("rewriter/__main__.py")
+    )
     assert not _wrong(paths, lambda p, i: not i.within("rewriter.cli"))
 
 
@@ -116,7 +120,9 @@ def _operator_names(path: Path) -> list[str]:
 
 
 def test_only_frontends_and_emitters_know_operator_names() -> None:
-    outside = [p for p in modules("rewriter", "passes", "kernels") if not any(p.is_relative_to(n) for n in NATIVE)]
+    outside = [
+        p for p in modules("rewriter", "passes", "kernels") if not any(p.is_relative_to(n) for n in NATIVE)
+    ]
     assert not [wrong for p in outside for wrong in _operator_names(p)]
 
 

@@ -11,7 +11,11 @@ import pytest
 
 from tests.house.source import ROOT, tracked
 
-LINKS = {"rewriter/passes": "../passes", "rewriter/kernels": "../kernels", "rewriter/models_zoo": "../models_zoo"}
+LINKS = {
+    "rewriter/passes": "../passes",
+    "rewriter/kernels": "../kernels",
+    "rewriter/models_zoo": "../models_zoo",
+}
 LARGEST = 5 * 1024 * 1024
 TEXT = {".py", ".md", ".toml", ".txt", ".json", ".rst", ".cfg", ".yml", ".html", ""}
 
@@ -85,7 +89,9 @@ def test_text_files_end_with_one_newline() -> None:
     assert not [str(p) for p, text in _texts() if text and (not text.endswith("\n") or text.endswith("\n\n"))]
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "kernels/README.md"])
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "kernels/README.md"]
+)
 def test_document_exists(name: str) -> None:
     assert len((ROOT / name).read_text(encoding="utf-8")) > 100
 
@@ -116,7 +122,10 @@ def test_ci_script_is_executable() -> None:
 
 def _requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    return [
+        *project["dependencies"],
+        *(r for extra in project["optional-dependencies"].values() for r in extra),
+    ]
 
 
 def _normal(name: str) -> str:

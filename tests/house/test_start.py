@@ -18,7 +18,17 @@ def _loaded(code: str, heavy: tuple[str, ...]) -> list[str]:
     ["import rewriter", "import rewriter.passes", "import rewriter.models_zoo", "import rewriter.cli"],
 )
 def test_import_loads_no_runtime(code: str) -> None:
-    heavy = ("torch", "onnx", "onnx_ir", "onnxruntime", "transformers", "triton", "scipy", "sklearn", "matplotlib")
+    heavy = (
+        "torch",
+        "onnx",
+        "onnx_ir",
+        "onnxruntime",
+        "transformers",
+        "triton",
+        "scipy",
+        "sklearn",
+        "matplotlib",
+    )
     assert _loaded(code, heavy) == []
 
 

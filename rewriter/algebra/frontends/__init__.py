@@ -1,0 +1,1 @@
+"""Frontends: from the operators of a dialect (aten, ONNX) to primitive forms."""
