@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -419,8 +420,13 @@ def _refusing(form: Form, what: str) -> Iterator[None]:
 
 def _scores(program: Program, site: AttentionSite, arrays: Arrays) -> int:
     """Return how many scores a site has on given inputs."""
-    sizes = bind([program.prims()[name] for name in site.inputs], arrays)
-    return int((site.batch * site.heads * site.queries * site.keys).substitute(sizes))
+    forms = [program.prims()[name] for name in site.inputs]
+    sizes = bind(forms, arrays)
+    # an axis may be a formula whose dimensions no shape determines
+    axes = {n: m for name, form in zip(site.inputs, forms, strict=True)
+            for n, m in zip(form.shape, np.shape(arrays[name]), strict=True)}  # fmt: skip
+    wanted = (site.batch, site.heads, site.queries, site.keys)
+    return math.prod(axes[n] if n in axes else int(n.substitute(sizes)) for n in wanted)
 
 
 def _dense(site: AttentionSite) -> Cost:
