@@ -61,7 +61,7 @@ class _Shapes:
         return Size.symbol(next(self._fresh))
 
     def _named(self, name: str) -> Size:
-        """Return a formula of dimensions as such; another name becomes a dimension, spelled as an identifier."""
+        """Return a formula of dimensions as such; another name is one dimension, spelled as an identifier."""
         size = _formula(name)
         if size is not None:
             return size
