@@ -28,7 +28,7 @@ __all__ = ["show_demo"]
 MODEL = "byte-lm"
 FORMS = ("softmax", "window:window=128,sinks=4")
 LENGTHS = (1024, 2048)
-PIECES = 16
+PIECES = 8
 """Pieces of 1,024 bytes of held-out text that the quality is measured on."""
 
 SECONDS = 6.0

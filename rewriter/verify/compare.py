@@ -13,14 +13,14 @@ from rewriter.program.program import Arrays, Program
 from rewriter.verify.applied import applied_forms
 from rewriter.verify.budget import Budget, Outcome, parse_budgets
 from rewriter.verify.data import Data, data_cases
-from rewriter.verify.inputs import Case, generated_cases
+from rewriter.verify.inputs import LENGTHS, Case, generated_cases
 from rewriter.verify.metrics import Tally, agreement, distance, is_floating
 from rewriter.verify.noise import MODEL_FACTOR, floor, response
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import RunError, can_run, run, run_positional
 from rewriter.verify.signature import match_signatures
 from rewriter.verify.source import source_runner
-from rewriter.verify.validation import CaseReport, OutputReport, Step, ValidationReport
+from rewriter.verify.validation import AppliedForm, CaseReport, OutputReport, Step, ValidationReport
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ def validate(
     compared: list[_Compared] = []
     kept: dict[int, tuple[Arrays, list[np.ndarray]]] = {}
     pools: dict[str, dict[str, _Pool]] = {}
-    for case in _cases(original, data, seed):
+    for case in _cases(original, data, seed, _lengths(applied)):
         tell("comparing", len(compared), 0)
         found, expected, actual = bench.compare(case, pools.setdefault(case.group, {}))
         if expected is not None and judged == "noise floor" and len(kept) < NOISE_CASES:
@@ -221,9 +221,24 @@ class _ThreeWay:
         )
 
 
-def _cases(original: Program, data: Data | None, seed: int) -> Iterator[Case]:
+def _lengths(applied: Sequence[AppliedForm]) -> list[int]:
+    """Return lengths to try: with one, second, at which every form that was applied does something."""
+    from rewriter.passes import parse_form
+
+    telling = []
+    for site in applied:
+        try:
+            telling.append(parse_form(site.form).telling_length or 0)
+        except InputError:
+            # written by another version: its form is no longer known here
+            continue
+    longest = max(telling, default=0)
+    return [LENGTHS[0], longest, *LENGTHS[1:]] if longest else list(LENGTHS)
+
+
+def _cases(original: Program, data: Data | None, seed: int, lengths: Sequence[int]) -> Iterator[Case]:
     try:
-        yield from generated_cases(original, seed, lambda inputs: can_run(original, inputs))
+        yield from generated_cases(original, seed, lambda inputs: can_run(original, inputs), lengths)
     except InputError:
         # shapes that are not declared are no obstacle when real inputs are given
         if data is None:

@@ -94,6 +94,19 @@ def test_approximate_without_a_budget_is_measured_not_judged(numpy_program: Any)
     assert report.summary["random"][0].distance.max_abs == pytest.approx(0.3, rel=1e-3)  # type: ignore[union-attr]
 
 
+def test_generated_inputs_are_long_enough_for_a_window_to_show(numpy_program: Any) -> None:
+    original = numpy_program(softmax, X, Y)
+    record = {
+        "attention.0": {"form": "window:window=400", "fidelity": "training-free"},
+        "attention.1": {"form": "?"},
+    }
+    rewritten = numpy_program(
+        lambda x: (softmax(x)[0] * (x.shape[1] <= 400),), X, Y, written={"rewriter.sites": json.dumps(record)}
+    )
+    assert validate(original, original, budget="max_abs<=0").ok
+    assert not validate(original, rewritten, budget="max_abs<=0").ok
+
+
 def test_inputs_and_outputs_match_by_name_then_by_position(numpy_program: Any) -> None:
     a, b = ("a", ("n", 4), "float32"), ("b", ("n", 4), "float32")
     p, q = ("p", ("n", 4), "float32"), ("q", ("n", 4), "float32")
