@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rewriter.algebra.index import Affine, Atom, Index
+from rewriter.algebra.index import Affine, Atom, Index, resolve
 from rewriter.algebra.sizes import ONE, Size, product
 from rewriter.algebra.term import Apply, Number, Position, Read, Term
 from rewriter.forms import Canonical
@@ -165,7 +165,7 @@ def _term(
             case Number(value):
                 return e.constant(value, dtype)
             case Position(value):
-                return _positions(e, value, groups)
+                return _positions(e, resolve((value,))[0], groups)
             case Read(prim, index):
                 return _read(prim.value, index)
             case Apply(fn, args, own, whole):
@@ -181,7 +181,7 @@ def _term(
         if name is None or name not in handles:
             raise EmitError("a part of the bias is held by no tensor of the graph")
         kept = frozenset(a for g in groups for a in g)
-        fixed = tuple(Affine(d.start, tuple((a, s) for a, s in d.terms if a in kept)) for d in index)
+        fixed = tuple(Affine(d.start, tuple((a, s) for a, s in d.terms if a in kept)) for d in resolve(index))
         return _arrange(e, handles[name], fixed, groups)
 
     result = walk(term)
