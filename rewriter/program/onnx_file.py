@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from rewriter.errors import InputError
 from rewriter.program.onnx_check import check_model
-from rewriter.program.onnx_tensors import map_tensors, skeleton
+from rewriter.program.onnx_tensors import map_tensors, root_cause, skeleton
 from rewriter.program.onnx_wire import INLINE, WireError, cut_payloads
 
 __all__ = ["ModelFile", "read_message", "read_model"]
@@ -165,7 +165,7 @@ def _deserialized(proto: onnx.ModelProto, path: str) -> tuple[ir.Model, bool]:
     try:
         model = ir.serde.deserialize_model(proto)
     except (ir.serde.SerdeError, RecursionError, ValueError) as error:
-        raise InputError(f"{path} is not a valid ONNX model: {_root_cause(error)}.") from error
+        raise InputError(f"{path} is not a valid ONNX model: {root_cause(error)}.") from error
     if not in_order:
         try:
             model.graph.sort()
@@ -185,9 +185,3 @@ def _looks_like(data: memoryview) -> str:
     if head.isascii() and all(byte >= 32 or byte in b"\t\n\r" for byte in head):
         return "a text file"
     return "truncated, damaged or another kind of file"
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

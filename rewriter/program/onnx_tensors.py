@@ -14,7 +14,7 @@ import onnx_ir as ir
 from rewriter.errors import InputError
 from rewriter.program.onnx_wire import INLINE
 
-__all__ = ["Payload", "attach", "map_tensors", "payload", "skeleton"]
+__all__ = ["Payload", "attach", "map_tensors", "payload", "root_cause", "skeleton"]
 
 _LARGE = 1024  # bytes; smaller tensors stay in the message
 
@@ -155,6 +155,13 @@ def _check_small(tensor: ir.TensorProtocol, path: str) -> None:
         )
 
 
+def root_cause(error: BaseException) -> str:
+    """Return what an error began with, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
 # writing
 
 
@@ -181,6 +188,11 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, list[Payload]]:
     """Return the model as a message without its large tensors, and these tensors.
 
     A large tensor is external data at `INLINE` whose offset is its index in the list.
+
+    Raises
+    ------
+    InputError
+        If the model holds something that the format cannot say.
     """
     out: list[Payload] = []
 
@@ -203,6 +215,8 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, list[Payload]]:
     undo = _replace_tensors(model, stub)
     try:
         return ir.serde.serialize_model(model), out
+    except ir.serde.SerdeError as error:
+        raise InputError(f"The model cannot be written as ONNX: {root_cause(error)}.") from error
     finally:
         for restore in undo:
             restore()
