@@ -18,7 +18,7 @@ from rewriter.lower.onnx_writer import onnx_type
 from rewriter.program.graph import Graph, Value
 from rewriter.program.onnx_edit import replaced
 from rewriter.program.onnx_file import ModelFile, read_message, read_model
-from rewriter.program.onnx_graph import graph_view
+from rewriter.program.onnx_graph import function_views, graph_view
 from rewriter.program.onnx_opset import convert_opset
 from rewriter.program.onnx_parts import cut_out, standard_opset, written
 from rewriter.program.onnx_save import write_model
@@ -105,7 +105,7 @@ class OnnxProgram(Program):
     def _prims(self) -> Mapping[str, Prim]:
         from rewriter.algebra.frontends.onnx import translate
 
-        return translate(self.graph, self.opset)
+        return translate(self.graph, self.opset, function_views(self._model))
 
     def prims(self) -> Mapping[str, Prim]:
         """Return every value of the graph in primitive form."""

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph, Node, Value
 
-__all__ = ["dtype_name", "graph_view", "qualified"]
+__all__ = ["dtype_name", "function_views", "graph_view", "qualified"]
 
 _LONGEST_FORMULA = 64
 _LONGEST_NAME = 40
@@ -187,12 +187,27 @@ def graph_view(model: ir.Model, proto: onnx.ModelProto) -> Graph:
     return Graph(tuple(view.nodes), view.values, tuple(names[0]), tuple(names[1]), view.constants)
 
 
+def function_views(model: ir.Model) -> dict[str, Graph]:
+    """Return the body of every model-local function by the qualified name it is called by; shapes are not known."""
+    bodies = {}
+    for function in model.functions.values():
+        view = _View(None)
+        for value in function.inputs:
+            view.values[value.name or ""] = Value(value.name or "", None, None)
+        for node in function:
+            view.add_node(node)
+        names = [tuple(v.name or "" for v in ends) for ends in (function.inputs, function.outputs)]
+        name = f"{function.domain}::{function.name}"
+        bodies[name] = Graph(tuple(view.nodes), view.values, names[0], names[1], view.constants)
+    return bodies
+
+
 class _View:
     """A graph view in the making."""
 
-    def __init__(self, proto: onnx.ModelProto) -> None:
-        self._inferred = _inferred(proto)
-        described = (*proto.graph.input, *self._inferred.values())
+    def __init__(self, proto: onnx.ModelProto | None) -> None:
+        self._inferred = {} if proto is None else _inferred(proto)
+        described = (*(() if proto is None else proto.graph.input), *self._inferred.values())
         self.shapes = _Shapes(d.dim_param for v in described for d in v.type.tensor_type.shape.dim)
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Callable[[], np.ndarray]] = {}

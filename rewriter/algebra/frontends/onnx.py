@@ -8,7 +8,8 @@ spell dynamic shapes as chains of integer operators, which are followed symbolic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ FOLDED = 64
 """Results of operators on known numbers are computed at once up to this many elements."""
 
 
-def translate(graph: Graph, opset: int) -> dict[str, Prim]:
+def translate(graph: Graph, opset: int, functions: Mapping[str, Graph] = {}) -> dict[str, Prim]:
     """Return every value of an ONNX graph in primitive form.
 
     Parameters
@@ -45,6 +46,8 @@ def translate(graph: Graph, opset: int) -> dict[str, Prim]:
         Its nodes' ``native`` are `onnx_ir.Node`.
     opset
         Version of the standard operators that the model imports.
+    functions
+        Bodies of model-local functions by qualified name: their calls are looked into.
 
     Returns
     -------
@@ -52,7 +55,7 @@ def translate(graph: Graph, opset: int) -> dict[str, Prim]:
         Value name -> form whose ``value`` is that name. Operators that are not understood, and uses of
         values of unknown rank, are leaves.
     """
-    scope = Scope(graph, opset)
+    scope = Scope(graph, opset, functions)
     for name in graph.inputs:
         if name not in graph.constants:
             _place_leaf(scope, name, "input", scope.declared(name))
@@ -93,6 +96,8 @@ def _place_constant(scope: Scope, name: str) -> None:
 
 def _place_node(scope: Scope, node: Node) -> None:
     outputs = _output_names(node)
+    if node.op in scope.functions and not node.native.attributes and _place_call(scope, node, outputs):
+        return
     if all(name in scope.prims for name in outputs if name):
         return  # a Constant node, read as a constant of the graph
     call = Call(scope, node, outputs)
@@ -124,6 +129,55 @@ def _place_node(scope: Scope, node: Node) -> None:
             scope.closed.add(name)
         scope.prims[name] = prim if prim.value == name else prim.named(name)
         scope.learn(name, prim.shape)
+
+
+def _place_call(scope: Scope, node: Node, outputs: Sequence[str]) -> bool:
+    """Place what a model-local function computes; False if its body cannot be followed."""
+    body = scope.functions[node.op]
+    names = [name or "" for name in node.inputs]
+    if len(names) > len(body.inputs) or not scope.unranked.isdisjoint(names):
+        return False
+    inner = Scope(body, scope.opset, scope.functions)
+    given = {formal: actual for formal, actual in zip(body.inputs, names, strict=False) if actual}
+    for formal, actual in given.items():
+        inner.prims[formal] = scope.prims[actual]
+        for known in (inner.arrays, inner.integers):
+            source: dict[str, Any] = scope.arrays if known is inner.arrays else scope.integers
+            if actual in source:
+                known[formal] = source[actual]
+        if actual in scope.closed:
+            inner.closed.add(formal)
+    for name in body.constants:
+        _place_constant(inner, name)
+    for step in body.nodes:
+        _place_node(inner, step)
+    results = [inner.prims.get(name) for name in body.outputs]
+    if any(x is None or name in inner.unranked for x, name in zip(results, body.outputs, strict=True)):
+        return False
+    unnamed = _without_names([x for x in results if x is not None], {id(p) for p in scope.prims.values()})
+    for name, prim in zip(outputs, unnamed, strict=False):
+        if name:
+            scope.prims[name] = prim.named(name)
+            scope.learn(name, prim.shape)
+    return True
+
+
+def _without_names(results: Sequence[Prim], outer: set[int]) -> list[Prim]:
+    """Return results of a function whose inner steps have lost their names, which mean nothing outside."""
+    done: dict[int, Prim] = {}
+    stack = list(results)
+    while stack:
+        prim = stack[-1]
+        waiting = [] if id(prim) in outer else [x for x in prim.inputs if id(x) not in done]
+        if id(prim) in done or not waiting:
+            if id(prim) not in done:
+                inputs = tuple(done[id(x)] for x in prim.inputs) if id(prim) not in outer else ()
+                kept = id(prim) in outer
+                done[id(prim)] = prim if kept else Prim(prim.form, inputs, prim.shape, prim.dtype)
+            stack.pop()
+        else:
+            stack.extend(waiting)
+    return [done[id(x)] for x in results]
 
 
 def _output_names(node: Node) -> tuple[str, ...]:

@@ -85,6 +85,8 @@ class Scope:
     ----------
     graph, opset
         What is translated.
+    functions
+        Bodies of model-local functions by qualified name.
     prims
         Values in primitive form.
     arrays
@@ -99,6 +101,7 @@ class Scope:
 
     graph: Graph
     opset: int
+    functions: Mapping[str, Graph] = field(default_factory=dict)
     prims: dict[str, Prim] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
     integers: dict[str, Known] = field(default_factory=dict)
