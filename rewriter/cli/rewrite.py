@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["Request", "rewrite_model"]
 
 SUFFIXES = {"onnx": ".onnx", "fx": ".pt2"}
+
+TARGETS = {
+    "onnx": (r"onnx(:\d+)?|ort", "onnx, onnx:OPSET (such as onnx:23) or ort"),
+    "fx": ("torch", "torch"),
+}
+"""What may be asked for by format, and how it is said."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ def rewrite_model(request: Request, json: bool) -> None:
         progress("loading", 0, 0)
         program = open_model(request.model)
         _check_suffix(out, program)
+        _check_target(request.target, program)
         if not budgets and not request.no_budget:
             _refuse_approximations(program, steps)
         from rewriter.engine import rewrite
@@ -112,6 +120,14 @@ def _check_suffix(out: Path, program: Program) -> None:
     wanted = SUFFIXES.get(program.format)
     if wanted is not None and out.suffix != wanted:
         raise InputError(f"output {out}: {program.source} is saved as {wanted}; expected a name that ends so")
+
+
+def _check_target(target: str | None, program: Program) -> None:
+    pattern, known = TARGETS.get(program.format, (".*", ""))
+    if target is not None and not re.fullmatch(pattern, target):
+        raise InputError(
+            f"target {target!r}: {program.source} is {program.format}, which can be written for {known}"
+        )
 
 
 def _refuse_approximations(program: Program, steps: Plan | Sequence[Step]) -> None:

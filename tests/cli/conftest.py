@@ -47,8 +47,9 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 def model(tmp_path: Path) -> Path:
     """Write a self-attention of one head over ``[batch, length, 8]`` and return its path."""
     rng = np.random.default_rng(0)
-    weights = {name: rng.standard_normal((8, 8)).astype(np.float32) for name in ("wq", "wk", "wv")}
-    constants = {**weights, "scale": np.float32(8**-0.5)}
+    names = ("wq", "wk", "wv")
+    constants: dict[str, np.ndarray] = {n: rng.standard_normal((8, 8)).astype(np.float32) for n in names}
+    constants["scale"] = np.array(8**-0.5, np.float32)
     nodes = [
         helper.make_node("MatMul", ["x", "wq"], ["q"], "q"),
         helper.make_node("MatMul", ["x", "wk"], ["k"], "k"),
@@ -59,7 +60,7 @@ def model(tmp_path: Path) -> Path:
         helper.make_node("Softmax", ["scaled"], ["weights"], "weights", axis=-1),
         helper.make_node("MatMul", ["weights", "v"], ["y"], "y"),
     ]
-    shape = ["batch", "length", 8]
+    shape: list[str | int | None] = ["batch", "length", 8]
     graph = helper.make_graph(
         nodes,
         "attention",

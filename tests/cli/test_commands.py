@@ -112,6 +112,7 @@ def test_validate_tells_two_models_apart(call: Call, model: Path) -> None:
         ("--apply softmax --budget cos>=0.9 --no-budget", "contradict"),
         ("--plan missing.json", "cannot be read"),
         ("--apply softmax --data missing.npz", "no such file"),
+        ("--apply softmax --target torch", "can be written for onnx"),
         ("--apply softmax -o {model}", "is the input"),
         ("--apply softmax -o {folder}/none/out.onnx", "does not exist"),
         ("--apply softmax -o {folder}/out.pt2", "saved as .onnx"),

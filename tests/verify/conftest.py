@@ -47,11 +47,11 @@ class NumpyProgram(Program):
         raise NotImplementedError
 
     def emit(
-        self, inputs: Sequence[str], build: Build, sample: Arrays
+        self, inputs: Sequence[str], build: Build, sample: Arrays, *, target: str = "native"
     ) -> Callable[[Arrays], list[np.ndarray]]:
         raise NotImplementedError
 
-    def replace(self, replacements: Sequence[Replacement]) -> Program:
+    def replace(self, replacements: Sequence[Replacement], *, target: str = "native") -> Program:
         raise NotImplementedError
 
     def save(self, path: Any) -> None:

@@ -182,7 +182,7 @@ def test_data_of_every_kind(
 
 
 def _npz(tmp_path: Path, **arrays: np.ndarray) -> Path:
-    np.savez(tmp_path / "d.npz", **arrays)
+    np.savez(tmp_path / "d.npz", **arrays)  # type: ignore[arg-type]
     return tmp_path / "d.npz"
 
 

@@ -9,7 +9,7 @@ from rewriter.verify.noise import epsilon, floor, judge_site, perturbed
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_every_number_moves_to_a_neighbour(dtype: type) -> None:
-    x = np.random.default_rng(0).standard_normal((7, 33)).astype(dtype)
+    x: np.ndarray = np.random.default_rng(0).standard_normal((7, 33)).astype(dtype)
     moved = perturbed(x, np.random.default_rng(1))
     assert moved.dtype == x.dtype and moved.shape == x.shape
     step = np.abs(moved.astype(np.float64) / x.astype(np.float64) - 1)
@@ -29,7 +29,7 @@ def test_what_has_no_neighbour_stays() -> None:
 
 def softmax(x: np.ndarray) -> np.ndarray:
     e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    return np.asarray(e / e.sum(-1, keepdims=True))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -31,7 +31,7 @@ class Oracle:
         return {name: {**arrays, **known}[name] for name in site.inputs}
 
 
-def made(seed: int = 0, **inputs: Declared) -> tuple[Any, list[Probe]]:
+def made(inputs: Mapping[str, Declared], seed: int = 0) -> tuple[Any, list[Probe]]:
     prims = {n: leaf("input", s, d, n) for n, (s, d) in inputs.items()}
     program = SimpleNamespace(prims=lambda: prims)
     operand = {
@@ -59,7 +59,9 @@ def named(found: list[Probe]) -> dict[str, Probe]:
 
 
 def test_every_input_has_its_shape_and_dtype_at_every_size() -> None:
-    _, found = made(**QKV, mask=MASK, cache=(("b", "n + 1", "2*n"), "bfloat16"), ids=(("b", "n//2"), "int64"))
+    _, found = made(
+        {**QKV, "mask": MASK, "cache": (("b", "n + 1", "2*n"), "bfloat16"), "ids": (("b", "n//2"), "int64")}
+    )
     lengths = set()
     for probe in found:
         b, _, n, _ = probe.arrays["q"].shape
@@ -74,17 +76,17 @@ def test_every_input_has_its_shape_and_dtype_at_every_size() -> None:
 
 
 def test_names_are_unique_and_seeds_decide() -> None:
-    _, found = made(**QKV, mask=MASK)
+    _, found = made({**QKV, "mask": MASK})
     assert len({p.name for p in found}) == len(found)
-    _, again = made(**QKV, mask=MASK)
-    _, other = made(seed=1, **QKV, mask=MASK)
+    _, again = made({**QKV, "mask": MASK})
+    _, other = made({**QKV, "mask": MASK}, seed=1)
     for a, b in zip(found, again, strict=True):
         np.testing.assert_array_equal(a.arrays["q"], b.arrays["q"])
     assert not np.array_equal(found[0].arrays["q"], other[0].arrays["q"])
 
 
 def test_operands_are_large_tied_and_coinciding() -> None:
-    probes_ = named(made(**QKV)[1])
+    probes_ = named(made(QKV)[1])
     normal, large = probes_["normal"].arrays, probes_["large"].arrays
     scores = [np.abs(np.einsum("bhid,bhjd->bhij", x["q"], x["k"])).max() for x in (normal, large)]
     assert scores[1] / scores[0] == pytest.approx(30, rel=1e-5)
@@ -96,13 +98,13 @@ def test_operands_are_large_tied_and_coinciding() -> None:
 
 
 def test_one_input_for_all_operands_is_large_too() -> None:
-    probes_ = named(made(qkv=(("b", "n", 12), "float32"))[1])
+    probes_ = named(made({"qkv": (("b", "n", 12), "float32")})[1])
     square = [float((p.arrays["qkv"] ** 2).max()) for p in (probes_["normal"], probes_["large"])]
     assert square[1] / square[0] == pytest.approx(30, rel=1e-5)
 
 
 def test_boolean_masks_get_every_pattern() -> None:
-    probes_ = named(made(**QKV, mask=MASK)[1])
+    probes_ = named(made({**QKV, "mask": MASK})[1])
     rows = {name: p.arrays["mask"][:, 0, 0] for name, p in probes_.items()}
     assert rows["large"].all()
     assert not rows["left padding"][0, 0] and rows["left padding"][:, -1].all()
@@ -112,7 +114,7 @@ def test_boolean_masks_get_every_pattern() -> None:
 
 
 def test_a_bias_is_small_or_hides_with_infinity_or_a_finite_number() -> None:
-    probes_ = named(made(**QKV, bias=BIAS)[1])
+    probes_ = named(made({**QKV, "bias": BIAS})[1])
     assert 0 < np.abs(probes_["normal"].arrays["bias"]).max() < 5
     assert set(np.unique(probes_["left padding"].arrays["bias"])) == {-np.inf, 0.0}
     assert set(np.unique(probes_["right padding"].arrays["bias"])) == {-1e4, 0.0}
@@ -121,7 +123,7 @@ def test_a_bias_is_small_or_hides_with_infinity_or_a_finite_number() -> None:
 
 
 def test_without_a_mask_no_probe_is_repeated() -> None:
-    _, found = made(**QKV)
+    _, found = made(QKV)
     assert [p.name.split(", ")[0] for p in found] == [
         "normal",
         "large",
@@ -132,16 +134,16 @@ def test_without_a_mask_no_probe_is_repeated() -> None:
 
 
 def test_what_the_graph_computes_keeps_its_value() -> None:
-    for probe in made(**QKV, positions=(("n",), "int64"))[1]:
+    for probe in made({**QKV, "positions": (("n",), "int64")})[1]:
         np.testing.assert_array_equal(probe.arrays["positions"], np.arange(probe.arrays["q"].shape[2]))
 
 
 def test_chosen_sizes_are_used() -> None:
-    site, _ = made(**QKV)
+    site, _ = made(QKV)
     assert bindings(site) == [{"b": 2, "n": 7}, {"b": 1, "n": 33}, {"b": 1, "n": 1}, {"b": 3, "n": 3}]
     assert bindings(site, [Size.parse("n + t")])[0] == {"b": 2, "n": 7, "t": 11}
 
 
 def test_unknown_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="input m has dtype None"):
-        made(**QKV, m=(("n",), None))  # type: ignore[arg-type]
+        made({**QKV, "m": (("n",), None)})  # type: ignore[dict-item]
