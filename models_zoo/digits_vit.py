@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 
 import numpy as np
 import torch
@@ -99,25 +100,25 @@ class DigitsViT(nn.Module):
         return self.head(self.norm(x[:, 0]))  # type: ignore[no-any-return]
 
 
-def _split() -> tuple[Tensor, Tensor, np.ndarray]:
+def training_set() -> tuple[Tensor, Tensor]:
+    """Return images ``[1437, 8, 8]`` (float32, 0 to 1) and labels ``[1437]`` (int64), from scikit-learn."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    images = torch.from_numpy(digits.images.astype(np.float32) / _BRIGHTEST)
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    return images, labels, np.random.default_rng(0).permutation(len(images))
-
-
-def training_set() -> tuple[Tensor, Tensor]:
-    """Return images ``[1437, 8, 8]`` (float32, 0 to 1) and labels ``[1437]`` (int64)."""
-    images, labels, order = _split()
-    return images[order[_HELD_OUT:]], labels[order[_HELD_OUT:]]
+    chosen = np.random.default_rng(0).permutation(len(digits.target))[_HELD_OUT:]
+    return _tensors(digits.images[chosen], digits.target[chosen])
 
 
 def held_out() -> tuple[Tensor, Tensor]:
-    """Return the 360 images and labels that training never sees."""
-    images, labels, order = _split()
-    return images[order[:_HELD_OUT]], labels[order[:_HELD_OUT]]
+    """Return the 360 images and labels that training never sees, which are bundled (see data/README.md)."""
+    with files("rewriter.models_zoo").joinpath("data", "digits_held_out.npz").open("rb") as file:
+        arrays = np.load(file)
+        return _tensors(arrays["images"], arrays["labels"])
+
+
+def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    scaled = images.astype(np.float32) / np.float32(_BRIGHTEST)
+    return torch.from_numpy(scaled), torch.from_numpy(labels.astype(np.int64))
 
 
 def example_inputs(batch: int = 2) -> tuple[Tensor, ...]:

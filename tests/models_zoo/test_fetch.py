@@ -77,6 +77,15 @@ def test_main_fetches_what_is_absent(
     assert "tiny_model" in capsys.readouterr().out
 
 
-def test_main_needs_a_name() -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "name a model, or say --all"),
+        (["gpt-9"], "no public model is called 'gpt-9'; there are dinov2-small"),
+    ],
+    ids=["none", "unknown"],
+)
+def test_main_needs_a_name(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        fetching.main([])
+        fetching.main(arguments)
+    assert says in capsys.readouterr().err
