@@ -207,7 +207,8 @@ def test_external_data_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "says"),
     [("/etc/passwd", "relative path"), ("../w.bin", "relative path"), ("a/../../w.bin", "relative path"),
-     ("gone.bin", "gone.bin does not exist"), ("link.bin", "a link that leaves"), ("folder", "is a directory"),
+     ("gone.bin", "gone.bin does not exist"), ("link.bin", "a link that leaves"),
+     ("folder", "is a directory"),
      ("pipe.bin", "not a regular file"), ("", "relative path")],
 )  # fmt: skip
 def test_external_data_stays_in_the_folder(tmp_path: Path, location: str, says: str) -> None:
