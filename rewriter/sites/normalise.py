@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rewriter.algebra.index import Affine, Atom, einsum_index, resolve
-from rewriter.algebra.prims import Einsum, Prim, Softmax
-from rewriter.algebra.sizes import ZERO, product
+from rewriter.algebra.prims import Einsum, Prim, Reduce, Softmax
+from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import (
     Apply,
     Number,
@@ -21,7 +23,7 @@ from rewriter.algebra.term import (
     unfold,
 )
 
-__all__ = ["NotWeights", "Weights", "normalised_sum", "parts_of", "weights_of"]
+__all__ = ["NotWeights", "Weights", "asks_for_empty_rows", "normalised_sum", "parts_of", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Weights:
         Where the scores are read, at the index of the weights.
     guarded
         A row without visible keys gives zeros: NaN weights are replaced by 0.
+    guard
+        The condition under which weights become 0, where it is not that they are NaN.
     normaliser
         The tensor that the refusal or the report names.
     """
@@ -41,6 +45,7 @@ class Weights:
     scores: Term
     guarded: bool
     normaliser: Prim
+    guard: Term | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,11 @@ def weights_of(weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | No
         return Weights(scores, False, prim)
     if _is_guard(tree, term):
         return Weights(scores, True, prim)
+    match tree:
+        case Apply("where", (condition, Number(0.0), kept)) if same(kept, term):
+            return Weights(scores, True, prim, condition)
+        case _:
+            pass
     assert isinstance(tree, Apply)
     return NotWeights(
         f"the weights are changed after the softmax (by {tree.fn}) before they meet the values", prim
@@ -95,6 +105,22 @@ def _is_guard(tree: Term, weights: Term) -> bool:
             return same(tested, weights) and same(kept, weights)
         case _:
             return False
+
+
+def asks_for_empty_rows(condition: Term, bias: Term, keys: Sequence[Atom]) -> bool:
+    """Whether a condition says that the largest entry of ``bias`` over the keys is -inf."""
+    match condition:
+        case Apply("eq", (Read(Prim(form=Reduce("max", (axis,))) as prim, index), Number(value))):
+            pass
+        case _:
+            return False
+    total, stride = Affine(ZERO), ONE
+    for atom in reversed(parts_of(keys)):
+        total, stride = total.plus(Affine.of(atom).times(stride)), stride * atom.size
+    operand = prim.inputs[0]
+    if value != -np.inf or operand.shape[axis] != stride:
+        return False
+    return same(unfold(Read(operand, (*index[:axis], total, *index[axis:])), budget=64), bias)
 
 
 def _as_softmax(term: Term, keys: Sequence[Atom]) -> tuple[Term, Prim] | NotWeights | None:

@@ -13,9 +13,15 @@ from rewriter.algebra.prims import Constant, Einsum, Form, Map, Prim, Softmax
 from rewriter.algebra.sizes import ONE, product
 from rewriter.algebra.term import VIEWS, Apply, Read, Term, depends_on, source, unfold
 from rewriter.program.graph import Graph
-from rewriter.sites.formula import Formula
+from rewriter.sites.formula import Axes, Formula
 from rewriter.sites.masks import analyse
-from rewriter.sites.normalise import NotWeights, Weights, normalised_sum, weights_of
+from rewriter.sites.normalise import (
+    NotWeights,
+    Weights,
+    asks_for_empty_rows,
+    normalised_sum,
+    weights_of,
+)
 from rewriter.sites.operands import choose_operand, native_reads
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.roles import assign_roles
@@ -218,6 +224,12 @@ def _build(
         return axes
     if any(depends_on(t) & frozenset(axes.keys) for t, _ in scores.factors):
         return "the scores are multiplied by a tensor that depends on the key"
+    guarded = weights.guarded
+    if weights.guard is not None:
+        found = _guards(search, weights.guard, scores.bias, axes)
+        if found is None:
+            return "the weights are replaced by 0 where something other than the mask says so"
+        guarded = found
     known = frozenset((*axes.batch, *axes.heads, *axes.groups, *axes.queries, *axes.keys))
     if scores.bias is not None and not depends_on(scores.bias) <= known:
         return "what is added to the scores depends on an axis that is neither query nor key nor batch"
@@ -227,7 +239,7 @@ def _build(
     v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features))
     if isinstance(q, str) or isinstance(k, str) or isinstance(v_, str):
         return next(x for x in (q, k, v_) if isinstance(x, str))
-    mask = analyse(scores.bias, axes, weights.guarded, search.known)
+    mask = analyse(scores.bias, axes, guarded, search.known)
     scale = scores.scale * q[1] * k[1]
     formula = Formula(
         axes, q[0], k[0], v_[0], scale, scores.factors, scores.bias, mask.rest, resolve(output),
@@ -236,6 +248,27 @@ def _build(
     if v_[1] != 1.0:
         return "the values are multiplied by a constant inside the product"
     return _site(search, value, formula, mask.facts, mask.empty_row)
+
+
+def _guards(search: _Search, condition: Term, bias: Term | None, axes: Axes) -> bool | None:
+    """Whether a condition guards rows without visible keys: False if it never holds, None if it is another."""
+    if bias is not None and asks_for_empty_rows(condition, bias, axes.keys):
+        return True
+    rows = [a for a in (*axes.batch, *axes.heads, *axes.groups, *axes.queries) if a in depends_on(condition)]
+    if not search.known.closed_term(condition) or not depends_on(condition) <= frozenset(rows):
+        return None
+    holds = search.known.array(condition, rows)
+    if holds is None:
+        return None
+    if not holds.any():
+        return False
+    if bias is None or not search.known.closed_term(bias) or not depends_on(bias) <= {*rows, *axes.keys}:
+        return None
+    hidden = search.known.array(bias, [*rows, *axes.keys])
+    if hidden is None:
+        return None
+    empty = (hidden == -np.inf).reshape(*holds.shape, -1).all(-1)
+    return True if np.array_equal(empty, holds.astype(bool)) else None
 
 
 def _site(
