@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from typing import Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 
-from rewriter.algebra.evaluate import bind
 from rewriter.errors import InputError, RewriterError
 from rewriter.forms import Cost, Fidelity, Form
 from rewriter.lower.canonical import replacement
@@ -25,6 +23,7 @@ from rewriter.verify.inputs import LENGTHS, generated_cases
 from rewriter.verify.metrics import relative
 from rewriter.verify.probes import Probe, probes
 from rewriter.verify.progress import Progress, silent
+from rewriter.verify.reference import Reference
 from rewriter.verify.running import RunError, first_line, run, runtime_errors
 from rewriter.verify.site import SiteCheck, check_replacement, native_new
 
@@ -36,7 +35,7 @@ Step = tuple[Form, Selector]
 DATA_LIMIT = 4
 """Recorded inputs that per-site errors are measured on."""
 
-SCORES_LIMIT = 1 << 27
+SCORES_LIMIT = 1 << 25
 """Scores that all probes of one site may evaluate in float64: larger sites get fewer probes."""
 
 
@@ -272,6 +271,7 @@ class _Engine:
         self._measured_on = "data" if data is not None else "generated input"
         self._errors: dict[tuple[str, str], float | str] = {}
         self._verified: set[tuple[str, str]] = set()
+        self._recorded: dict[tuple[str, str], SiteCheck] = {}
 
     def resolve(self, steps: Sequence[Step]) -> list[tuple[AttentionSite, Form]]:
         """Return which site gets which form."""
@@ -330,8 +330,13 @@ class _Engine:
         return replace(applied, committed=True), edit
 
     def _check(self, site: AttentionSite, form: Form, edit: Replacement) -> SiteCheck:
-        """Run all probes, or one where an equal site in the same form has passed them."""
+        """Run all probes, or one where an equal site in the same form has passed them.
+
+        Recorded activations that this site has passed on count as that one.
+        """
         key = (site.signature, str(form))
+        if key in self._verified and (site.id, str(form)) in self._recorded:
+            return self._recorded[site.id, str(form)]
         lengths = [form.telling_length] if form.telling_length is not None else []
         made = probes(site, self._program, self._seed, lengths=lengths)
         chosen = made[:1] if key in self._verified else _affordable(self._program, site, made)
@@ -392,11 +397,12 @@ class _Engine:
         """Return the relative error of a form at a site on recorded values; refuse it where it is wrong."""
         edit = replacement(site, form.emit, {})
         with _refusing(form, "the recorded activations"):
-            if self._verify and _scores(self._program, site, arrays) <= SCORES_LIMIT:
+            if self._verify:
                 probe = Probe("recorded activations", arrays)
                 check = check_replacement(self._program, site, form, edit, [probe], self._lowering.emit)
                 if check.reason is not None:
                     raise _RefusedError(check.reason)
+                self._recorded[site.id, str(form)] = check
                 return check.deviation
             return relative(arrays[site.output], native_new(self._lowering.emit, edit, arrays)(arrays))
 
@@ -418,17 +424,6 @@ def _refusing(form: Form, what: str) -> Iterator[None]:
         raise _RefusedError(f"{form.name} could not be run on {what}: {first_line(error)}") from error
 
 
-def _scores(program: Program, site: AttentionSite, arrays: Arrays) -> int:
-    """Return how many scores a site has on given inputs."""
-    forms = [program.prims()[name] for name in site.inputs]
-    sizes = bind(forms, arrays)
-    # an axis may be a formula whose dimensions no shape determines
-    axes = {n: m for name, form in zip(site.inputs, forms, strict=True)
-            for n, m in zip(form.shape, np.shape(arrays[name]), strict=True)}  # fmt: skip
-    wanted = (site.batch, site.heads, site.queries, site.keys)
-    return math.prod(axes[n] if n in axes else int(n.substitute(sizes)) for n in wanted)
-
-
 def _dense(site: AttentionSite) -> Cost:
     from rewriter.kernels.softmax.form import dense_cost
 
@@ -440,7 +435,7 @@ def _affordable(program: Program, site: AttentionSite, made: Sequence[Probe]) ->
     chosen: list[Probe] = []
     spent = 0
     for probe in made:
-        scores = _scores(program, site, probe.arrays)
+        scores = Reference(program, site, probe.arrays).scores
         if not chosen or spent + scores <= SCORES_LIMIT:
             chosen.append(probe)
             spent += scores

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-import rewriter.sites.oracle
-from rewriter.algebra.evaluate import bind, evaluate
-from rewriter.algebra.prims import Prim, leaf
-from rewriter.forms import Canonical, Fidelity, Form
-from rewriter.lower.canonical import emit_site, inputs_of
-from rewriter.lower.emitter import Emitter, Handle
-from rewriter.lower.prim_emitter import PrimEmitter
+from rewriter.forms import Fidelity, Form
 from rewriter.program.program import Arrays, Build, Program, Replacement
 from rewriter.sites.site import AttentionSite
-from rewriter.verify.arrays import to_torch
 from rewriter.verify.metrics import max_abs, pattern_mismatches, relative
 from rewriter.verify.noise import SITE_FACTOR, SiteVerdict, floor, judge_site
 from rewriter.verify.probes import Probe
+from rewriter.verify.reference import Reference
 
-__all__ = ["SiteCheck", "check_replacement", "definition_value", "native_new", "native_old"]
+__all__ = ["SiteCheck", "check_replacement", "native_new", "native_old"]
 
 Run = Callable[[Arrays], np.ndarray]
 
@@ -86,31 +80,29 @@ def check_replacement(
     rewriter.lower.errors.EmitError
         When the target cannot spell the form.
     """
-    old, exact_form = native_old(program, site), form.fidelity(site) is Fidelity.EXACT
+    old, exact = native_old(program, site), form.fidelity(site) is Fidelity.EXACT
     new: Run | None = None
-    worst: SiteVerdict | None = None
+    worst = SiteVerdict(True, 0.0, 0.0, 0.0, 0)
     deviation = 0.0
     for count, probe in enumerate(probes, 1):
         # a recorded output would be taken for the truth
         arrays = {name: probe.arrays[name] for name in site.inputs}
         new = new or native_new(emit or program.emit, replacement, arrays)
         before, after = old(arrays), new(arrays)
-        truth = rewriter.sites.oracle.exact(program, site, arrays)
-        if exact_form:
-            verdict = judge_site(truth, before, after, site.dtype)
-        else:
-            verdict = _judge_form(program, site, form, arrays, truth, before, after)
-        deviation = max(deviation, relative(before, after)) if before.shape == after.shape else np.inf
-        if worst is None or _excess(verdict) > _excess(worst):
-            worst = verdict
+        if before.shape != after.shape:
+            reason = f"on probe {probe.name}: the result has shape {after.shape}, not {before.shape}"
+            return SiteCheck(False, reason, count, np.inf, 0.0, 0.0, np.inf)
+        verdict = _judge(Reference(program, site, arrays), form, before, after, exact)
+        deviation = max(deviation, relative(before, after))
+        worst = max(worst, verdict, key=_excess)
         if not verdict.ok:
-            reason = f"on probe {probe.name}: {verdict}"
-            return SiteCheck(
-                False, reason, count, verdict.error, verdict.original_error, verdict.tolerance, deviation
-            )
-    if worst is None:
-        return SiteCheck(True, None, 0, 0.0, 0.0, 0.0, 0.0)
-    return SiteCheck(True, None, len(probes), worst.error, worst.original_error, worst.tolerance, deviation)
+            return _check(f"on probe {probe.name}: {verdict}", count, verdict, deviation)
+    return _check(None, len(probes), worst, deviation)
+
+
+def _check(reason: str | None, probes: int, verdict: SiteVerdict, deviation: float) -> SiteCheck:
+    errors = verdict.error, verdict.original_error, verdict.tolerance
+    return SiteCheck(reason is None, reason, probes, *errors, deviation)
 
 
 def native_old(program: Program, site: AttentionSite) -> Run:
@@ -126,59 +118,22 @@ def native_new(emit: Emit, replacement: Replacement, sample: Arrays) -> Run:
     return lambda arrays: run({name: arrays[name] for name in replacement.inputs})[0]
 
 
-def definition_value(
-    program: Program, site: AttentionSite, form: Form, arrays: Arrays, dtype: str = "float64"
-) -> np.ndarray:
-    """Return what a form's definition gives at a site, in the layout of the site's output.
-
-    Operands are read from ``arrays`` (one per entry of ``site.inputs``) and the bias is evaluated in float64,
-    independently of the target's emitter; only the definition itself runs in ``dtype``.
-    """
-    prims, e = program.prims(), PrimEmitter()
-    names = inputs_of(site)
-    given = {n: arrays[n] for n in names}
-    handles = {n: leaf("operand", prims[n].shape, prims[n].dtype, n) for n in names}
-    outputs: dict[str, np.ndarray] = {}
-
-    def compute(_: Emitter, a: Canonical) -> Handle:
-        parts: list[Prim] = [a.q, a.k, a.v, *([a.bias] if a.bias is not None else [])]
-        q, k, v, *bias = (to_torch(x.astype(dtype)) for x in evaluate(parts, given))
-        band = a.band
-        if band is not None:
-            sizes = bind(handles.values(), given)
-            band = replace(band, offset=band.offset.substitute(sizes))
-        value = form.definition(q, k, v, bias[0] if bias else None, a.scale, band).numpy()
-        outputs["definition"] = value
-        shape = tuple(a.shape[c] for c in "BHIE")
-        return leaf("definition", shape, site.dtype, "definition")
-
-    result = emit_site(site, e, handles, compute)
-    (found,) = evaluate([result], {**given, **outputs})
-    return found
-
-
-def _judge_form(
-    program: Program,
-    site: AttentionSite,
-    form: Form,
-    arrays: Arrays,
-    truth: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
+def _judge(
+    reference: Reference, form: Form, before: np.ndarray, after: np.ndarray, exact: bool
 ) -> SiteVerdict:
-    """Hold a computation to the definition of its form.
+    """Hold a new computation to the site itself, or to the definition of its form.
 
-    Its error may be that of the original against its own float64 value, or that of the definition in the
-    site's precision, whichever is larger.
+    In the second case its error may be that of the original against its own float64 value, or that of the
+    definition in the site's precision, whichever is larger.
     """
-    wanted = definition_value(program, site, form, arrays)
-    if wanted.shape != after.shape:
-        return SiteVerdict(False, np.inf, 0.0, 0.0, max(wanted.size, after.size))
-    working = "float64" if site.dtype == "float64" else "float32"
-    narrow = definition_value(program, site, form, arrays, working)
-    noise = max(max_abs(truth, before), max_abs(wanted, narrow))
-    tolerance = SITE_FACTOR * max(noise, floor(wanted, site.dtype))
-    error, pattern = max_abs(wanted, after), pattern_mismatches(wanted, after)
+    dtype, truth = reference.site.dtype, reference.site_value()
+    if exact:
+        return judge_site(truth, reference.of(before), reference.of(after), dtype)
+    wanted, found = reference.form_value(form), reference.of(after)
+    narrow = reference.form_value(form, "float64" if dtype == "float64" else "float32")
+    noise = max(max_abs(truth, reference.of(before)), max_abs(wanted, narrow))
+    tolerance = SITE_FACTOR * max(noise, floor(wanted, dtype))
+    error, pattern = max_abs(wanted, found), pattern_mismatches(wanted, found)
     return SiteVerdict(pattern == 0 and error <= tolerance, error, noise, tolerance, pattern)
 
 

@@ -1,0 +1,158 @@
+"""What a site and a form should give, in float64: all of it, or a few blocks of queries where it is large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+import rewriter.sites.oracle
+from rewriter.algebra.evaluate import bind, evaluate
+from rewriter.algebra.prims import Prim, leaf
+from rewriter.algebra.sizes import ONE, Size
+from rewriter.forms import Canonical, Form
+from rewriter.lower.canonical import emit_site, inputs_of
+from rewriter.lower.emitter import Emitter, Handle
+from rewriter.lower.prim_emitter import PrimEmitter
+from rewriter.program.program import Arrays, Program
+from rewriter.sites.site import AttentionSite, Band
+from rewriter.verify.arrays import to_torch
+
+__all__ = ["LARGEST", "Reference", "scores_of"]
+
+LARGEST = 1 << 23
+"""Scores up to which a site is evaluated in full; of a larger one, so many rows that they have as many."""
+
+LEAST_ROWS = 3
+"""Queries that are evaluated however long a row is."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Float64 values of one site on given inputs, flattened.
+
+    A large site is evaluated for its first queries, some in the middle and the last, and its formula
+    stands for the graph.
+
+    Parameters
+    ----------
+    program, site
+        Where.
+    arrays
+        One per entry of ``site.inputs``.
+    """
+
+    program: Program
+    site: AttentionSite
+    arrays: Arrays
+
+    @property
+    def scores(self) -> int:
+        """How many scores an evaluation takes."""
+        whole, queries = scores_of(self.program, self.site, self.arrays), self._queries
+        return whole if self.blocks is None else whole // queries * sum(count for _, count in self.blocks)
+
+    @cached_property
+    def blocks(self) -> tuple[tuple[int, int], ...] | None:
+        """First query and number of queries of what is evaluated, or None for everything."""
+        whole, queries = scores_of(self.program, self.site, self.arrays), self._queries
+        if whole <= LARGEST:
+            return None
+        count = max(1, max(LEAST_ROWS, LARGEST * queries // whole) // 3)
+        return (0, count), ((queries - count) // 2, count), (queries - count, count)
+
+    def site_value(self) -> np.ndarray:
+        """Return what the graph computes."""
+        if self.blocks is None:
+            return rewriter.sites.oracle.exact(self.program, self.site, self.arrays).ravel()
+        from rewriter.kernels.softmax.form import Softmax
+
+        return self.form_value(Softmax())
+
+    def form_value(self, form: Form, dtype: str = "float64") -> np.ndarray:
+        """Return what a form's definition gives; only the definition itself runs in ``dtype``.
+
+        Operands are read and the bias is evaluated in float64, independently of any target's emitter.
+        """
+
+        def compute(e: Emitter, a: Canonical, value: np.ndarray) -> None:
+            for start, count in self.blocks or ((0, value.shape[2]),):
+                part = a if self.blocks is None else _rows(e, a, start, count)
+                value[:, :, start : start + count] = self._defined(form, part, dtype)
+
+        return self._native(compute)[self._known]
+
+    def of(self, output: np.ndarray) -> np.ndarray:
+        """Return the part of a native output that the values stand for."""
+        return output.ravel()[self._known]
+
+    @cached_property
+    def _known(self) -> np.ndarray | slice:
+        def mark(e: Emitter, a: Canonical, value: np.ndarray) -> None:
+            for start, count in self.blocks or ():
+                value[:, :, start : start + count] = 1
+
+        return slice(None) if self.blocks is None else self._native(mark) != 0
+
+    @cached_property
+    def _given(self) -> dict[str, np.ndarray]:
+        return {name: self.arrays[name] for name in inputs_of(self.site)}
+
+    @cached_property
+    def _handles(self) -> dict[str, Prim]:
+        prims = self.program.prims()
+        return {n: leaf("operand", prims[n].shape, prims[n].dtype, n) for n in inputs_of(self.site)}
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return bind(self._handles.values(), self._given)
+
+    @property
+    def _queries(self) -> int:
+        return int(self.site.queries.substitute(self._sizes))
+
+    def _defined(self, form: Form, a: Canonical, dtype: str) -> np.ndarray:
+        parts: list[Prim] = [a.q, a.k, a.v, *([a.bias] if a.bias is not None else [])]
+        found = evaluate(parts, self._given, self._sizes)
+        q, k, v, *bias = (to_torch(x.astype(dtype)) for x in found)
+        band = a.band and replace(a.band, offset=a.band.offset.substitute(self._sizes))
+        result: np.ndarray = form.definition(q, k, v, bias[0] if bias else None, a.scale, band).numpy()
+        return result
+
+    def _native(self, fill: Callable[[Emitter, Canonical, np.ndarray], None]) -> np.ndarray:
+        """Return ``[B, H, I, E]`` that ``fill`` writes, in the layout of the native output, flattened."""
+        outputs: dict[str, np.ndarray] = {}
+
+        def compute(e: Emitter, a: Canonical) -> Handle:
+            shape = tuple(a.shape[letter] for letter in "BHIE")
+            outputs["value"] = np.zeros([int(n.substitute(self._sizes)) for n in shape])
+            fill(e, a, outputs["value"])
+            return leaf("value", shape, "float64", "value")
+
+        site = replace(self.site, dtype="float64")
+        result = emit_site(site, PrimEmitter(), self._handles, compute)
+        (found,) = evaluate([result], {**self._given, **outputs}, self._sizes)
+        return found.ravel()
+
+
+def scores_of(program: Program, site: AttentionSite, arrays: Arrays) -> int:
+    """Return how many scores a site has on given inputs."""
+    sizes = bind([program.prims()[name] for name in site.inputs], arrays)
+    return int((site.batch * site.heads * site.queries * site.keys).substitute(sizes))
+
+
+def _rows(e: Emitter, a: Canonical, start: int, count: int) -> Canonical:
+    """Return the operands of some of the queries, which keep their positions."""
+    band = a.band or Band(Size.of(0), None, None)
+    bias = a.bias
+    if bias is not None and e.shape(bias)[2] != ONE:
+        bias = e.slice(bias, 2, start, count)
+    return replace(
+        a,
+        q=e.slice(a.q, 2, start, count),
+        bias=bias,
+        band=replace(band, offset=band.offset + start),
+        shape={**a.shape, "I": Size.of(count)},
+    )
