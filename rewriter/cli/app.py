@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rewriter import __version__
 from rewriter.cli.output import emit_error, emitted, fresh
 from rewriter.cli.session import guarded
 
@@ -52,12 +53,7 @@ Budgets = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            typer.echo(version("rewriter"))
-        except PackageNotFoundError:
-            typer.echo("not installed: running from a checkout")
+        typer.echo(__version__)
         raise typer.Exit
 
 

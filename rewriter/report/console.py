@@ -69,9 +69,7 @@ def spaced(parts: Sequence[RenderableType]) -> Group:
 
 def verdict_line(ok: bool, text: str) -> Text:
     """Return the verdict: a mark that reads without colour, and the sentence."""
-    line = Text("✓ " if ok else "✗ ", style="bold green" if ok else "bold red")
-    line.append(text, style="default")
-    return line
+    return Text.assemble(("✓ ", "bold green") if ok else ("✗ ", "bold red"), text)
 
 
 def inspection_view(
