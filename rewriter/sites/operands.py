@@ -29,8 +29,7 @@ def choose_operand(start: Read, groups: Sequence[Sequence[Atom]]) -> tuple[Opera
     start
         The operand of the contraction.
     groups
-        Atoms per canonical axis; an atom of the tensor that is in none of them is read at 0 (the
-        tensor does not depend on it).
+        Atoms per canonical axis. A tensor with any other axis is passed over.
     """
     wanted = [position(g) for g in groups]
     kept = frozenset(a for g in groups for a in g)
@@ -38,7 +37,9 @@ def choose_operand(start: Read, groups: Sequence[Sequence[Atom]]) -> tuple[Opera
     for at, scale in _behind(start):
         if at.prim.value is None:
             continue
-        index = _without(resolve(at.index), kept)
+        index = resolve(at.index)
+        if any(dim.atoms - kept for dim in index):
+            continue  # a tensor that repeats the operand: what it is repeated from is further back
         cost = _cost(index, wanted)
         # of equals the nearest, except that a constant factor is worth taking into the scale
         if cost is not None and (best is None or cost < best[0] or (cost == best[0] and scale != best[2])):
@@ -70,10 +71,6 @@ def _behind(start: Read) -> Iterator[tuple[Read, float]]:
             scale, start = scale * numbers[0].value, sides[1]
         else:
             return
-
-
-def _without(index: Index, kept: frozenset[Atom]) -> Index:
-    return tuple(Affine(d.start, tuple((a, s) for a, s in d.terms if a in kept)) for d in index)
 
 
 def _cost(index: Index, wanted: Sequence[Affine]) -> int | None:
