@@ -25,6 +25,7 @@ FACTS: dict[str, Callable[[AttentionSite], bool]] = {
 """Words that select by what is proved of a site."""
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+_ID = re.compile(r"[a-z][a-z-]*\.\d+")
 _BEST = re.compile(r"best=(\d*\.?\d+)")
 
 
@@ -41,8 +42,10 @@ class Selector:
     ----------
     text
         As it was written.
+    ids
+        Ids of sites.
     numbers
-        Ranges of site numbers (``attention.3`` and ``3`` are 3), or None for every site.
+        Ranges of site numbers: ``3`` is ``attention.3``.
     facts
         Words of `FACTS`.
     best
@@ -50,7 +53,8 @@ class Selector:
     """
 
     text: str = "all"
-    numbers: tuple[range, ...] | None = None
+    ids: tuple[str, ...] = ()
+    numbers: tuple[range, ...] = ()
     facts: tuple[str, ...] = ()
     best: float | None = None
 
@@ -63,6 +67,7 @@ class Selector:
         InputError
             When a term is none of the above; the message lists them.
         """
+        ids: list[str] = []
         numbers: list[range] = []
         facts: list[str] = []
         best: float | None = None
@@ -75,6 +80,8 @@ class Selector:
                 best = float(matched[1])
                 if not 0 < best <= 1:
                     raise InputError(f"selector {text!r}: best is {matched[1]}; expected a fraction up to 1")
+            elif _ID.fullmatch(term):
+                ids.append(term)
             elif found := _numbers(term):
                 numbers.append(found)
             else:
@@ -82,7 +89,7 @@ class Selector:
                     f"selector {text!r}: cannot read {term!r}; expected all, a site id such as attention.3, a"
                     f" number or range such as 0-5, best=0.5, or one of {', '.join(FACTS)}"
                 )
-        return cls(text, tuple(numbers) or None, tuple(facts), best)
+        return cls(text, tuple(ids), tuple(numbers), tuple(facts), best)
 
     def candidates(self, sites: Sequence[AttentionSite]) -> tuple[AttentionSite, ...]:
         """Return the selected sites before `best` is applied, in graph order.
@@ -93,19 +100,25 @@ class Selector:
             When it names a site that there is not, or selects none.
         """
         chosen = list(sites)
-        if self.numbers is not None:
-            known = {_number(site) for site in sites}
-            missing = sorted({end for r in self.numbers for end in (r[0], r[-1])} - known)
-            if missing:
-                have = f"{sites[0].id} to {sites[-1].id}" if sites else "no sites"
-                raise InputError(
-                    f"selector {self.text!r}: there is no site {missing[0]}; the model has {have}"
-                )
-            chosen = [site for site in sites if any(_number(site) in r for r in self.numbers)]
+        if self.ids or self.numbers:
+            self._check(sites)
+            chosen = [
+                site
+                for site in sites
+                if site.id in self.ids or any(_number(site) in span for span in self.numbers)
+            ]
         chosen = [site for site in chosen if all(FACTS[fact](site) for fact in self.facts)]
         if not chosen:
             raise InputError(f"selector {self.text!r} selects none of the {len(sites)} sites of the model")
         return tuple(chosen)
+
+    def _check(self, sites: Sequence[AttentionSite]) -> None:
+        ids, numbers = {site.id for site in sites}, {_number(site) for site in sites}
+        missing: list[str] = [name for name in self.ids if name not in ids]
+        missing += [str(end) for span in self.numbers for end in (span[0], span[-1]) if end not in numbers]
+        if missing:
+            have = f"{sites[0].id} to {sites[-1].id}" if sites else "no sites"
+            raise InputError(f"selector {self.text!r}: there is no site {missing[0]}; the model has {have}")
 
     def keep(self, count: int) -> int:
         """Return how many of ``count`` candidates `best` keeps."""
@@ -133,8 +146,7 @@ def parse_apply(text: str) -> tuple[Form, Selector]:
 
 def _numbers(term: str) -> range:
     """Return the numbers that a term names; none if it names no site."""
-    word, dot, tail = term.rpartition(".")
-    matched = _RANGE.fullmatch(tail if dot and word.isidentifier() else term)
+    matched = _RANGE.fullmatch(term)
     if matched is None:
         return range(0)
     first = int(matched[1])
