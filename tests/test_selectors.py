@@ -10,17 +10,13 @@ from rewriter.selectors import Selector, parse_apply
 from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import CAUSAL, site
 
-SITES = tuple(
-    site(id=f"attention.{at}", **changes)
-    for at, changes in enumerate(
-        (
-            {"facts": Facts(band=CAUSAL)},
-            {"facts": Facts(dense=True)},
-            {"facts": Facts(), "queries": 7},
-            {"facts": Facts(band=Band(Size.of(0), 4, 0))},
-        )
-    )
-)
+CHANGES: list[dict[str, Any]] = [
+    {"facts": Facts(band=CAUSAL)},
+    {"facts": Facts(dense=True)},
+    {"facts": Facts(), "queries": 7},
+    {"facts": Facts(band=Band(Size.of(0), 4, 0))},
+]
+SITES = tuple(site(id=f"attention.{at}", **changes) for at, changes in enumerate(CHANGES))
 
 CHOSEN: dict[str, list[int]] = {
     "all": [0, 1, 2, 3],
