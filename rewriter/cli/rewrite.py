@@ -88,7 +88,7 @@ def rewrite_model(request: Request, json: bool) -> None:
         report = None
         if done.committed:
             report = validate(program, rewritten, request.data, budgets, seed=request.seed, progress=progress)
-            report = replace(report, rewritten=str(out))
+            report = replace(report, original=request.model, rewritten=str(out))
             if report.ok:
                 progress("writing", 0, 0)
                 rewritten.save(out)

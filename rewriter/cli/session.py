@@ -31,6 +31,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         debug = bool(os.environ.get(DEBUG))
         if not debug:
             warnings.simplefilter("ignore")
+            # bars of libraries would mix with ours
+            os.environ.setdefault("TQDM_DISABLE", "1")
         try:
             command(*args, **kwargs)
         except RewriterError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import typer
 
 from rewriter.cli.files import write_text
@@ -34,6 +36,7 @@ def validate_models(
         first, second = open_model(original), open_model(rewritten)
         third = open_model(source) if source is not None else None
         found = validate(first, second, data, budgets, third, seed, progress)
+    found = replace(found, original=original, rewritten=rewritten)
     if page is not None:
         write_text(page, found.to_html())
     if json:
