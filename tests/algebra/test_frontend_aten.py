@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch.export import Dim
 
 from rewriter.algebra.evaluate import bind, evaluate
+from rewriter.algebra.frontends.aten import translate
 from rewriter.algebra.prims import Constant, Einsum, Gather, Iota, Leaf, Map, Prim, Softmax
 from rewriter.algebra.sizes import Size
 from rewriter.program.fx import FxProgram, trace
+from rewriter.program.graph import Graph, Node, Value
 
 Case = Callable[[Any], Any]
 
@@ -128,7 +130,9 @@ POINTWISE: dict[str, Case] = {
     "nan-to-num-guard": lambda t: torch.nan_to_num(t.m.log(), nan=0.0, posinf=INF, neginf=-INF),
     "compare": lambda t: (t.m <= t.u) & (t.m < 0.5) | (t.m >= 1) ^ (t.m > t.u),
     "compare-whole": lambda t: (t.z == 2) | (t.z != t.z[0]),
-    "logical": lambda t: torch.logical_and(t.z, t.t) | torch.logical_or(t.t, t.m) ^ torch.logical_xor(t.t, t.z),
+    "logical": lambda t: (
+        torch.logical_and(t.z, t.t) | torch.logical_or(t.t, t.m) ^ torch.logical_xor(t.t, t.z)
+    ),
     "logical-not": lambda t: torch.logical_not(t.z) & ~t.t,
     "cast": lambda t: t.m.to(torch.int64) + t.t.to(torch.int64),
     "cast-truth": lambda t: t.z.bool(),
@@ -144,11 +148,15 @@ VIEWS: dict[str, Case] = {
     "reshape-infer": lambda t: t.q.reshape(-1, 4, 3),
     "flatten": lambda t: t.q.flatten(1, 2),
     "unflatten": lambda t: t.a.unflatten(-1, (2, 3)),
-    "squeeze": lambda t: t.m[None, :, None].squeeze() + t.m[None].squeeze(0) + t.m[None, None].squeeze((0, 1)),
+    "squeeze": lambda t: (
+        t.m[None, :, None].squeeze() + t.m[None].squeeze(0) + t.m[None, None].squeeze((0, 1))
+    ),
     "unsqueeze": lambda t: t.m.unsqueeze(-1).unsqueeze(0),
     "transpose": lambda t: t.q.transpose(-1, 1),
     "permute": lambda t: t.q.permute(2, 0, -1, 1),
-    "matrix-transpose": lambda t: t.q.mT @ t.q + (t.m.t() @ t.m)[:4, :4] + t.m[:, :4].T + t.m[:, :4].adjoint(),
+    "matrix-transpose": lambda t: (
+        t.q.mT @ t.q + (t.m.t() @ t.m)[:4, :4] + t.m[:, :4].T + t.m[:, :4].adjoint()
+    ),
     "movedim": lambda t: t.q.movedim(1, -1),
     "movedim-several": lambda t: t.q.movedim((0, 3), (2, 0)),
     "swapaxes": lambda t: t.q.swapaxes(0, 2),
@@ -194,10 +202,14 @@ VIEWS: dict[str, Case] = {
 INDEXING: dict[str, Case] = {
     "arange": lambda t: torch.arange(7) + torch.arange(2, 9) + torch.arange(1, 20, 3),
     "arange-down": lambda t: torch.arange(5, -3, -2),
-    "arange-float": lambda t: torch.arange(0, 4, 1, dtype=torch.float64) + torch.arange(0, 2, 0.5, dtype=torch.float64),
+    "arange-float": lambda t: (
+        torch.arange(0, 4, 1, dtype=torch.float64) + torch.arange(0, 2, 0.5, dtype=torch.float64)
+    ),
     "full": lambda t: torch.full((2, 3), -INF, dtype=torch.float64) + torch.full_like(t.m[:2, :3], 2),
     "zeros": lambda t: torch.zeros(3, dtype=torch.float64) + torch.ones(2, 3, dtype=torch.float64),
-    "new": lambda t: t.m.new_zeros(3) + t.m.new_ones(3) + t.m.new_full((3,), 0.5) + torch.zeros_like(t.m[0, :3]),
+    "new": lambda t: (
+        t.m.new_zeros(3) + t.m.new_ones(3) + t.m.new_full((3,), 0.5) + torch.zeros_like(t.m[0, :3])
+    ),
     "truths": lambda t: torch.ones(3, dtype=torch.bool) & torch.full((3,), True),
     "scalar-tensor": lambda t: t.m + torch.scalar_tensor(2.5, dtype=torch.float64),
     "lifted": lambda t: t.m + torch.tensor([1.0, 2, 3, 4, 5, 6], dtype=torch.float64),
@@ -261,7 +273,9 @@ ATTENTION: dict[str, Case] = {
     "causal": lambda t: F.scaled_dot_product_attention(t.q, t.q, t.q, is_causal=True),
     "causal-longer-keys": lambda t: F.scaled_dot_product_attention(t.q, t.k, t.v, is_causal=True),
     "mask": lambda t: F.scaled_dot_product_attention(t.q, t.k, t.v, attn_mask=t.visible),
-    "bias": lambda t: F.scaled_dot_product_attention(t.q, t.k, t.v, attn_mask=torch.where(t.visible, 0.5, -INF)),
+    "bias": lambda t: F.scaled_dot_product_attention(
+        t.q, t.k, t.v, attn_mask=torch.where(t.visible, 0.5, -INF)
+    ),
     "mask-2d": lambda t: F.scaled_dot_product_attention(t.q, t.k, t.v, attn_mask=t.visible[1, 0]),
     "grouped": lambda t: F.scaled_dot_product_attention(t.q, t.kg, t.vg, enable_gqa=True),
     "three-axes": lambda t: F.scaled_dot_product_attention(t.q[0], t.k[0], t.v[0]),
@@ -322,9 +336,9 @@ def program(family: str, core: bool) -> FxProgram:
 def dynamic_program() -> FxProgram:
     batch, queries, keys = Dim("batch", min=2), Dim("queries", min=3), Dim("keys", min=3)
     axes: dict[str, dict[int, Any]] = {
-        **dict.fromkeys(("q",), {0: batch, 2: queries}),
-        **dict.fromkeys(("k", "v", "kg", "vg"), {0: batch, 2: keys}),
-        **dict.fromkeys(("a", "ids", "pad"), {0: batch, 1: queries}),
+        "q": {0: batch, 2: queries},
+        **{name: {0: batch, 2: keys} for name in ("k", "v", "kg", "vg")},
+        **{name: {0: batch, 1: queries} for name in ("a", "ids", "pad")},
         "visible": {0: batch, 2: queries, 3: keys},
     }
     given = tensors()
@@ -357,6 +371,8 @@ def agree(got: np.ndarray, want: torch.Tensor) -> None:
 
 
 ALL = [(family, case) for family, cases in FAMILIES.items() for case in cases]
+
+
 @pytest.mark.parametrize(("family", "case"), ALL, ids=[f"{f}-{c}" for f, c in ALL])
 def test_operator(family: str, case: str) -> None:
     captured, given = program(family, False), tensors()
@@ -386,3 +402,245 @@ def test_operator_at_dynamic_sizes(case: str, sizes: tuple[int, int, int]) -> No
     known = arrays(captured, given)
     (got,) = evaluate([form], known, bind(captured.prims().values(), known))
     agree(got, DYNAMIC[case](SimpleNamespace(**given)))
+
+
+# what must stay opaque, and what must not
+
+
+def form_of(function: Callable[..., Any], *given: torch.Tensor) -> tuple[Prim, FxProgram]:
+    """Return the form of the (first) result of a function."""
+
+    class Module(torch.nn.Module):
+        def forward(self, *args: torch.Tensor) -> Any:
+            return function(*args)
+
+    captured = trace(Module(), given)
+    return captured.prims()[captured.graph.outputs[0]], captured
+
+
+X = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+OPAQUE: dict[str, Callable[[torch.Tensor], Any]] = {
+    "dropout": lambda x: F.dropout(x, 0.5, training=True),
+    "layer_norm": lambda x: F.layer_norm(x, (5,)),
+    "nan_to_num": lambda x: torch.nan_to_num(x),
+    "cumsum": lambda x: x.cumsum(-1),
+    "gather": lambda x: torch.gather(x, 1, (x > 0).long()),
+    "topk": lambda x: x.topk(2).values,
+    "__and__": lambda x: x.long() & 3,
+    "div": lambda x: torch.div(x.long(), 3, rounding_mode="trunc"),
+    "view": lambda x: x.view(torch.int64),
+    "scaled_dot_product_attention": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
+    "conv1d": lambda x: F.conv1d(x[None], x[:2, :3, None].expand(2, 3, 3)),
+    "einsum": lambda x: torch.einsum("iij->ij", x[None].expand(3, 3, 5)),
+    "rand_like": lambda x: torch.rand_like(x),
+}
+
+
+@pytest.mark.parametrize("name", OPAQUE)
+def test_stays_a_leaf(name: str) -> None:
+    form, _ = form_of(OPAQUE[name], X)
+    reasons = leaves(form)
+    assert len(reasons) == 1
+    assert name in reasons.pop()
+
+
+def test_every_value_has_a_form_of_its_name_and_shape() -> None:
+    for family in FAMILIES:
+        captured = program(family, core=False)
+        forms = captured.prims()
+        for name, value in captured.graph.values.items():
+            if value.shape is not None:
+                assert forms[name].value == name
+                assert (forms[name].shape, forms[name].dtype) == (value.shape, value.dtype)
+
+
+def test_exotic_operators_on_constants_are_constants() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        table = torch.arange(12.0, dtype=torch.float64).reshape(3, 4)
+        sorted_: torch.Tensor = torch.linalg.matrix_exp(table.T @ table / 100).sort(dim=-1).values
+        return x + sorted_.cumsum(0)[0, 0]
+
+    form, _ = form_of(function, X)
+    assert leaves(form) == set()
+    (got,) = evaluate([form], {"args_0": X.numpy()})
+    agree(got, function(X))
+
+
+def test_constants_are_computed_in_float64() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x + F.layer_norm(torch.arange(5, dtype=torch.float32), (5,)) / 3
+
+    form, _ = form_of(function, X)
+    (got,) = evaluate([form], {"args_0": X.numpy()})
+    normal = F.layer_norm(torch.arange(5, dtype=torch.float64), (5,))
+    np.testing.assert_allclose(got, (X + normal / 3).numpy(), rtol=1e-13)
+
+
+def test_random_numbers_are_no_constants() -> None:
+    form, _ = form_of(
+        lambda x: x + torch.rand(5, dtype=torch.float64) + torch.empty(5, dtype=torch.float64), X
+    )
+    assert leaves(form) == {"rand.default", "empty.memory_format"}
+
+
+def test_dynamic_sizes_are_no_constants() -> None:
+    class Module(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.arange(x.shape[1], dtype=torch.float64).cumsum(0)
+
+    captured = trace(Module(), (X,), dynamic_shapes=({1: Dim("n", min=2)},))
+    assert leaves(captured.prims()[captured.graph.outputs[0]]) == {"cumsum.default"}
+
+
+def behind(form: Prim, kind: type) -> list[Any]:
+    """Forms of one kind behind a form."""
+    found, seen, stack = [], set(), [form]
+    while stack:
+        at = stack.pop()
+        if at not in seen:
+            seen.add(at)
+            stack.extend(at.inputs)
+            if isinstance(at.form, kind):
+                found.append(at)
+    return found
+
+
+def test_packed_sequences_of_plain_positions_hide_nothing() -> None:
+    captured = dynamic_program()
+    form = captured.prims()[captured.graph.outputs[list(DYNAMIC).index("packed")]]
+    assert all(isinstance(at.form, Constant) and not at.shape for at in behind(form, Constant))
+    assert not behind(form, Map) and not behind(form, Iota)
+
+
+def test_causality_stays_a_comparison_of_positions() -> None:
+    captured = dynamic_program()
+    form = captured.prims()[captured.graph.outputs[list(DYNAMIC).index("causal")]]
+    assert form.form == Map("le")
+    assert len(behind(form, Iota)) == 2
+
+
+def test_padding_is_read_at_positions() -> None:
+    captured = dynamic_program()
+    form = captured.prims()[captured.graph.outputs[list(DYNAMIC).index("padding")]]
+    gathers = behind(form, Gather)
+    assert len(gathers) == 2
+    assert all(behind(at.inputs[1], Iota) for at in gathers)
+    assert {at.value for at in behind(form, Leaf)} == {captured.graph.inputs[list(tensors()).index("pad")]}
+
+
+@pytest.mark.parametrize(
+    ("case", "guarded"), [("plain", False), ("causal", False), ("mask", True), ("bias", True)]
+)
+def test_empty_rows_are_guarded_where_there_is_a_mask(case: str, guarded: bool) -> None:
+    captured = program("attention", core=False)
+    form = captured.prims()[captured.graph.outputs[list(ATTENTION).index(case)]]
+    assert isinstance(form.form, Einsum)
+    weights = form.inputs[0]
+    if guarded:
+        assert weights.form == Map("where")
+        condition, zero, weights = weights.inputs
+        assert condition.form == Map("isnan")
+        assert condition.inputs == (weights,)
+        assert isinstance(zero.form, Constant) and float(zero.form.load()) == 0
+    assert isinstance(weights.form, Softmax)
+
+
+def test_guard_of_a_decomposed_safe_softmax_is_recognised() -> None:
+    captured = program("contractions", core=True)
+    form = captured.prims()[captured.graph.outputs[list(CONTRACTIONS).index("safe-softmax")]]
+    assert form.form == Map("where")
+    assert form.inputs[0].form == Map("isnan")
+
+
+def test_sizes_are_polynomials() -> None:
+    captured = dynamic_program()
+    forms = captured.prims()
+    length = forms[captured.graph.inputs[0]].shape[2]
+    form = forms[captured.graph.outputs[list(DYNAMIC).index("drop-last")]]
+    assert form.shape[2] == length - 1
+    merged = forms[captured.graph.outputs[list(DYNAMIC).index("heads")]]
+    assert merged.shape[0] == 2 * forms[captured.graph.inputs[0]].shape[0]
+    assert all(isinstance(n, Size) for n in form.shape)
+
+
+# a decoder as transformers spells it
+
+
+class Decoder(torch.nn.Module):
+    """Rotary positions, grouped keys, a causal mask that also hides padding; eager or fused."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.embedding = torch.nn.Embedding(19, 24)
+        self.q, self.k, self.v = torch.nn.Linear(24, 24), torch.nn.Linear(24, 8), torch.nn.Linear(24, 8)
+        self.o = torch.nn.Linear(24, 24, bias=False)
+        self.frequency: torch.Tensor
+        self.register_buffer("frequency", torch.tensor([1.0, 0.1]))
+
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        batch, length = ids.shape
+        x = self.embedding(ids)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        q, k, v = (f(x).view(batch, length, -1, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        angle = torch.arange(length)[:, None].float() * torch.cat([self.frequency] * 2)
+        q, k = (z * angle.cos() + torch.cat([-z[..., 2:], z[..., :2]], -1) * angle.sin() for z in (q, k))
+        k, v = (z[:, :, None].expand(batch, 2, 3, length, 4).reshape(batch, 6, length, 4) for z in (k, v))
+        b, i, j = torch.arange(batch), torch.arange(length), torch.arange(length)
+        seen = (j[None, None, None] <= i[None, None, :, None]) & attention_mask.bool()[
+            b[:, None, None, None], j[None, None, None]
+        ]
+        seen = seen.expand(batch, -1, length, length)
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        else:
+            bias = torch.where(seen, torch.tensor(0.0), torch.finfo(torch.float32).min)
+            mixed = (q @ k.transpose(2, 3) * 0.5 + bias).softmax(-1, dtype=torch.float32) @ v
+        result: torch.Tensor = self.o(mixed.transpose(1, 2).reshape(batch, length, -1))
+        return result
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_decoder_at_dynamic_sizes(fused: bool) -> None:
+    torch.manual_seed(3)
+    module = Decoder(fused).eval()
+    batch, length = Dim("batch", min=2), Dim("length", min=2)
+    axes = {0: batch, 1: length}
+    example = torch.randint(19, (2, 5))
+    captured = trace(module, (example, torch.ones_like(example)), dynamic_shapes=(axes, axes))
+    form = captured.prims()[captured.graph.outputs[0]]
+    assert leaves(form) == set()
+    ids = torch.randint(19, (3, 7))
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    mask[2, 6:] = 0
+    (got,) = evaluate([form], arrays(captured, {"ids": ids, "mask": mask}))
+    np.testing.assert_allclose(got, module(ids, mask).detach().numpy(), rtol=0, atol=3e-6)
+
+
+# the module itself
+
+
+def test_needs_no_torch_to_be_imported() -> None:
+    code = "import sys, rewriter.algebra.frontends.aten; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_long_graphs_take_little_time_and_no_recursion() -> None:
+    native = torch.fx.Graph()
+    x = native.placeholder("x")
+    steps: list[Node] = []
+    shape = (Size.symbol("n"), Size.of(5))
+    values = {"x": Value("x", shape, "float32")}
+    for k in range(20_000):
+        target = (ops.mul.Tensor, ops.view.default, ops.add.Tensor, ops.tanh.default)[k % 4]
+        arguments = ((x, 0.5), (x, [-1, 5]), (x, x), (x,))[k % 4]
+        before, x = x, native.call_function(target, arguments)
+        values[x.name] = Value(x.name, shape, "float32")
+        steps.append(Node(x.name, str(target).replace(".", "::", 1), (before.name,), (x.name,), x))
+    graph = Graph(tuple(steps), values, ("x",), (x.name,))
+    start = time.process_time()
+    forms = translate(graph)
+    assert time.process_time() - start < 3  # half a second on an idle core
+    assert len(forms) == len(values)
+    assert leaves(forms[x.name]) == set()

@@ -17,7 +17,7 @@ from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, Scope
 from rewriter.algebra.frontends.aten_symbols import is_number, symbol
 from rewriter.algebra.frontends.aten_views import VIEWS
 from rewriter.algebra.prims import Constant, Map, Prim, leaf
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.sizes import ONE, Size
 from rewriter.program.graph import Graph, Node
 
 __all__ = ["translate"]
@@ -91,7 +91,7 @@ def _translate(call: Call) -> Result:
         return None
     try:
         return handler(call)
-    except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError):
+    except (ValueError, LookupError, TypeError, ArithmeticError):
         return (
             None  # arguments that are not what the translation expects: as safe a leaf as an unknown operator
         )
@@ -115,7 +115,7 @@ def _place(call: Call, name: str, found: Prim | None) -> None:
                 Constant(lazy(scope.graph, call.node.native)), (), shape, value.dtype, name
             )
         else:
-            scope.prims[name] = leaf(call.op.removeprefix("aten::"), shape, value.dtype, name)
+            scope.prims[name] = leaf(_reason(call), shape, value.dtype, name)
         return
     dtype = value.dtype or found.dtype
     if found.value is not None:
@@ -126,12 +126,21 @@ def _place(call: Call, name: str, found: Prim | None) -> None:
     scope.prims[name] = scope.progressions.simplified(found).named(name)
 
 
+def _reason(call: Call) -> str:
+    """Return the operator's name; for one of several results, that of the operator which gave them."""
+    producer = call.scope.graph.producer(call.args[0].name) if call.op == "getitem" else call.node
+    return call.op if producer is None else producer.op.removeprefix("aten::")
+
+
 def _agree(found: tuple[Size, ...], stated: tuple[Size, ...]) -> bool:
     if found == stated:
         return True
     if len(found) != len(stated):
         return False
-    return all(a == b or not (a.static and b.static) for a, b in zip(found, stated, strict=True))
+    # torch may know that two dimensions are equal, but a single entry is never a dimension
+    return all(
+        a == b or not ((a.static and b.static) or ONE in (a, b)) for a, b in zip(found, stated, strict=True)
+    )
 
 
 def _is_closed(scope: Scope, node: Node) -> bool:
@@ -139,5 +148,5 @@ def _is_closed(scope: Scope, node: Node) -> bool:
     return (
         native.op == "call_function"
         and all(source.name in scope.closed for source in native.all_input_nodes)
-        and deterministic(node.op)
+        and deterministic(native)
     )

@@ -13,28 +13,18 @@ from rewriter.program.graph import Graph
 
 __all__ = ["deterministic", "lazy"]
 
-_RANDOM = (
-    "rand",
-    "dropout",
-    "bernoulli",
-    "multinomial",
-    "normal",
-    "uniform",
-    "exponential",
-    "geometric",
-    "empty",
-)
 
-
-def deterministic(op: str) -> bool:
-    """Whether an operator gives the same result for the same operands."""
-    name = op.rpartition("::")[2]
-    # layer_norm and friends are named after what they do to a distribution
-    return name.startswith(("native_", "batch_norm")) or not any(word in name for word in _RANDOM)
+def deterministic(native: Any) -> bool:
+    """Whether a `torch.fx.Node` gives the same result whenever it is run on the same operands."""
+    if "empty" in str(native.target):
+        return False
+    return not any("nondeterministic" in str(tag) for tag in getattr(native.target, "tags", ()))
 
 
 def lazy(graph: Graph, native: Any) -> Callable[[], np.ndarray]:
     """Return a function that computes the result of a node all of whose operands are closed.
+
+    The numbers are those of the real-valued function: everything floating is computed in float64.
 
     Parameters
     ----------
@@ -43,14 +33,30 @@ def lazy(graph: Graph, native: Any) -> Callable[[], np.ndarray]:
     native
         The `torch.fx.Node`.
     """
-    return partial(_compute, graph, native)
+    return partial(_load, graph, native)
 
 
-def _compute(graph: Graph, native: Any) -> np.ndarray:
+def _load(graph: Graph, native: Any) -> np.ndarray:
+    try:
+        found = _compute(graph, native, wide=True)
+    except RuntimeError:  # an operator that makes float32 by default, or has no float64 version
+        found = _compute(graph, native, wide=False)
+    return _array(found)
+
+
+def _compute(graph: Graph, native: Any, wide: bool) -> Any:
     import torch
-    from torch.fx.node import map_arg
+    from torch.fx.node import map_aggregate
 
     found: dict[Any, Any] = {}
+
+    def argument(arg: Any) -> Any:
+        if is_node(arg) and arg in found:
+            return found[arg]
+        if isinstance(arg, torch.device):
+            return torch.device("cpu")
+        return torch.float64 if wide and isinstance(arg, torch.dtype) and arg.is_floating_point else arg
+
     stack = [native]
     with torch.no_grad():
         while stack:
@@ -58,38 +64,28 @@ def _compute(graph: Graph, native: Any) -> np.ndarray:
             waiting = [node for node in at.all_input_nodes if node not in found]
             if at in found:
                 stack.pop()
-            elif not is_node(at) or at.op != "call_function":
-                found[stack.pop()] = _tensor(graph.constants[at.name]())
+            elif at.op != "call_function":
+                tensor = _tensor(graph.constants[at.name]())
+                found[stack.pop()] = tensor.double() if wide and tensor.is_floating_point() else tensor
             elif waiting:
                 stack.extend(waiting)
             else:
-                args = map_arg(at.args, found.__getitem__)
-                kwargs = {
-                    key: _local(key, value) for key, value in map_arg(at.kwargs, found.__getitem__).items()
-                }
+                args, kwargs = map_aggregate((at.args, dict(at.kwargs)), argument)
                 found[stack.pop()] = at.target(*args, **kwargs)
-    return _array(found[native])
-
-
-def _local(key: str, value: Any) -> Any:
-    return "cpu" if key == "device" and value is not None else value
+    return found[native]
 
 
 def _tensor(array: np.ndarray) -> Any:
     import torch
 
     if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16)
     if array.dtype.name.startswith("float8"):
-        return torch.from_numpy(array.view(np.uint8)).view(getattr(torch, array.dtype.name))
-    return torch.from_numpy(np.require(array, requirements="W"))
+        return torch.from_numpy(array.astype(np.float32))
+    return torch.from_numpy(np.array(array))
 
 
 def _array(tensor: Any) -> np.ndarray:
-    import torch
-
-    if tensor.dtype in (torch.bfloat16, torch.float16) or (
-        tensor.dtype.itemsize < 2 and tensor.is_floating_point()
-    ):
+    if tensor.is_floating_point() and tensor.dtype.itemsize < 4:
         tensor = tensor.float()
-    return np.asarray(tensor.detach().contiguous().numpy())
+    return np.asarray(tensor.detach().cpu().numpy())

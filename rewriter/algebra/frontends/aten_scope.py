@@ -133,10 +133,14 @@ class Call:
 
         Raises
         ------
-        KeyError
-            If it is a tensor, or an integer that depends on the numbers in one.
+        LookupError
+            If it is a tensor.
         """
-        return self.scope.sizes[arg.name] if is_node(arg) else Size.of(arg)
+        if not is_node(arg):
+            return Size.of(arg)
+        if arg.op == "placeholder" and arg.name not in self.scope.sizes:
+            self.scope.sizes[arg.name] = Size.parse(str(arg.meta["val"].node.expr))
+        return self.scope.sizes[arg.name]
 
     def axis(self, at: int, rank: int, default: int = 0) -> int:
         """Return an argument that is an axis of a tensor of ``rank``."""

@@ -33,7 +33,7 @@ def symbol(call: Call) -> Prim:
         return constant(value)
     fn = _POINTWISE.get(_base(call.op))
     if fn is None or call.kwargs:
-        return leaf(call.op, (), call.dtype or "float64", call.name)
+        return leaf(call.op, (), call.dtype or "float64", None)
     return pointwise(fn, *map(call.operand, range(len(call.args))))
 
 
