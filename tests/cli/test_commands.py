@@ -107,7 +107,7 @@ def test_validate_tells_two_models_apart(call: Call, model: Path) -> None:
         ("--apply softmax --plan p.json", "--apply FORM"),
         ("--apply nonsense", "no form 'nonsense'"),
         ("--apply window:window=0", "window is 0"),
-        ("--apply softmax@attention.7", "there is no site 7"),
+        ("--apply softmax@attention.7", "there is no site attention.7"),
         ("--apply softmax --budget nice", "not METRIC<=X"),
         ("--apply softmax --budget cos>=0.9 --no-budget", "contradict"),
         ("--plan missing.json", "cannot be read"),
