@@ -6,6 +6,7 @@ The weights are a CTranslate2 file of half-precision arrays, read here as data. 
 
 from __future__ import annotations
 
+import re
 import struct
 import wave
 from collections.abc import Iterator, Mapping, Sequence
@@ -190,8 +191,7 @@ def transcribe(run: Run, spectrogram: np.ndarray, guess: str = "", longest: int 
     """
     import torch
 
-    words = _tokenizer().encode(f" {guess}", add_special_tokens=False).ids if guess else []
-    ids = [*words, _END]
+    ids = [*_encode(guess), _END]
     for _ in range(longest):
         (scores, *_) = run(torch.from_numpy(spectrogram), torch.tensor([[*_PROMPT, *ids]]))
         best = torch.as_tensor(scores)[0, len(_PROMPT) - 1 :].argmax(-1).tolist()
@@ -201,6 +201,15 @@ def transcribe(run: Run, spectrogram: np.ndarray, guess: str = "", longest: int 
             break
         ids = new
     return str(_tokenizer().decode([i for i in ids if i < _END])).strip()
+
+
+def _encode(text: str) -> list[int]:
+    """Return the tokens of a text: whole words where the vocabulary has them, as the model writes them."""
+    ids: list[int] = []
+    for piece in re.findall(r" ?[\w']+|[^\w\s]+", f" {text}"):
+        whole = _tokenizer().token_to_id(piece.replace(" ", "\u0120"))
+        ids += _tokenizer().encode(piece, add_special_tokens=False).ids if whole is None else [whole]
+    return ids
 
 
 def word_error_rate(run: Run, limit: int | None = None) -> float:
