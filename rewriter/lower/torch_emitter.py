@@ -5,7 +5,7 @@ Dynamic sizes are the tensors' own: a dimension of the graph is read off an oper
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from rewriter.algebra.sizes import ONE, Size, SizeLike
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
 
-__all__ = ["TorchEmitter"]
+__all__ = ["TorchEmitter", "solve_sizes"]
 
 _NAMES = {
     "and": "logical_and",
@@ -27,6 +27,38 @@ _NAMES = {
     "mod": "remainder",
     "floordiv": "floor_divide",
 }
+
+
+def solve_sizes(sizes: Iterable[tuple[Size, Any]]) -> dict[str, Any]:
+    """Return the dimensions that sizes determine, given the number that each size stands for.
+
+    A dimension is read off a plain occurrence, else solved for where a size is linear in it
+    (``2*s + 1``) and everything else in that size is known.
+    """
+    pairs = [(size, n) for size, n in sizes if not size.static]
+    found: dict[str, Any] = {}
+    for size, n in pairs:
+        (name, *others) = size.symbols
+        if not others and size == Size.symbol(name):
+            found.setdefault(name, n)
+    for size, n in pairs:
+        unknown = [name for name in size.symbols if name not in found]
+        if len(unknown) == 1 and all(m == (unknown[0],) for m, _ in size.terms if unknown[0] in m):
+            factor = next(c for m, c in size.terms if m == (unknown[0],))
+            rest = size - Size.symbol(unknown[0]) * factor
+            found[unknown[0]] = (n - _evaluated(rest, found)) // factor
+    return found
+
+
+def _evaluated(size: Size, symbols: Mapping[str, Any]) -> Any:
+    """Return the number that a size is; a traced one where a dimension is traced."""
+    total: Any = None
+    for monomial, c in size.terms:
+        part: Any = None if monomial and c == 1 else c
+        for name in monomial:
+            part = symbols[name] if part is None else part * symbols[name]
+        total = part if total is None else total + part
+    return 0 if total is None else total
 
 
 class TorchEmitter:
@@ -43,25 +75,12 @@ class TorchEmitter:
     def __init__(self, inputs: Sequence[tuple[Tensor, Sequence[Size]]]) -> None:
         self._shapes: dict[int, tuple[Size, ...]] = {}
         self._keep: list[Tensor] = []
-        self._symbols: dict[str, Any] = {}
         self._device = inputs[0][0].device if inputs else torch.device("cpu")
         for tensor, shape in inputs:
             self._known(tensor, shape)
-            for n, size in zip(tensor.shape, shape, strict=True):
-                if len(size.symbols) == 1 and size == Size.symbol(next(iter(size.symbols))):
-                    self._symbols.setdefault(next(iter(size.symbols)), n)
-        for tensor, shape in inputs:
-            for n, size in zip(tensor.shape, shape, strict=True):
-                self._solve(size, n)
-
-    def _solve(self, size: Size, n: Any) -> None:
-        """Learn a dimension from a size such as ``2*s + 1`` that has no plain occurrence."""
-        unknown = [s for s in size.symbols if s not in self._symbols]
-        if len(unknown) != 1 or any(unknown[0] in m and len(m) > 1 for m, _ in size.terms):
-            return
-        factor = next(c for m, c in size.terms if m == (unknown[0],))
-        rest = size - Size.symbol(unknown[0]) * factor
-        self._symbols[unknown[0]] = (n - self._number(rest)) // factor
+        pairs = (pair for x, shape in inputs for pair in zip(shape, x.shape, strict=True))
+        self._symbols = solve_sizes(pairs)
+        self._computed: dict[Size, Any] = {}
 
     def _known(self, x: Tensor, shape: Sequence[SizeLike]) -> Tensor:
         self._shapes[id(x)] = tuple(Size.of(n) for n in shape)
@@ -70,15 +89,12 @@ class TorchEmitter:
 
     def _number(self, size: SizeLike) -> Any:
         size = Size.of(size)
-        total: Any = 0
-        for monomial, c in size.terms:
-            part: Any = c
-            for name in monomial:
-                if name not in self._symbols:
-                    raise EmitError(f"the size {name} cannot be computed from the operands")
-                part = part * self._symbols[name]
-            total = total + part
-        return total
+        if size not in self._computed:
+            missing = sorted(size.symbols - self._symbols.keys())
+            if missing:
+                raise EmitError(f"the size {missing[0]} cannot be computed from the operands")
+            self._computed[size] = _evaluated(size, self._symbols)
+        return self._computed[size]
 
     def _numbers(self, shape: Sequence[SizeLike]) -> list[Any]:
         return [self._number(n) for n in shape]
@@ -158,8 +174,8 @@ class TorchEmitter:
     def reduce(self, fn: str, x: Tensor, axis: int) -> Tensor:
         """Reduce one axis to size 1."""
         shape = [ONE if k == axis % x.dim() else n for k, n in enumerate(self.shape(x))]
-        function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[fn]
-        return self._known(function(x, axis, keepdim=True), shape)
+        functions: dict[str, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
+        return self._known(functions[fn](x, axis, keepdim=True), shape)
 
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Tensor:
         """Return a known value."""
@@ -180,7 +196,9 @@ class TorchEmitter:
         shape = (*old[:axis], *at, *old[axis + 1 :])
         if len(at) == 1:
             return self._known(taken, shape)
-        return self._known(taken.reshape([*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]]), shape)
+        return self._known(
+            taken.reshape([*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]]), shape
+        )
 
     def size(self, value: SizeLike, dtype: str = "int64") -> Tensor:
         """Return a size as a number."""

@@ -15,7 +15,7 @@ _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".pickle")
 
 
 def load(path: str | os.PathLike[str]) -> Program:
-    """Open ``.onnx`` (with or without external data), ``.pt2``, or a folder with ``config.json`` and safetensors.
+    """Open ``.onnx`` (external data beside it), ``.pt2``, or a folder with ``config.json`` and safetensors.
 
     Raises
     ------
@@ -40,10 +40,8 @@ def load(path: str | os.PathLike[str]) -> Program:
         return OnnxProgram.load(where)
     if suffix == ".pt2":
         from rewriter.program.fx import FxProgram
-        from rewriter.program.pt2 import read_archive
 
-        exported, notes = read_archive(where)
-        return FxProgram(exported.run_decompositions({}), str(where), notes)
+        return FxProgram.load(where)
     if suffix in _PICKLES:
         raise InputError(
             f"{where}: a pickle can run code when it is loaded, so it is refused; "

@@ -199,12 +199,11 @@ def perturbed_program(program: Program, seed: int) -> Program:
 
 
 def _perturbed_fx(program: Program, rng: np.random.Generator) -> Program:
-    import copy
-
     import torch
     from torch.export import ExportedProgram
 
     from rewriter.program.fx import FxProgram
+    from rewriter.program.fx_edit import copied
 
     assert isinstance(program, FxProgram)
     old = program.exported
@@ -224,7 +223,7 @@ def _perturbed_fx(program: Program, rng: np.random.Generator) -> Program:
     constants = {n: shifted(x) if isinstance(x, torch.Tensor) else x for n, x in old.constants.items()}
     exported = ExportedProgram(
         root=old.graph_module,
-        graph=copy.deepcopy(old.graph),
+        graph=copied(old.graph),
         graph_signature=old.graph_signature,
         state_dict={name: shifted(tensor) for name, tensor in old.state_dict.items()},
         range_constraints=old.range_constraints,

@@ -1,0 +1,96 @@
+"""The read view of an exported program, and the tensors that it binds."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.fx import Node as FxNode
+from torch.utils._pytree import tree_leaves
+
+from rewriter.algebra.sizes import Size
+from rewriter.program.graph import Graph, Node, Value
+from rewriter.program.tensors import to_numpy
+
+__all__ = ["bindings", "hidden_outputs", "view"]
+
+
+def view(exported: ExportedProgram) -> Graph:
+    """Return the graph: one node per operator, values named after the nodes that write them.
+
+    A node with several results writes one value of unknown shape, which ``getitem`` nodes read; inputs
+    that were given as plain Python values are no inputs.
+    """
+    nodes: list[Node] = []
+    values: dict[str, Value] = {}
+    outputs: tuple[str, ...] = ()
+    sizes: dict[Any, Size] = {}
+    for node in exported.graph.nodes:
+        if node.op == "output":
+            outputs = tuple(n.name for n in tree_leaves(node.args) if isinstance(n, FxNode))
+            continue
+        values[node.name] = _value(node, sizes)
+        if node.op == "call_function":
+            inputs = tuple(n.name for n in tree_leaves((node.args, node.kwargs)) if isinstance(n, FxNode))
+            nodes.append(Node(node.name, _operator(node.target), inputs, (node.name,), node))
+    bound = bindings(exported)
+    users = tuple(n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in bound)
+    constants = {name: _loader(held) for name, held in bound.items() if isinstance(held, torch.Tensor)}
+    return Graph(tuple(nodes), values, users, outputs[hidden_outputs(exported) :], constants)
+
+
+def hidden_outputs(exported: ExportedProgram) -> int:
+    """Return how many outputs come before those of the user: buffers and inputs that are updated."""
+    signature = exported.graph_signature
+    return len(signature.buffers_to_mutate) + len(signature.user_inputs_to_mutate)
+
+
+def bindings(exported: ExportedProgram) -> dict[str, Any]:
+    """Return what the program itself puts into its placeholders, by their names.
+
+    That is weights, buffers, lifted constants, and inputs that were given as plain Python values when
+    it was traced. The other placeholders are the inputs.
+    """
+    names = [n.name for n in exported.graph.nodes if n.op == "placeholder"]
+    bound: dict[str, Any] = {}
+    for name, spec in zip(names, exported.graph_signature.input_specs, strict=True):
+        if spec.kind != InputKind.USER_INPUT:
+            held = exported.state_dict if spec.target in exported.state_dict else exported.constants
+            bound[name] = held[spec.target or ""]
+        elif isinstance(spec.arg, ConstantArgument):
+            bound[name] = spec.arg.value
+    return bound
+
+
+def _loader(tensor: torch.Tensor) -> Callable[[], np.ndarray]:
+    return lambda: to_numpy(tensor)
+
+
+def _operator(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target).replace(".", "::", 1)
+    if target is operator.getitem:
+        return "getitem"
+    return f"{getattr(target, '__module__', '').lstrip('_')}::{getattr(target, '__name__', target)}"
+
+
+def _value(node: FxNode, sizes: dict[Any, Size]) -> Value:
+    known = node.meta.get("val")
+    if isinstance(known, torch.Tensor):
+        shape = tuple(Size.of(n) if isinstance(n, int) else _symbolic(n, sizes) for n in known.shape)
+        return Value(node.name, shape, str(known.dtype).removeprefix("torch."))
+    if isinstance(known, torch.SymInt | int) and not isinstance(known, bool):
+        return Value(node.name, (), "int64")
+    return Value(node.name, None, None)
+
+
+def _symbolic(n: torch.SymInt, sizes: dict[Any, Size]) -> Size:
+    expression = n.node.expr
+    if expression not in sizes:
+        sizes[expression] = Size.parse(str(expression))
+    return sizes[expression]
