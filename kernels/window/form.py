@@ -11,7 +11,7 @@ from rewriter.algebra.sizes import ZERO, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
-from rewriter.kernels.window.lowering import emit_grid, emit_sliding
+from rewriter.kernels.window.lowering import emit_grid, emit_sliding, grid_tile, tile_length
 
 if TYPE_CHECKING:
     import torch
@@ -142,13 +142,33 @@ class Window(Form):
         return window_attention(q, k, v, bias, scale, band, window=self.window, sinks=self.sinks, grid=grid)
 
     def cost(self, site: AttentionSite) -> Cost:
-        """Return the cost of the keys that the window holds, or of all where that is fewer."""
-        seen = (
-            self.sinks + (self.window // 2 * 2 + 1) ** 2
-            if self.grid is not None
-            else self.sinks + self.window
-        )
-        return dense_cost(site, site.keys if Size.of(seen).at_least(site.keys) else Size.of(seen))
+        """Return the cost of every score that the tiles compute, on keys outside of the window too."""
+        return dense_cost(site, self._met(site) or site.keys)
+
+    def _met(self, site: AttentionSite) -> Size | None:
+        """Return how many keys a query meets on average, or None where it meets all."""
+        band, queries, keys = site.facts.band, site.queries.known(), site.keys.known()
+        if self._hides_nothing(band, site.queries, site.keys):
+            if band is None or band.left is None or band.right is None:
+                return None
+            reach, sinks = band.left + band.right, 0
+        elif self.grid is not None:
+            return self._met_on_grid(keys or 0)
+        else:
+            reach, sinks = sum(self._reach(band)), self.sinks
+        length = tile_length(reach, sinks, queries, keys)
+        return None if length is None else Size.of(length + reach + sinks)
+
+    def _met_on_grid(self, tokens: int) -> Size | None:
+        sides = self._sides(tokens)
+        if sides is None:
+            return None
+        tile = grid_tile(sides, self.window // 2, self.sinks)
+        axes = list(zip(sides, tile, strict=True))
+        padded = math.prod(-(-size // length) * length for size, length in axes)
+        reached = math.prod(min(size, length + self.window // 2 * 2) for size, length in axes)
+        computed = padded * (reached + self.sinks) + self.sinks * tokens
+        return Size.of(-(-computed // tokens))
 
     @property
     def telling_length(self) -> int:

@@ -275,6 +275,23 @@ def test_less_is_computed(form: Window, band: Band | None, tokens: int, share: f
     torch.testing.assert_close(found, defined(form, a), rtol=1e-4, atol=1e-5)
 
 
+def test_cost_counts_what_is_computed() -> None:
+    forms = [
+        (Window(64, 4), CAUSAL, 1024),
+        (Window(7, 1, "auto"), None, 1025),
+        (Window(7, 1, "auto"), None, 26),
+    ]
+    forms += [(Window(32), Band(Size.of(0), 31, 0), 1024), (Window(2000), CAUSAL, 1024)]
+    for form, band, tokens in forms:
+        a = canonical(tokens, batch=1, heads=1, groups=1, band=band)
+        e = emitter_of(a, Counting)
+        assert isinstance(e, Counting)
+        form.emit(e, a)
+        here = site(heads=Size.of(1), queries=tokens, keys=tokens, facts=Facts(band=band))
+        share = int(form.cost(here).flops) / int(Softmax().cost(here).flops)
+        assert share == pytest.approx(e.scores / tokens**2, rel=0.05)
+
+
 def test_a_window_that_the_site_has_saves_work_and_stays_exact() -> None:
     band = Band(Size.of(0), 31, 0)
     a = canonical(1024, batch=1, heads=1, groups=1, band=band)
