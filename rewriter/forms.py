@@ -60,6 +60,9 @@ class Canonical:
         What a query without visible keys must give (with both ``bias`` and ``band``).
     shape
         Sizes by letter: ``B H G I J D E``.
+    implied
+        Proved mask that ``bias`` does contain and that must not be applied twice: what it hides by a finite
+        number still counts where a query sees no key at all. For forms that hide more anyway.
     """
 
     q: Handle
@@ -70,6 +73,7 @@ class Canonical:
     scale: float
     empty_row: EmptyRow
     shape: dict[str, Size]
+    implied: Band | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,10 @@ class Form(ABC):
     @abstractmethod
     def why_not(self, site: AttentionSite) -> str | None:
         """Return the sentence why the form is not legal for the site, or None if it is."""
+
+    def adapt(self, a: Canonical) -> Canonical:
+        """Return the operands as this form takes them: as they are, unless a subclass says otherwise."""
+        return a
 
     @abstractmethod
     def emit(self, e: Emitter, a: Canonical) -> Handle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import ZERO, Size
@@ -111,13 +111,18 @@ class Window(Form):
             )
         return None
 
+    def adapt(self, a: Canonical) -> Canonical:
+        """Apply the band that the bias implies: a window gives 0 where no visible key is left."""
+        return replace(a, band=a.implied) if a.band is None else a
+
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit tiles, or everything where the window hides nothing."""
+        given, a = a, self.adapt(a)
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             # a band that is bounded on both sides saves work although nothing is approximated
-            if a.band is not None and a.band.left is not None and a.band.right is not None:
+            if given.band is not None and a.band.left is not None and a.band.right is not None:
                 return emit_sliding(e, a, a.band.left, a.band.right, 0, a.empty_row)
-            return emit_dense(e, a)
+            return emit_dense(e, given)
         empty_row: EmptyRow = "never" if a.bias is None else "zero"
         if self.grid is not None:
             sides = self._sides(int(a.shape["J"]))

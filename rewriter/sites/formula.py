@@ -61,7 +61,8 @@ class Formula:
     bias
         Everything added to the scores.
     rest
-        ``bias`` without what `Facts.band` proves; the same object when nothing is proved.
+        ``bias`` without what `Facts.band` proves; the same object when nothing is proved, or when the
+        band hides keys by a finite number and a query may see no key at all.
     output_index, output_shape
         How the native output is indexed by the atoms.
     """
@@ -76,3 +77,8 @@ class Formula:
     rest: Term | None
     output_index: Index
     output_shape: tuple[Size, ...]
+
+    @property
+    def split(self) -> bool:
+        """Whether the proved band has been taken out of the bias."""
+        return self.rest is not self.bias

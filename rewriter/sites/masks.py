@@ -67,19 +67,22 @@ def analyse(bias: Term | None, axes: Axes, guarded: bool, known: Known) -> Mask:
         band, rows_seen = merged.band, rows_seen and merged.rows_seen
         hidden = [*hidden, _Hidden(Number(1.0), evaluated[1])]
     rest = _rest(left, extra)
+    if band is not None and rows_seen:
+        rows_seen = _always_sees(band, axes)
     keyed = frozenset(axes.keys) | frozenset(axes.batch)
     padding = bool(left) and not extra and all(depends_on(part.visible) <= keyed for part in left)
-    unchanged = band is None and rest is not None
+    whole = (rest is not None or not rows_seen) and any(np.isfinite(part.fill) for part in hidden)
     facts = Facts(
         band=band,
-        only_band=band is not None and rest is None,
+        only_band=band is not None and rest is None and not whole,
         key_padding=padding,
         dense=band is None and rest is None,
     )
-    if band is not None and rows_seen:
-        rows_seen = _always_sees(band, axes)
     empty = _empty_row(hidden, left, extra, guarded, rows_seen, axes, known)
-    return Mask(facts, bias if unchanged else rest, empty)
+    # a band that hides by a finite number and is not alone cannot be taken out: a row in which
+    # everything is hidden averages over all keys, those outside of the band too
+    taken_out = (band is not None or rest is None) and not whole
+    return Mask(facts, rest if taken_out else bias, empty)
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,12 @@ def _rest(left: Sequence[_Hidden], extra: Sequence[Term]) -> Term | None:
 
 
 def _prove(conjunct: Term, axes: Axes, known: Known) -> _Proof | None:
+    spread = _distance(conjunct)
+    if spread is not None:
+        sides = [_as_band(d, axes) for d in spread]
+        merged = _intersect(*sides) if None not in sides else None
+        if merged is not None:
+            return _Proof(merged, True)
     compared = _comparison(conjunct)
     if compared is not None:
         if _never_positive(compared):
@@ -181,6 +190,19 @@ def _prove(conjunct: Term, axes: Axes, known: Known) -> _Proof | None:
             return _Proof(band, True)
     visible = _evaluate(conjunct, axes, known)
     return None if visible is None else _proof_of(visible.astype(bool))
+
+
+def _distance(term: Term) -> tuple[Affine, Affine] | None:
+    """Return two differences, both <= 0 where the term ``|d| <= w`` holds."""
+    match term:
+        case Apply(("le" | "lt") as fn, (Apply("abs", (inner,)), Number(width))) if width == int(width):
+            between = _affine(inner)
+        case _:
+            return None
+    if between is None:
+        return None
+    bound = Affine(Size.of(int(width) - (fn == "lt")))
+    return between.minus(bound), between.times(Size.of(-1)).minus(bound)
 
 
 def _comparison(term: Term) -> Affine | None:

@@ -78,6 +78,7 @@ class Reference:
         """
 
         def compute(e: Emitter, a: Canonical, value: np.ndarray) -> None:
+            a = form.adapt(a)
             for start, count in self.blocks or ((0, value.shape[2]),):
                 part = a if self.blocks is None else _rows(e, a, start, count)
                 value[:, :, start : start + count] = self._defined(form, part, dtype)
