@@ -26,7 +26,18 @@ from rewriter.algebra.prims import (
 )
 from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike, product
 
-__all__ = ["Affine", "Atom", "Index", "affine_value", "atoms_of", "einsum_index", "fresh", "operand_index", "pull", "resolve"]
+__all__ = [
+    "Affine",
+    "Atom",
+    "Index",
+    "affine_value",
+    "atoms_of",
+    "einsum_index",
+    "fresh",
+    "operand_index",
+    "pull",
+    "resolve",
+]
 
 _serial = count()
 
@@ -146,7 +157,8 @@ def resolve(index: Index) -> Index:
 def fresh(shape: Sequence[Size], name: str = "") -> Index:
     """Return one new atom per axis; an axis of size 1 has the index 0."""
     return tuple(
-        Affine(ZERO) if n == ONE else Affine.of(Atom(n, f"{name}{k}" if name else "")) for k, n in enumerate(shape)
+        Affine(ZERO) if n == ONE else Affine.of(Atom(n, f"{name}{k}" if name else ""))
+        for k, n in enumerate(shape)
     )
 
 
@@ -190,7 +202,8 @@ def operand_index(shape: Sequence[Size], result: Sequence[Size], index: Index) -
     """Return the index on an operand of ``shape`` that was broadcast to ``result``."""
     offset = len(result) - len(shape)
     return tuple(
-        Affine(ZERO) if n == ONE and result[k + offset] != ONE else index[k + offset] for k, n in enumerate(shape)
+        Affine(ZERO) if n == ONE and result[k + offset] != ONE else index[k + offset]
+        for k, n in enumerate(shape)
     )
 
 
@@ -201,7 +214,9 @@ def affine_value(prim: Prim, index: Index) -> Affine | None:
             case Iota(start, step):
                 dim = resolve(index)[0].times(step)
                 return Affine(dim.start + start, dim.terms)
-            case Constant(load) if product(prim.shape) == ONE and (prim.dtype or "").startswith(("int", "uint")):
+            case Constant(load) if product(prim.shape) == ONE and (prim.dtype or "").startswith(
+                ("int", "uint")
+            ):
                 return Affine(Size.of(int(load().reshape(()))))
             case Map(fn) if fn in ("cast", "identity") and (prim.dtype or "").startswith(("int", "uint")):
                 operand = prim.inputs[0]
@@ -219,7 +234,9 @@ def affine_value(prim: Prim, index: Index) -> Affine | None:
     return None
 
 
-def einsum_index(form: Einsum, shape: Sequence[Size], index: Index, operands: Sequence[Prim]) -> tuple[list[Index], list[Atom]]:
+def einsum_index(
+    form: Einsum, shape: Sequence[Size], index: Index, operands: Sequence[Prim]
+) -> tuple[list[Index], list[Atom]]:
     """Return the index on each operand of a sum of products, and the fresh atoms it sums over."""
     by_label: dict[int, Affine] = dict(zip(form.output, index, strict=True))
     sizes: dict[int, Size] = {}

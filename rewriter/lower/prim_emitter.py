@@ -126,11 +126,13 @@ class PrimEmitter:
         if causal:
             rows, columns = prims.unsqueeze(prims.iota(i), 1), prims.unsqueeze(prims.iota(j), 0)
             hidden = prims.constant(np.array(-np.inf), q.dtype)
-            scores = prims.pointwise("where", prims.pointwise("le", columns, rows), scores, hidden, dtype=q.dtype)
+            scores = prims.pointwise(
+                "where", prims.pointwise("le", columns, rows), scores, hidden, dtype=q.dtype
+            )
         weights = prims.softmax(scores, 4)
         if empty_row == "zero":
             zero = prims.constant(np.array(0.0), q.dtype)
-            weights = prims.pointwise("where", prims.pointwise("isnan", weights), zero, weights, dtype=q.dtype)
+            weights = prims.pointwise(
+                "where", prims.pointwise("isnan", weights), zero, weights, dtype=q.dtype
+            )
         return prims.reshape(prims.matmul(weights, v5), (b, h, i, e))
-
-

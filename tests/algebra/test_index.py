@@ -22,7 +22,10 @@ VIEWS: dict[str, tuple[Prim, np.ndarray]] = {
     "merge axes": (P.reshape(X, (24, 5)), ARRAY.reshape(24, 5)),
     "merge all": (P.reshape(X, (120,)), ARRAY.reshape(120)),
     "cut across": (P.reshape(X, (8, 3, 5)), ARRAY.reshape(8, 3, 5)),
-    "permute then merge": (P.reshape(P.permute(X, (1, 0, 2)), (6, 20)), ARRAY.transpose(1, 0, 2).reshape(6, 20)),
+    "permute then merge": (
+        P.reshape(P.permute(X, (1, 0, 2)), (6, 20)),
+        ARRAY.transpose(1, 0, 2).reshape(6, 20),
+    ),
     "slice": (P.slice_(X, 1, 1, 3), ARRAY[:, 1:4]),
     "strided slice": (P.slice_(X, 1, 1, 2, 3), ARRAY[:, 1:6:3]),
     "reversed": (P.slice_(X, 2, 4, 5, -1), ARRAY[:, :, ::-1]),

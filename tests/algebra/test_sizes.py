@@ -49,7 +49,14 @@ def test_divide_is_exact_or_none(dividend: Size, divisor: Size, quotient: Size |
 
 @pytest.mark.parametrize(
     ("size", "bound", "proved"),
-    [(S, 1, True), (S, 2, False), (S + T, 2, True), (S - T, 0, False), (S * T, 1, True), (S * T - S, 0, True)],
+    [
+        (S, 1, True),
+        (S, 2, False),
+        (S + T, 2, True),
+        (S - T, 0, False),
+        (S * T, 1, True),
+        (S * T - S, 0, True),
+    ],
 )
 def test_at_least_holds_for_every_dimension_of_one_or_more(size: Size, bound: int, proved: bool) -> None:
     assert size.at_least(bound) is proved
