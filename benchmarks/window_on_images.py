@@ -64,7 +64,9 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"dinov2-small-torch, window {args.window} x {args.window}, class token kept; ", end="")
     print(f"{threads} threads, torch {torch.__version__}, {platform.machine()}\n")
-    print("| patches | program | cosine of patches | of the class token | wall time, median | speed | spread |")
+    print(
+        "| patches | program | cosine of patches | of the class token | wall time, median | speed | spread |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for side in args.sides:
         for line in rows(side, args.window, args.rounds):

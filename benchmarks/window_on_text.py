@@ -33,7 +33,9 @@ def texts(model: str, tokens: int) -> tuple[np.ndarray, np.ndarray]:
         from rewriter.models_zoo.smollm2 import token_ids
 
         return token_ids(tokens, calibration), token_ids(tokens, evaluation)
-    found = [np.frombuffer(t.encode()[:tokens], np.uint8).astype(np.int64)[None] for t in (calibration, evaluation)]
+    found = [
+        np.frombuffer(t.encode()[:tokens], np.uint8).astype(np.int64)[None] for t in (calibration, evaluation)
+    ]
     return found[0], found[1]
 
 
@@ -92,7 +94,9 @@ def main() -> None:
     print(f"{args.model}, {args.tokens} tokens, window {args.window}, sinks {args.sinks}; ", end="")
     print(f"{threads} threads, torch {torch.__version__}, {platform.machine()}\n")
     lines = list(rows(args))
-    print("| program | perplexity | KL from the original | same most likely token |\n| --- | --- | --- | --- |")
+    print(
+        "| program | perplexity | KL from the original | same most likely token |\n| --- | --- | --- | --- |"
+    )
     for line in lines[:4]:
         print("| " + " | ".join(line) + " |")
     print("\n| program | wall time, median | speed against `softmax` | spread |\n| --- | --- | --- | --- |")

@@ -120,8 +120,9 @@ class Window(Form):
         given, a = a, self.adapt(a)
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             # a band that is bounded on both sides saves work although nothing is approximated
-            if given.band is not None and a.band.left is not None and a.band.right is not None:
-                return emit_sliding(e, a, a.band.left, a.band.right, 0, a.empty_row)
+            band = given.band
+            if band is not None and band.left is not None and band.right is not None:
+                return emit_sliding(e, given, band.left, band.right, 0, a.empty_row)
             return emit_dense(e, given)
         empty_row: EmptyRow = "never" if a.bias is None else "zero"
         if self.grid is not None:

@@ -58,7 +58,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor that is not looked into. ``why`` says what it is: an operator name, ``"input"``, ``"weight"``."""
+    """A tensor that is not looked into; ``why`` says what it is: an operator name, ``"input"``…"""
 
     why: str
 
@@ -167,7 +167,8 @@ Form = (
 
 POINTWISE = frozenset(
     "add sub mul div neg abs sign exp exp2 log sqrt rsqrt reciprocal pow tanh sigmoid relu erf sin cos floor"
-    " maximum minimum where and or not xor eq ne lt le gt ge isnan isinf mod floordiv cast identity softplus".split()
+    " maximum minimum where and or not xor eq ne lt le gt ge isnan isinf mod floordiv cast identity"
+    " softplus".split()
 )
 """Names a `Map` may have, with numpy's meaning.
 
@@ -395,7 +396,7 @@ def gather(data: Prim, indices: Prim, axis: int) -> Prim:
 
 
 def infer_size(old: Sequence[Size], new: Sequence[SizeLike | None]) -> tuple[Size, ...] | None:
-    """Return ``new`` with its one None filled in so that the element counts agree, or None if it cannot be."""
+    """Return ``new`` with its one None filled in so that the element counts agree, or None."""
     known = product(Size.of(n) for n in new if n is not None)
     missing = product(old).divide(known)
     if missing is None:

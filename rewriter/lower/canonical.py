@@ -22,7 +22,7 @@ Compute = Callable[[Emitter, Canonical], Handle]
 
 
 def inputs_of(site: AttentionSite) -> tuple[str, ...]:
-    """Return the native values that a rewritten site reads: `AttentionSite.inputs` less what is proved away."""
+    """Return the values that a rewritten site reads: `AttentionSite.inputs` less what is proved away."""
     formula = site.formula
     terms = [t for t, _ in formula.factors] + ([formula.rest] if formula.rest is not None else [])
     names = [r.prim.value for t in terms for r in native_reads(t)]
@@ -41,7 +41,7 @@ def replacement(site: AttentionSite, compute: Compute, metadata: Mapping[str, st
 
 
 def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], compute: Compute) -> Handle:
-    """Emit the whole site: operands into canonical layout, ``compute``, and the native layout of the result."""
+    """Emit the whole site: operands into canonical layout, ``compute``, the result into its own layout."""
     formula, axes = site.formula, site.formula.axes
     dtype = site.dtype
     batch, heads = axes.batch, (*axes.heads, *axes.groups)
@@ -115,7 +115,7 @@ def _broadcast(e: Emitter, x: Handle, axes: Axes, heads: Sequence[Atom]) -> Hand
 
 
 def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom]]) -> Handle:
-    """Read a tensor at an index and bring it to one axis per group (size 1 where it has none of the atoms)."""
+    """Read a tensor at an index and bring it to one axis per group, of size 1 where it has no atom."""
     order: list[Atom] = []
     for axis, dim in enumerate(index):
         progression = dim.dense()

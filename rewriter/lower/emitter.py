@@ -56,7 +56,7 @@ class Emitter(Protocol):
         """Pointwise function of `rewriter.algebra.prims.POINTWISE`; ``dtype`` is for ``cast``."""
 
     def matmul(self, a: Handle, b: Handle) -> Handle:
-        """numpy's ``a @ b``."""
+        """Return numpy's ``a @ b``."""
 
     def softmax(self, x: Handle, axis: int) -> Handle:
         """Softmax over one axis; a row that is all -inf gives whatever the target gives."""
@@ -71,7 +71,7 @@ class Emitter(Protocol):
         """``0, 1, …, size - 1``."""
 
     def gather(self, data: Handle, indices: Handle, axis: int) -> Handle:
-        """numpy's ``take`` along ``axis``."""
+        """Return numpy's ``take`` along ``axis``."""
 
     def size(self, value: SizeLike, dtype: str = "int64") -> Handle:
         """A size as a 0-d tensor."""

@@ -188,7 +188,7 @@ def graph_view(model: ir.Model, proto: onnx.ModelProto) -> Graph:
 
 
 def function_views(model: ir.Model) -> dict[str, Graph]:
-    """Return the body of every model-local function by the qualified name it is called by; shapes are not known."""
+    """Return the body of every model-local function by its qualified name, without shapes."""
     bodies = {}
     for function in model.functions.values():
         view = _View(None)

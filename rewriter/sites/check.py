@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["band_bias", "check_site", "dense_attention", "formula_value"]
 
 LARGEST = 1 << 25
-"""Sites with more scores than this are evaluated in float32, with `COARSE` as the tolerance, to save memory."""
+"""Sites with more scores are evaluated in float32, with `COARSE` as the tolerance, to save memory."""
 
 COARSE = 1e-4
 """Relative to the largest value, in float32."""
@@ -65,7 +65,7 @@ def band_bias(e: Emitter, band: Band, a: Canonical, dtype: str) -> Handle:
 
 
 def check_site(program: Program, site: AttentionSite, seed: int = 0) -> str | None:
-    """Return None if the site's formula equals the graph on random numbers, else the sentence what differs."""
+    """Return None if a site's formula equals the graph on random numbers, else what differs."""
     prims = program.prims()
     sizes = _sizes(program, site)
     rng = np.random.default_rng(seed)

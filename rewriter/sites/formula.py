@@ -31,10 +31,10 @@ class Operand:
 class Axes:
     """The atoms of a site by role.
 
-    Membership decides: *batch* atoms are in the keys or the values and in the output; *heads* are those of them that
-    share an axis with the features; *groups* are head atoms that only queries and output have (GQA);
-    *queries* are the other atoms of queries and output; *keys* are summed with the values; *features* are summed in
-    the scores; *v_features* are in values and output only.
+    Membership decides: *batch* atoms are in the keys or the values and in the output; *heads* are those of
+    them that share an axis with the features; *groups* are head atoms that only queries and output have
+    (GQA); *queries* are the other atoms of queries and output; *keys* are summed with the values;
+    *features* are summed in the scores; *v_features* are in values and output only.
     """
 
     batch: tuple[Atom, ...]

@@ -66,19 +66,7 @@ def weights_of(weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | No
     tree = unfold(weights, budget=24)
     found: list[tuple[Term, Term, Prim]] = []
     refusals: list[NotWeights] = []
-
-    def search(term: Term) -> None:
-        known = _as_softmax(term, keys)
-        if isinstance(known, NotWeights):
-            refusals.append(known)
-        elif known is not None:
-            if not any(same(term, other) for other, _, _ in found):
-                found.append((term, *known))
-        elif isinstance(term, Apply):
-            for arg in term.args:
-                search(arg)
-
-    search(tree)
+    _search(tree, keys, found, refusals)
     if not found:
         return refusals[0] if refusals else None
     term, scores, prim = found[0]
@@ -91,12 +79,27 @@ def weights_of(weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | No
     match tree:
         case Apply("where", (condition, Number(0.0), kept)) if same(kept, term):
             return Weights(scores, True, prim, condition)
+        case Apply(fn):
+            return NotWeights(
+                f"the weights are changed after the softmax (by {fn}) before they meet the values", prim
+            )
         case _:
-            pass
-    assert isinstance(tree, Apply)
-    return NotWeights(
-        f"the weights are changed after the softmax (by {tree.fn}) before they meet the values", prim
-    )
+            return None
+
+
+def _search(
+    term: Term, keys: Sequence[Atom], found: list[tuple[Term, Term, Prim]], refusals: list[NotWeights]
+) -> None:
+    """Collect the distinct normalisers in a term, with their scores, and those that do not fit."""
+    known = _as_softmax(term, keys)
+    if isinstance(known, NotWeights):
+        refusals.append(known)
+    elif known is not None:
+        if not any(same(term, other) for other, _, _ in found):
+            found.append((term, *known))
+    elif isinstance(term, Apply):
+        for arg in term.args:
+            _search(arg, keys, found, refusals)
 
 
 def _is_guard(tree: Term, weights: Term) -> bool:

@@ -20,7 +20,7 @@ __all__ = ["complete", "exact", "free_inputs"]
 
 
 def free_inputs(program: Program, site: AttentionSite) -> tuple[str, ...]:
-    """Return the native values that decide everything else: queries, keys, values, and open parts of the bias.
+    """Return the values that decide everything else: queries, keys, values, open parts of the bias.
 
     A mask that is made of positions and constants is not free: `complete` computes it. One that reads
     a padding mask is computed from that, which is free.

@@ -251,7 +251,7 @@ def _build(
 
 
 def _guards(search: _Search, condition: Term, bias: Term | None, axes: Axes) -> bool | None:
-    """Whether a condition guards rows without visible keys: False if it never holds, None if it is another."""
+    """Whether a condition guards rows without visible keys; False if it never holds, None if another."""
     if bias is not None and asks_for_empty_rows(condition, bias, axes.keys):
         return True
     rows = [a for a in (*axes.batch, *axes.heads, *axes.groups, *axes.queries) if a in depends_on(condition)]
@@ -360,7 +360,8 @@ def _refusals(search: _Search) -> list[Refusal]:
         reason = search.reasons.get(prim)
         if reason is None:
             axis = prim.form.axis if isinstance(prim.form, Softmax) else -1
-            reason = f"the softmax over {prim.shape[axis]} entries is not followed by a sum with values over that axis"
+            length = prim.shape[axis]
+            reason = f"the softmax over {length} entries is not followed by a sum with values over that axis"
         found.append(Refusal(search.node(prim), reason))
     found.sort(key=lambda r: search.graph.position.get(r.anchor, 0))
     return found

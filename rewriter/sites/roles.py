@@ -88,7 +88,7 @@ def _together(heads: frozenset[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
 
 
 def _by_position(product: Product, shared: list[Atom]) -> frozenset[Atom]:
-    """Return the head atoms of operands that come without a projection: any but the leading axis of rank >= 4."""
+    """Return head atoms of operands without a projection: on any but the leading axis of rank >= 4."""
     found: set[Atom] = set()
     for at in (product.q, product.k):
         ends = _ends([at]) or [at]

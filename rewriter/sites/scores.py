@@ -129,34 +129,47 @@ def _affine(tree: Term, hole: Read) -> Walked | str:
     walked = _affine(tree.args[inside[0]], hole)
     if isinstance(walked, str):
         return walked
-    scale, factors, bias = walked
-    others = [arg for k, arg in enumerate(tree.args) if k != inside[0]]
-    match tree.fn, inside[0]:
+    return _step(tree, inside[0], *walked)
+
+
+def _step(
+    tree: Apply, at: int, scale: float, factors: list[tuple[Term, bool]], bias: Term | None
+) -> Walked | str:
+    """Extend what is known of the operand at position ``at`` by one function."""
+    others = [arg for k, arg in enumerate(tree.args) if k != at]
+    match tree.fn, at:
         case "add", _:
             return scale, factors, _plus(bias, others[0])
         case "sub", 0:
             return scale, factors, _plus(bias, _negative(others[0]))
         case "neg", _:
             return -scale, factors, None if bias is None else _negative(bias)
-        case "mul", _:
-            if isinstance(others[0], Number):
-                return scale * others[0].value, factors, _times(bias, others[0], "mul")
-            return scale, [*factors, (others[0], False)], _times(bias, others[0], "mul")
-        case "div", 0:
-            if isinstance(others[0], Number) and others[0].value:
-                return scale / others[0].value, factors, _times(bias, others[0], "div")
-            return scale, [*factors, (others[0], True)], _times(bias, others[0], "div")
-        case "where", (1 | 2) as kept:
-            fill = tree.args[3 - kept]
-            if not isinstance(fill, Number) or fill.value > MASKING:
-                return "scores are replaced where a condition holds, by something that does not hide the key"
-            rest: Term = Number(0.0) if bias is None else bias
-            branches = (rest, fill) if kept == 1 else (fill, rest)
-            return scale, factors, Apply("where", (tree.args[0], *branches), tree.dtype)
+        case ("mul", _) | ("div", 0):
+            return _scaled(tree.fn, others[0], scale, factors, bias)
+        case "where", (1 | 2):
+            return _masked(tree, at, scale, factors, bias)
         case "tanh", _:
             return "the scores are soft-capped (tanh)"
         case _:
             return f"the scores are not affine in the product of queries and keys ({tree.fn})"
+
+
+def _scaled(fn: str, by: Term, scale: float, factors: list[tuple[Term, bool]], bias: Term | None) -> Walked:
+    rest = _times(bias, by, fn)
+    if isinstance(by, Number) and by.value:
+        return (scale * by.value if fn == "mul" else scale / by.value), factors, rest
+    return scale, [*factors, (by, fn == "div")], rest
+
+
+def _masked(
+    tree: Apply, at: int, scale: float, factors: list[tuple[Term, bool]], bias: Term | None
+) -> Walked | str:
+    fill = tree.args[3 - at]
+    if not isinstance(fill, Number) or fill.value > MASKING:
+        return "scores are replaced where a condition holds, by something that does not hide the key"
+    rest: Term = Number(0.0) if bias is None else bias
+    branches = (rest, fill) if at == 1 else (fill, rest)
+    return scale, factors, Apply("where", (tree.args[0], *branches), tree.dtype)
 
 
 def _plus(bias: Term | None, other: Term) -> Term:

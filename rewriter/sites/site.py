@@ -63,7 +63,7 @@ class Facts:
 
     @property
     def mask(self) -> str:
-        """One word or two for people: ``none``, ``causal``, ``window``, ``causal+padding``, ``bias``…"""
+        """One word or two for people: ``none``, ``causal``, ``window``, ``causal+padding`` or ``bias``."""
         if self.dense:
             return "none"
         if self.band is None:

@@ -1,4 +1,4 @@
-"""Architectures of transformers, small and with random weights: sites, facts, and an exact rewrite of each."""
+"""Architectures of transformers, small, with random weights: sites, facts, and an exact rewrite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ BUILD: dict[str, Any] = {
     "gpt2": lambda a: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=60, n_embd=32, n_head=4, n_layer=2, attn_implementation=a, **IDS)
     ),
-    "bert": lambda a: transformers.BertModel(transformers.BertConfig(attn_implementation=a, **SMALL, **WIDTH)),
+    "bert": lambda a: transformers.BertModel(
+        transformers.BertConfig(attn_implementation=a, **SMALL, **WIDTH)
+    ),
     "modernbert": lambda a: transformers.ModernBertModel(
         transformers.ModernBertConfig(
             local_attention=4,
@@ -58,7 +60,10 @@ class Model(torch.nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         extra = {"use_cache": False} if hasattr(self.model.config, "use_cache") else {}
         result: torch.Tensor = self.model(
-            input_ids=input_ids, attention_mask=attention_mask if self.masked else None, return_dict=False, **extra
+            input_ids=input_ids,
+            attention_mask=attention_mask if self.masked else None,
+            return_dict=False,
+            **extra,
         )[0]
         return result
 
@@ -86,7 +91,13 @@ def test_facts_are_proved_with_a_dynamic_length(name: str, masked: bool, impleme
 def test_windows_of_swin(shift: bool) -> None:
     torch.manual_seed(0)
     config = transformers.SwinConfig(
-        image_size=32, patch_size=2, embed_dim=16, depths=[2], num_heads=[2], window_size=4, attn_implementation="eager"
+        image_size=32,
+        patch_size=2,
+        embed_dim=16,
+        depths=[2],
+        num_heads=[2],
+        window_size=4,
+        attn_implementation="eager",
     )
     model = transformers.SwinModel(config).eval()
     program = rewriter.trace(model, (torch.randn(2, 3, 32, 32),))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -137,16 +136,7 @@ def _place_call(scope: Scope, node: Node, outputs: Sequence[str]) -> bool:
     names = [name or "" for name in node.inputs]
     if len(names) > len(body.inputs) or not scope.unranked.isdisjoint(names):
         return False
-    inner = Scope(body, scope.opset, scope.functions)
-    given = {formal: actual for formal, actual in zip(body.inputs, names, strict=False) if actual}
-    for formal, actual in given.items():
-        inner.prims[formal] = scope.prims[actual]
-        for known in (inner.arrays, inner.integers):
-            source: dict[str, Any] = scope.arrays if known is inner.arrays else scope.integers
-            if actual in source:
-                known[formal] = source[actual]
-        if actual in scope.closed:
-            inner.closed.add(formal)
+    inner = _entered(scope, body, names)
     for name in body.constants:
         _place_constant(inner, name)
     for step in body.nodes:
@@ -160,6 +150,22 @@ def _place_call(scope: Scope, node: Node, outputs: Sequence[str]) -> bool:
             scope.prims[name] = prim.named(name)
             scope.learn(name, prim.shape)
     return True
+
+
+def _entered(scope: Scope, body: Graph, names: Sequence[str]) -> Scope:
+    """Return the scope of a function body in which its inputs are what it is called with."""
+    inner = Scope(body, scope.opset, scope.functions)
+    for formal, actual in zip(body.inputs, names, strict=False):
+        if not actual:
+            continue
+        inner.prims[formal] = scope.prims[actual]
+        if actual in scope.arrays:
+            inner.arrays[formal] = scope.arrays[actual]
+        if actual in scope.integers:
+            inner.integers[formal] = scope.integers[actual]
+        if actual in scope.closed:
+            inner.closed.add(formal)
+    return inner
 
 
 def _without_names(results: Sequence[Prim], outer: set[int]) -> list[Prim]:
