@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SITES = "rewriter.sites"
 """Metadata that lists what was rewritten, as JSON: site -> form, fidelity and what else is known."""
 
-__all__ = ["FxProgram", "trace"]
+__all__ = ["FxProgram", "capture", "trace"]
 
 
 def trace(
@@ -56,16 +56,25 @@ def trace(
     InputError
         If example inputs share memory, or the module cannot be exported.
     """
+    return capture(module, args, kwargs, dynamic_shapes, type(module).__name__)
+
+
+def capture(
+    module: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    dynamic_shapes: Any,
+    source: str,
+) -> FxProgram:
+    """Capture a module under a name of its own; see `trace`."""
     _refuse_aliases(args, kwargs or {})
     try:
         with torch.no_grad(), _quiet():
             exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-            return FxProgram(_functional(exported), type(module).__name__)
+            return FxProgram(_functional(exported), source)
     except Exception as error:  # torch.export raises whatever the module and its own passes raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"{type(module).__name__} cannot be exported by torch.export: {first.strip()}"
-        ) from error
+        raise InputError(f"{source} cannot be exported by torch.export: {first.strip()}") from error
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

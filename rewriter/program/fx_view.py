@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.fx import Node as FxNode
-from torch.utils._pytree import tree_leaves
 
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph, Node, Value
@@ -32,11 +31,11 @@ def view(exported: ExportedProgram) -> Graph:
     sizes: dict[Any, Size] = {}
     for node in exported.graph.nodes:
         if node.op == "output":
-            outputs = tuple(n.name for n in tree_leaves(node.args) if isinstance(n, FxNode))
+            outputs = tuple(_reads(node.args))
             continue
         values[node.name] = _value(node, sizes)
         if node.op == "call_function":
-            inputs = tuple(n.name for n in tree_leaves((node.args, node.kwargs)) if isinstance(n, FxNode))
+            inputs = (*_reads(node.args), *_reads(tuple(node.kwargs.values())))
             nodes.append(Node(node.name, _operator(node.target), inputs, (node.name,), node))
     bound = bindings(exported)
     users = tuple(n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in bound)
@@ -65,6 +64,21 @@ def bindings(exported: ExportedProgram) -> dict[str, Any]:
         elif isinstance(spec.arg, ConstantArgument):
             bound[name] = spec.arg.value
     return bound
+
+
+def _reads(arguments: Sequence[Any]) -> list[str]:
+    """Return the names of the nodes in nested arguments, in order."""
+    found: list[str] = []
+    for argument in arguments:
+        if isinstance(argument, FxNode):
+            found.append(argument.name)
+        elif isinstance(argument, list | tuple):
+            found += _reads(argument)
+        elif isinstance(argument, dict):
+            found += _reads(tuple(argument.values()))
+        elif isinstance(argument, slice):
+            found += _reads((argument.start, argument.stop, argument.step))
+    return found
 
 
 def _loader(tensor: torch.Tensor) -> Callable[[], np.ndarray]:

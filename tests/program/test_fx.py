@@ -49,7 +49,8 @@ class Attention(nn.Module):
         scores = q @ k.transpose(-1, -2) * (WIDTH // HEADS) ** -0.5
         hidden = torch.ones(n, n, dtype=torch.bool).triu(1)
         o = scores.masked_fill(hidden, float("-inf")).softmax(-1) @ v
-        return self.out(o.transpose(1, 2).reshape(b, n, WIDTH))
+        result: Tensor = self.out(o.transpose(1, 2).reshape(b, n, WIDTH))
+        return result
 
 
 class Flat(nn.Module):
@@ -190,9 +191,9 @@ def test_twenty_thousand_nodes_are_viewed_quickly() -> None:
             value = node.meta["val"]
             node = graph.call_function(torch.ops.aten.relu.default, (node,))
             node.meta["val"] = value
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(program.graph.nodes) == 20_001
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 # running
@@ -295,7 +296,7 @@ def test_a_part_that_is_not_closed_is_refused() -> None:
 def test_a_part_computes_sizes_that_data_decides() -> None:
     class Nonzero(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.arange(x.sum().item()) * 2  # type: ignore[arg-type]
+            return torch.arange(x.sum().item()) * 2
 
     program = trace(Nonzero(), (torch.tensor([1, 2]),))
     (found,) = program.extract(["x"], list(program.graph.outputs))({"x": np.array([2, 1])})
