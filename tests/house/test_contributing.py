@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,17 @@ TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8
 
 
 @pytest.fixture(scope="module")
-def sharpen() -> Any:
+def sharpen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    scope: dict[str, Any] = {"__name__": "contributed"}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), scope)
-    return scope["Sharpen"]
+    path = tmp_path_factory.mktemp("contributed") / "sharpen_form.py"
+    path.write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module.Sharpen
 
 
 @pytest.fixture(scope="module")
