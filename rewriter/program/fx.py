@@ -73,8 +73,15 @@ def capture(
             exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
             return FxProgram(_functional(exported), source)
     except Exception as error:  # torch.export raises whatever the module and its own passes raise
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"{source} cannot be exported by torch.export: {first.strip()}") from error
+        raise InputError(f"{source} cannot be exported by torch.export: {_telling(error)}") from error
+
+
+def _telling(error: Exception) -> str:
+    """Return the line of an error that says what happened, and what PyTorch suggests."""
+    text, _, advice = str(error).partition("Suggested fixes:")
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    fixes = [line.strip() for line in advice.strip().partition("\n\n")[0].splitlines()]
+    return "; ".join([first.partition(" For more information, run with")[0], *fixes])
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:
@@ -173,7 +180,10 @@ class FxProgram(Program):
         flat = [self._bindings[n] if n in self._bindings else given[n] for n in self._placeholders]
         with torch.no_grad():
             outputs = self.exported.graph_module(*flat)
-        return tuple(tree_leaves(outputs))[hidden_outputs(self.exported) :]
+        (returned,) = self.exported.graph.output_node().args
+        pairs = zip(tree_leaves(outputs), tree_leaves(returned), strict=True)
+        tensors = [value for value, node in pairs if isinstance(node, torch.fx.Node)]
+        return tuple(tensors[hidden_outputs(self.exported) :])
 
     @cached_property
     def _bindings(self) -> dict[str, Any]:

@@ -130,6 +130,8 @@ def test_a_module_that_cannot_be_exported_says_why_in_one_line() -> None:
     with pytest.raises(InputError, match="Branching cannot be exported") as caught:
         trace(Branching(), (torch.randn(3),))
     assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="n = 3"):
+        trace(nn.Linear(3, 3), (torch.randn(2, 3),), dynamic_shapes=({1: Dim("n")},))
     with pytest.raises(InputError):
         trace(nn.Identity(), torch.randn(3))  # type: ignore[arg-type]
 
@@ -250,6 +252,20 @@ def test_one_dimension_has_one_length() -> None:
     assert program.run(np.ones(5, np.float32), torch.ones(5))[0].shape == (5,)
     with pytest.raises(InputError, match="inputs a and b differ"):
         program.run(torch.ones(5), torch.ones(1))
+
+
+def test_plain_values_are_no_outputs() -> None:
+    class Mixed(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return None, x + 1, 3, {"n": x.shape[0], "y": x * 2}
+
+    x = torch.randn(4)
+    program = trace(Mixed(), (torch.randn(5),), dynamic_shapes=({0: Dim("n")},))
+    found = program.run(x)
+    assert len(found) == len(program.graph.outputs) == 3
+    torch.testing.assert_close(found[0], x + 1)
+    assert found[1] == 4
+    torch.testing.assert_close(found[2], x * 2)
 
 
 def test_updated_buffers_are_no_outputs() -> None:

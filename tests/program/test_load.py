@@ -37,7 +37,8 @@ class Small(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.proj(x).view(x.shape[0] * x.shape[1], 4)
-        return (y + self.table + self.shift).view(x.shape[1], x.shape[0], 4)
+        result: Tensor = (y + self.table + self.shift).view(x.shape[1], x.shape[0], 4)
+        return result
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +338,7 @@ def test_hostile_size_expressions(archive: Path, tmp_path: Path, text: str) -> N
 )
 def test_hostile_operators(archive: Path, tmp_path: Path, name: str) -> None:
     path = changed(archive, tmp_path / "m.pt2", operator(name))
-    with pytest.raises(InputError, match="calls '.*', which is no"):
+    with pytest.raises(InputError, match=r"calls '.*', which is no"):
         rewriter.load(path)
 
 
@@ -474,8 +475,8 @@ def folder(path: Path, model: Any) -> Path:
 def tiny_llama() -> Any:
     transformers = pytest.importorskip("transformers")
     config = transformers.LlamaConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=31, max_position_embeddings=64,
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=31, max_position_embeddings=64,
     )  # fmt: skip
     torch.manual_seed(0)
     return transformers.LlamaForCausalLM(config).eval()
@@ -495,8 +496,9 @@ def tiny_whisper() -> Any:
     transformers = pytest.importorskip("transformers")
     config = transformers.WhisperConfig(
         d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=31, max_source_positions=10, max_target_positions=20,
-        num_mel_bins=4, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, vocab_size=31, max_source_positions=10,
+        max_target_positions=20, num_mel_bins=4, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=3,
     )  # fmt: skip
     torch.manual_seed(0)
     return transformers.WhisperForConditionalGeneration(config).eval()
