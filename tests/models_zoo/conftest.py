@@ -1,36 +1,7 @@
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from functools import cache
-
 import pytest
 import torch
-
-from rewriter import models_zoo
-from rewriter.errors import InputError
-from rewriter.models_zoo.zoo_model import ZooModel
-
-
-@cache
-def _loaded(name: str) -> ZooModel:
-    return models_zoo.load(name)
-
-
-@pytest.fixture
-def zoo() -> Callable[[str], ZooModel]:
-    """Load a model, or skip where its package is absent (fail if REWRITER_REQUIRE_MODELS=1)."""
-
-    def load(name: str) -> ZooModel:
-        try:
-            models_zoo.find(name)
-        except InputError as error:
-            if os.environ.get("REWRITER_REQUIRE_MODELS") == "1":
-                raise
-            pytest.skip(str(error))
-        return _loaded(name)
-
-    return load
 
 
 @pytest.fixture(autouse=True)
