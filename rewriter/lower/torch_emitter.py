@@ -182,6 +182,8 @@ class TorchEmitter:
         known, kind = np.asarray(array), getattr(torch, dtype)
         if known.ndim == 0:
             return self._known(torch.full((), known.item(), dtype=kind, device=self._device), ())
+        if not known.size:
+            return self._known(torch.zeros(known.shape, dtype=kind, device=self._device), known.shape)
         return self._known(torch.tensor(known.tolist(), dtype=kind, device=self._device), known.shape)
 
     def iota(self, size: SizeLike, dtype: str = "int64") -> Tensor:
