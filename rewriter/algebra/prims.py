@@ -58,7 +58,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A tensor that is not looked into; ``why`` says what it is: an operator name, ``"input"``, ``"weight"``."""
+    """A tensor that is not looked into; ``why`` says what it is: an operator's name, or ``"input"``."""
 
     why: str
 
