@@ -13,6 +13,10 @@ from rewriter.algebra.sizes import Size
 __all__ = ["Dimensions", "EvaluationError"]
 
 
+_Equation = tuple[str, int, Size, int]
+"""Name of an array, one of its axes, the size that is expected there, the number that is."""
+
+
 class EvaluationError(ValueError):
     """A tensor or a size that the numbers given do not determine, or that they contradict."""
 
@@ -48,20 +52,25 @@ class Dimensions:
             for name, expected, shape in shapes
             for axis, (size, n) in enumerate(zip(expected, shape, strict=True))
         ]
-        while True:
-            left = []
-            for name, axis, size, n in equations:
-                found = self.number(size)
-                if found is None:
-                    if not self._solve(size, n):
-                        left.append((name, axis, size, n))
-                elif found != n:
-                    raise EvaluationError(
-                        f"{name} has {n} entries along axis {axis}; expected {size} = {found}"
-                    )
-            if len(left) == len(equations):
-                return
-            equations = left
+        left = self._learn(equations)
+        while len(left) < len(equations):
+            equations, left = left, self._learn(left)
+        for name, axis, size, n in left:
+            # several unknowns: what they are stays open, what the whole size is does not
+            if self._numbers.setdefault(size, n) != n:
+                raise _contradiction(name, axis, n, size, self._numbers[size])
+
+    def _learn(self, equations: Sequence[_Equation]) -> list[_Equation]:
+        """Check and solve what can be; return the equations with several unknowns."""
+        left = []
+        for name, axis, size, n in equations:
+            found = self.number(size)
+            if found is None:
+                if not self._solve(size, n):
+                    left.append((name, axis, size, n))
+            elif found != n:
+                raise _contradiction(name, axis, n, size, found)
+        return left
 
     def number(self, size: Size) -> int | None:
         """Return the number that ``size`` is, or None when some dimension is unknown."""
@@ -120,6 +129,10 @@ class Dimensions:
             if not name.isidentifier() and name in text:
                 text = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", f"({self.bound[name]})", text)
         return text
+
+
+def _contradiction(name: str, axis: int, n: int, size: Size, expected: int | None) -> EvaluationError:
+    return EvaluationError(f"{name} has {n} entries along axis {axis}; expected {size} = {expected}")
 
 
 _FUNCTIONS: dict[str, tuple[Callable[..., Fraction | int], int, int]] = {

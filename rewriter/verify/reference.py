@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 import rewriter.sites.oracle
+from rewriter.algebra.dimensions import Dimensions
 from rewriter.algebra.evaluate import bind, evaluate
 from rewriter.algebra.prims import Prim, leaf
 from rewriter.algebra.sizes import ONE, Size
@@ -112,7 +114,7 @@ class Reference:
 
     @property
     def _queries(self) -> int:
-        return int(self.site.queries.substitute(self._sizes))
+        return _dimensions(self.program, self.site, self.arrays).require(self.site.queries, self.site.id)
 
     def _defined(self, form: Form, a: Canonical, dtype: str) -> np.ndarray:
         parts: list[Prim] = [a.q, a.k, a.v, *([a.bias] if a.bias is not None else [])]
@@ -128,7 +130,8 @@ class Reference:
 
         def compute(e: Emitter, a: Canonical) -> Handle:
             shape = tuple(a.shape[letter] for letter in "BHIE")
-            outputs["value"] = np.zeros([int(n.substitute(self._sizes)) for n in shape])
+            known = _dimensions(self.program, self.site, self.arrays)
+            outputs["value"] = np.zeros([known.require(n, self.site.id) for n in shape])
             fill(e, a, outputs["value"])
             return leaf("value", shape, "float64", "value")
 
@@ -140,8 +143,14 @@ class Reference:
 
 def scores_of(program: Program, site: AttentionSite, arrays: Arrays) -> int:
     """Return how many scores a site has on given inputs."""
-    sizes = bind([program.prims()[name] for name in site.inputs], arrays)
-    return int((site.batch * site.heads * site.queries * site.keys).substitute(sizes))
+    sizes = _dimensions(program, site, arrays)
+    return math.prod(sizes.require(n, site.id) for n in (site.batch, site.heads, site.queries, site.keys))
+
+
+def _dimensions(program: Program, site: AttentionSite, arrays: Arrays) -> Dimensions:
+    sizes = Dimensions()
+    sizes.match([(n, program.prims()[n].shape, np.shape(arrays[n])) for n in site.inputs])
+    return sizes
 
 
 def _rows(e: Emitter, a: Canonical, start: int, count: int) -> Canonical:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rewriter.algebra import prims as P
+from rewriter.algebra.dimensions import Dimensions
 from rewriter.algebra.evaluate import EvaluationError, bind, evaluate
 from rewriter.algebra.sizes import Size
 
@@ -349,3 +350,13 @@ def test_each_form_is_computed_once_and_shared() -> None:
     evaluate([P.pointwise("neg", twice)], {}, shared=shared)
     assert len(loads) == 1
     assert twice in shared
+
+
+def test_a_size_of_several_unknowns_is_known_as_a_whole() -> None:
+    size = Size.parse("a") * Size.parse("b") + 1
+    dimensions = Dimensions()
+    dimensions.match([("x", (size, Size.of(3)), (13, 3)), ("y", (size,), (13,))])
+    assert dimensions.number(size) == 13
+    assert dimensions.number(Size.parse("a")) is None
+    with pytest.raises(EvaluationError, match="y has 12 entries along axis 0"):
+        Dimensions().match([("x", (size,), (13,)), ("y", (size,), (12,))])
