@@ -278,7 +278,8 @@ class FxProgram(Program):
 
     def module(self) -> torch.nn.Module:
         """Return the program as a module: trains, compiles, exports again."""
-        return self.exported.module()
+        with _quiet():
+            return self.exported.module()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``.pt2`` archive atomically."""

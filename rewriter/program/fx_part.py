@@ -45,7 +45,7 @@ def part(
     last = {read: step for step in steps for read in _reads(step, known)}
 
     def run(arrays: Arrays) -> list[np.ndarray]:
-        env: dict[str, Any] = {name: to_torch(arrays[name]) for name in inputs}
+        env = {name: _operand(natives[name], arrays[name]) for name in inputs}
         sizes = solve_sizes(
             (size, n)
             for name, shape in zip(inputs, shapes, strict=True)
@@ -95,7 +95,13 @@ def _determined(node: FxNode, known: set[str]) -> bool:
     return isinstance(value, torch.SymInt) and all(str(s) in known for s in value.node.expr.free_symbols)
 
 
-def _sized(tensor: torch.Tensor, shape: Sequence[Any]) -> list[tuple[Any, int]]:
+def _operand(node: FxNode, given: np.ndarray) -> Any:
+    return int(given) if isinstance(node.meta.get("val"), torch.SymInt) else to_torch(given)
+
+
+def _sized(tensor: Any, shape: Sequence[Any]) -> list[tuple[Any, int]]:
+    if not isinstance(tensor, torch.Tensor):
+        return []
     if tensor.dim() != len(shape):
         raise InputError(
             f"an operand has shape {list(tensor.shape)}, expected [{', '.join(map(str, shape))}]"

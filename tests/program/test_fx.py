@@ -301,6 +301,19 @@ def test_a_part_runs_at_any_length(kv_heads: int, batch: int, length: int) -> No
     np.testing.assert_array_equal(again, p)
 
 
+def test_a_part_takes_sizes_as_operands() -> None:
+    class Ones(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ones(x.shape[0] + 1)
+
+    program = trace(Ones(), (torch.randn(3),), dynamic_shapes=({0: Dim("n")},))
+    size = next(n.name for n in program.graph.nodes if n.op == "aten::sym_size.int")
+    (found,) = program.extract([size], list(program.graph.outputs))({size: np.array(5)})
+    np.testing.assert_array_equal(found, np.ones(6))
+    (found,) = program.extract(["x"], [size])({"x": np.zeros(4, np.float32)})
+    assert found == 4
+
+
 def test_a_part_that_is_not_closed_is_refused() -> None:
     _, program = dynamic_attention()
     with pytest.raises(InputError, match="also depends on x"):
@@ -399,7 +412,7 @@ def test_views_of_the_new_value_copy_where_they_must() -> None:
 
 
 @pytest.mark.parametrize("kind", ["operand", "constant", "number"])
-def test_degenerate_results(kind: str) -> None:
+def test_degenerate_results(kind: str, tmp_path: Path) -> None:
     class Add(nn.Module):
         def forward(self, a: Tensor) -> Tensor:
             return (a + 1).relu()
@@ -418,6 +431,8 @@ def test_degenerate_results(kind: str) -> None:
     expected = {"operand": a, "constant": torch.arange(12.0).reshape(3, 4), "number": torch.full((3, 4), 2.5)}
     torch.testing.assert_close(new.run(a)[0], expected[kind].relu())
     torch.testing.assert_close(new.module()(a), expected[kind].relu())
+    new.save(tmp_path / "m.pt2")
+    torch.testing.assert_close(rewriter.load(tmp_path / "m.pt2").run(a)[0], expected[kind].relu())
 
 
 @pytest.mark.parametrize(
