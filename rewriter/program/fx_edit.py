@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Graph as FxGraph
@@ -26,6 +27,9 @@ __all__ = ["copied", "edited"]
 
 _PROVENANCE = ("nn_module_stack", "stack_trace")
 """Metadata of a replaced node that also holds for what takes its place."""
+
+_LONG = [4099, 4111, 4127, 4129]
+"""Sample sizes of dynamic dimensions: longer than blocks, multiples of nothing."""
 
 _CONSTANT_WRAPPERS = (
     torch.ops.aten.lift_fresh_copy.default,
@@ -69,6 +73,7 @@ class _Edit:
         fakes = (n.meta.get("val") for n in self._graph.nodes)
         self._mode = next(f.fake_mode for f in fakes if hasattr(f, "fake_mode"))
         self._changed: list[FxNode] = []
+        _lengthen(self._graph, exported, self._mode)
 
     def apply(self, replacement: Replacement) -> None:
         """Compute ``replacement.output`` in the new way."""
@@ -167,6 +172,42 @@ class _Edit:
         )
         exported._guards_code = list(self._old._guards_code)
         return exported
+
+
+def _lengthen(graph: FxGraph, exported: ExportedProgram, mode: FakeTensorMode) -> None:
+    """Make the sample sizes of dynamic dimensions large, where nothing that is known of them forbids it.
+
+    Tracing decides by samples whether an axis has size 1. A short sample makes one block of a sequence,
+    and everything that reads the graph again (the export to ONNX) would take that for a rule.
+    """
+    environment = mode.shape_env
+    symbols = sorted(exported.range_constraints, key=str)
+    if environment is None or not symbols:
+        return
+    sizes: dict[Any, int] = {}
+    for symbol, long in zip(symbols, _LONG * len(symbols), strict=False):
+        upper = exported.range_constraints[symbol].upper
+        sizes[symbol] = min(int(upper), long) if upper.is_Integer else long
+    if exported._guards_code or not all(g.expr.subs(sizes) == True for g in environment.guards):  # noqa: E712
+        return
+
+    def longer(value: Any) -> Any:
+        if isinstance(value, torch.SymInt) and value.node.expr.free_symbols <= sizes.keys():
+            return environment.create_symintnode(value.node.expr, hint=int(value.node.expr.subs(sizes)))
+        if isinstance(value, torch.Tensor) and not all(isinstance(n, int) for n in value.shape):
+            with mode:
+                return torch.empty_strided(
+                    [longer(n) for n in value.shape],
+                    [longer(n) for n in value.stride()],
+                    dtype=value.dtype,
+                    device=value.device,
+                    requires_grad=value.requires_grad,
+                )
+        return type(value)(longer(x) for x in value) if type(value) in (list, tuple) else value
+
+    for node in graph.nodes:
+        if "val" in node.meta:
+            node.meta["val"] = longer(node.meta["val"])
 
 
 def _without_wrappers(traced: GraphModule) -> GraphModule:

@@ -377,16 +377,19 @@ def test_new_nodes_say_what_they_belong_to() -> None:
     assert all(native.meta["custom"]["rewriter.site"] == "layer.0" for native in fresh)
 
 
-def test_an_edit_sets_no_conditions_on_the_inputs() -> None:
-    # blocks: at the traced length there is one, which must not become a rule
-    def blocked(emit: Emitter, operands: Sequence[Any]) -> Any:
-        q, k, v = operands
-        b, h, n, d = emit.shape(q)
-        blocks = emit.ceil_div(n, 4)
-        padded = emit.pad(q, 2, 0, blocks * 4 - n)
-        again = emit.slice(emit.reshape(padded, (b, h, blocks * 4, d)), 2, 0, n)
-        return emit.attention(again, k, v, scale=(WIDTH // HEADS) ** -0.5, causal=True)
+def blocked(emit: Emitter, operands: Sequence[Any]) -> Any:
+    """Cut the queries into blocks and put them together: at the traced length there is one block."""
+    q, k, v = operands
+    b, h, n, d = emit.shape(q)
+    blocks = emit.ceil_div(n, 64)
+    padded = emit.reshape(emit.pad(q, 2, 0, blocks * 64 - n), (b, h, blocks, 64, d))
+    numbered = emit.reshape(emit.iota(blocks, "float32"), (1, 1, blocks, 1, 1))
+    padded = emit.map("sub", emit.map("add", padded, numbered), numbered)
+    again = emit.slice(emit.reshape(padded, (b, h, blocks * 64, d)), 2, 0, n)
+    return emit.attention(again, k, v, scale=(WIDTH // HEADS) ** -0.5, causal=True)
 
+
+def test_an_edit_sets_no_conditions_on_the_inputs() -> None:
     module, program = dynamic_attention()
     new = fused(program, blocked)
     assert new.exported.range_constraints == program.exported.range_constraints
@@ -541,13 +544,16 @@ def test_an_edited_program_is_traced_again(pair: tuple[Attention, FxProgram]) ->
     assert "aten::scaled_dot_product_attention.default" in [n.op for n in again.graph.nodes]
 
 
-def test_an_edited_program_goes_to_onnx(pair: tuple[Attention, FxProgram], tmp_path: Path) -> None:
+@pytest.mark.parametrize("build", [None, blocked])
+def test_an_edited_program_goes_to_onnx(build: Any, tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    module, program = pair
+    module, program = dynamic_attention()
+    program = fused(program, build)
     path = str(tmp_path / "m.onnx")
     torch.onnx.export(program.exported, dynamo=True, verbose=False).save(path)  # type: ignore[union-attr]
-    x = torch.randn(3, 11, WIDTH)
     session = ort.InferenceSession(path)
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    for batch, length in LENGTHS:
+        x = torch.randn(batch, length, WIDTH)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
