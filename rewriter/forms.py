@@ -63,6 +63,11 @@ class Canonical:
     implied
         Proved mask that ``bias`` does contain and that must not be applied twice: what it hides by a finite
         number still counts where a query sees no key at all. For forms that hide more anyway.
+    softcap
+        Scaled scores ``s`` become ``softcap · tanh(s / softcap)`` before the bias is added, unless None.
+    sink
+        Logits that take part in every softmax and have no value: rank 4, broadcasts to ``[B, H, I, S]`` with
+        ``S`` of them; None if there are none.
     """
 
     q: Handle
@@ -74,6 +79,8 @@ class Canonical:
     empty_row: EmptyRow
     shape: dict[str, Size]
     implied: Band | None = None
+    softcap: float | None = None
+    sink: Handle | None = None
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class Formula:
         band hides keys by a finite number and a query may see no key at all.
     output_index, output_shape
         How the native output is indexed by the atoms.
+    softcap
+        As `Canonical.softcap`; the bias is added after it.
+    sink
+        One logit per batch, head and query (any of them may be missing) beside those of the keys.
     """
 
     axes: Axes
@@ -77,6 +81,8 @@ class Formula:
     rest: Term | None
     output_index: Index
     output_shape: tuple[Size, ...]
+    softcap: float | None = None
+    sink: Term | None = None
 
     @property
     def split(self) -> bool:

@@ -10,7 +10,30 @@ from rewriter.algebra.sizes import Size
 if TYPE_CHECKING:
     from rewriter.sites.formula import Formula
 
-__all__ = ["AttentionSite", "Band", "EmptyRow", "Facts"]
+__all__ = ["KINDS", "AttentionSite", "Band", "EmptyRow", "Facts", "Geometry", "Trait"]
+
+KINDS = {
+    "attention": "softmax over the keys of query-key products, then a sum of values over the same keys",
+    "latent-attention": "attention whose queries are learned: they do not depend on the model's inputs",
+    "pooling": "attention with a single query per head: a set is reduced to one vector",
+    "channel-attention": "attention between channels: queries and keys are contracted over the tokens",
+    "linear-attention": "no softmax over the keys: the products may be taken in any order",
+    "unnormalised-attention": "a function of the query-key products that is no softmax, then a sum of values",
+    "additive-attention": "softmax over the keys of scores that are no query-key product",
+    "outlook-attention": "weights over the keys that are predicted from the query alone",
+    "positional-attention": "weights over the keys that do not depend on the model's inputs",
+    "slot-attention": "weights that are normalised over the queries, which compete for the keys",
+}
+"""Kinds of sites, and what each is. Only what a form is legal for is rewritten."""
+
+Trait = Literal["softcap", "sink", "head-mixing", "score-function", "weight-function"]
+"""What a site does besides ``softmax(scale · q kᵀ + bias) v``; a form must know each to be legal.
+
+``softcap``: ``c · tanh(scores / c)`` before the bias. ``sink``: logits that take part in the softmax and
+have no value. ``head-mixing``: scores or weights of all heads are mixed by a matrix. ``score-function``: the
+scores are another function of the products. ``weight-function``: the weights are changed before they meet
+the values.
+"""
 
 EmptyRow = Literal["never", "nan", "zero", "uniform", "unmasked"]
 """What a query gives that sees no key.
@@ -73,6 +96,22 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where the tokens of a sequence come from, as far as the graph proves it.
+
+    Parameters
+    ----------
+    prefix
+        How many tokens stand before the grid (class token, registers); 0 if none, None if unknown.
+    grid
+        Sizes of the axes that were flattened, row-major, into the other tokens, or None if unknown.
+    """
+
+    prefix: int | None = None
+    grid: tuple[Size, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionSite:
     """One attention: ``softmax(scale · q kᵀ + bias) v`` per batch and head, with where it came from.
 
@@ -81,7 +120,7 @@ class AttentionSite:
     id
         ``attention.0``, ``attention.1``, … in graph order.
     kind
-        ``attention``; other kinds are raised by later recognisers.
+        One of `KINDS`.
     anchor
         Name of the native node that writes ``output``.
     output
@@ -92,7 +131,8 @@ class AttentionSite:
     scale
         Product of all constant factors on the scores, wherever the graph applies them.
     normalizer
-        ``softmax``.
+        ``softmax`` over the keys, or another: ``none``, ``sum`` (divided by the sum over the keys),
+        ``softmax over queries``, or the name of a pointwise function (``relu``, ``sigmoid``).
     empty_row
         See `EmptyRow`.
     facts
@@ -111,6 +151,12 @@ class AttentionSite:
     formula
         How inputs are read, what the bias is, and where the result goes: what lowering and the
         float64 evaluator work from.
+    traits
+        What the site does besides the plain formula, in the order of `Trait`.
+    constant
+        Which of ``q``, ``k`` and ``v`` are proved not to depend on the model's inputs.
+    geometry
+        The token grid and the prefix tokens, where the graph shows them.
     """
 
     id: str
@@ -134,3 +180,6 @@ class AttentionSite:
     consumers: tuple[tuple[str, str], ...]
     signature: str
     formula: Formula
+    traits: tuple[Trait, ...] = ()
+    constant: tuple[str, ...] = ()
+    geometry: Geometry | None = None
