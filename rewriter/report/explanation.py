@@ -121,7 +121,7 @@ def _site(length: int | str) -> AttentionSite:
     """Return a causal site of 12 heads of 64 to ask forms about; it stands for no graph."""
     n = Size.of(length)
     one, heads, dim = Size.of(1), Size.of(12), Size.of(64)
-    sizes = {
+    sizes: dict[str, Any] = {
         "batch": one,
         "heads": heads,
         "kv_heads": heads,
