@@ -16,7 +16,7 @@ from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.operands import native_reads
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["emit_site", "inputs_of", "replacement"]
+__all__ = ["arrange_operand", "emit_site", "emit_term", "inputs_of", "replacement", "restore"]
 
 Compute = Callable[[Emitter, Canonical], Handle]
 
@@ -26,7 +26,7 @@ def inputs_of(site: AttentionSite) -> tuple[str, ...]:
     formula = site.formula
     terms = [t for t, _ in formula.factors] + ([formula.rest] if formula.rest is not None else [])
     names = [r.prim.value for t in terms for r in native_reads(t)]
-    return tuple(dict.fromkeys([formula.q.value, formula.k.value, formula.v.value, *(n for n in names if n)]))
+    return tuple(dict.fromkeys([*(x.value for x in formula.operands), *(n for n in names if n)]))
 
 
 def replacement(site: AttentionSite, compute: Compute, metadata: Mapping[str, str]) -> Replacement:
@@ -43,13 +43,15 @@ def replacement(site: AttentionSite, compute: Compute, metadata: Mapping[str, st
 def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], compute: Compute) -> Handle:
     """Emit the whole site: operands into canonical layout, ``compute``, the result into its own layout."""
     formula, axes = site.formula, site.formula.axes
+    if formula.q is None or formula.k is None:
+        raise EmitError(f"{site.id}: the scores are no product of queries and keys")
     dtype = site.dtype
     batch, heads = axes.batch, (*axes.heads, *axes.groups)
-    q = _operand(e, handles, formula.q, (batch, heads, axes.queries, axes.features), dtype)
-    k = _operand(e, handles, formula.k, (batch, axes.heads, axes.keys, axes.features), dtype)
-    v = _operand(e, handles, formula.v, (batch, axes.heads, axes.keys, axes.v_features), dtype)
+    q = arrange_operand(e, handles, formula.q, (batch, heads, axes.queries, axes.features), dtype)
+    k = arrange_operand(e, handles, formula.k, (batch, axes.heads, axes.keys, axes.features), dtype)
+    v = arrange_operand(e, handles, formula.v, (batch, axes.heads, axes.keys, axes.v_features), dtype)
     for factor, divides in formula.factors:
-        scaled = _term(e, handles, factor, (batch, heads, axes.queries, ()), dtype)
+        scaled = emit_term(e, handles, factor, (batch, heads, axes.queries, ()), dtype)
         q = e.map("div" if divides else "mul", q, scaled)
     q, k, v = (
         _broadcast(e, q, axes, heads),
@@ -58,7 +60,7 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
     )
     bias = None
     if formula.rest is not None:
-        bias = _term(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
+        bias = emit_term(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
     result = compute(
         e,
         Canonical(
@@ -73,7 +75,7 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
             shape=dict(zip("BHGIJDE", _shape(axes), strict=True)),
         ),
     )
-    return _restore(e, result, formula, (*batch, *heads, *axes.queries, *axes.v_features))
+    return restore(e, result, formula, (*batch, *heads, *axes.queries, *axes.v_features))
 
 
 def _guard(site: AttentionSite) -> EmptyRow:
@@ -100,9 +102,10 @@ def _shape(axes: Axes) -> tuple[Size, ...]:
     )
 
 
-def _operand(
+def arrange_operand(
     e: Emitter, handles: Mapping[str, Handle], operand: Operand, groups: Sequence[Sequence[Atom]], dtype: str
 ) -> Handle:
+    """Bring an operand to one axis per group, in the site's dtype."""
     x = _arrange(e, handles[operand.value], operand.index, groups)
     return x if e.dtype(x) == dtype else e.map("cast", x, dtype=dtype)
 
@@ -141,7 +144,7 @@ def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
 
 
-def _restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> Handle:
+def restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> Handle:
     """Bring ``[B, H, I, E]`` to the layout of the native result."""
     wanted: list[Atom] = []
     for dim in formula.output_index:
@@ -156,7 +159,7 @@ def _restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> 
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
 
 
-def _term(
+def emit_term(
     e: Emitter, handles: Mapping[str, Handle], term: Term, groups: Sequence[Sequence[Atom]], dtype: str
 ) -> Handle:
     """Emit a term over groups of atoms, in floating point."""
