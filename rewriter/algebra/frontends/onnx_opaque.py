@@ -10,16 +10,17 @@ import numpy as np
 
 from rewriter.algebra.dimensions import EvaluationError
 from rewriter.algebra.evaluate import evaluate
-from rewriter.algebra.frontends.onnx_scope import DTYPES, Call
+from rewriter.algebra.frontends.onnx_scope import DTYPES, Call, op_name
 from rewriter.algebra.frontends.onnx_shapes import quotient
 from rewriter.algebra.prims import Prim, matmul
 from rewriter.algebra.sizes import ONE, Size
+from rewriter.program.graph import Node
 
-__all__ = ["computes_constants", "lazy_outputs", "opaque_dtype", "opaque_shape"]
+__all__ = ["KEEPS_SHAPE", "computes_constants", "draws", "lazy_outputs", "opaque_dtype", "opaque_shape"]
 
 Shape = tuple[Size, ...]
 
-_KEEPS_SHAPE = frozenset(
+KEEPS_SHAPE = frozenset(
     "Acos Acosh Asin Asinh Atan Atanh BatchNormalization Bernoulli BitwiseNot Cast CastLike Ceil Celu"
     " Clip Cosh CumProd CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu EyeLike Gelu"
     " GroupNormalization HardSigmoid HardSwish Hardmax InstanceNormalization IsInf LRN"
@@ -70,7 +71,7 @@ def _own_shape(call: Call, output: int) -> Sequence[Size | None] | None:
         return None
     if output:
         return call[0].shape if call.op in _SUMS_LAST and output == 3 else None
-    if call.op in _KEEPS_SHAPE:
+    if call.op in KEEPS_SHAPE:
         return call[0].shape
     rule = _SHAPES.get(call.op)
     try:
@@ -271,7 +272,7 @@ _SHAPES: dict[str, Callable[[Call], Sequence[Size | None] | None]] = {
 }
 
 
-_KEEPS_DTYPE = (_KEEPS_SHAPE - _CHANGES_DTYPE) | {
+_KEEPS_DTYPE = (KEEPS_SHAPE - _CHANGES_DTYPE) | {
     "com.microsoft::Attention",
     "com.microsoft::MultiHeadAttention",
     "com.microsoft::GroupQueryAttention",
@@ -297,12 +298,13 @@ def computes_constants(call: Call) -> bool:
     """Whether the node is a deterministic standard operator of constants, without a graph inside."""
     names = [name for name in call.node.inputs if name]
     return (
-        bool(names)
-        and "::" not in call.op
-        and call.op not in _RANDOM
-        and call.scope.closed.issuperset(names)
-        and not any(_holds_graph(a) for a in call.node.native.attributes.values())
+        bool(names) and "::" not in call.op and call.scope.closed.issuperset(names) and not draws(call.node)
     )
+
+
+def draws(node: Node) -> bool:
+    """Whether an operator may give another result on the same operands: random, or with a graph inside."""
+    return op_name(node) in _RANDOM or any(_holds_graph(a) for a in node.native.attributes.values())
 
 
 def _holds_graph(attribute: Any) -> bool:

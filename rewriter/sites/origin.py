@@ -1,0 +1,361 @@
+"""What depends on the model's inputs, and where axes come from: the data, or the weights of a projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from rewriter.algebra.frontends.axes import behaviour, is_random
+from rewriter.algebra.index import Atom, Index, resolve
+from rewriter.algebra.prims import (
+    Concat,
+    Constant,
+    Einsum,
+    Expand,
+    Gather,
+    Iota,
+    Leaf,
+    Map,
+    Permute,
+    Prim,
+    Reduce,
+    Reshape,
+    Slice,
+)
+from rewriter.algebra.sizes import ONE, ZERO, Size
+from rewriter.program.graph import Graph
+from rewriter.sites.formula import Formula
+from rewriter.sites.lineage import (
+    Axis,
+    AxisKind,
+    Part,
+    Piece,
+    concatenated,
+    cut,
+    joined,
+    kind_of,
+    opaque,
+    regroup,
+    resized,
+    size_of,
+    with_kind,
+)
+
+__all__ = ["Origin", "constant_operands"]
+
+T = TypeVar("T")
+
+_IMAGE = 4
+"""Inputs of at least this rank have places along several axes."""
+
+
+class Origin:
+    """What is known of where tensors and their axes come from. Everything is looked at once, when asked.
+
+    Parameters
+    ----------
+    graph
+        What the leaves are computed by.
+    prims
+        Every value of it in primitive form.
+    """
+
+    def __init__(self, graph: Graph, prims: Mapping[str, Prim]) -> None:
+        self._graph = graph
+        self.prims = prims
+        self._inputs = frozenset(graph.inputs) - graph.constants.keys()
+        self._varies: dict[Prim, bool] = {}
+        self._axes: dict[Prim, tuple[Axis, ...]] = {}
+        self._reads: dict[str, tuple[Prim, ...] | None] = {}
+
+    def varies(self, prim: Prim) -> bool:
+        """Whether a tensor may depend on the model's inputs or on anything random; sizes do not count."""
+        return _settle(prim, self._varies, self._causes, self._varies_now)
+
+    def axes(self, prim: Prim) -> tuple[Axis, ...]:
+        """Return where each axis of a tensor comes from."""
+        return _settle(prim, self._axes, self._behind, self._axes_now)
+
+    def axis_kind(self, prim: Prim, index: Index, atom: Atom) -> AxisKind | None:
+        """Return what an atom of an index on a tensor counts.
+
+        Returns
+        -------
+        str or None
+            ``token`` if projections act at each of its places: it comes from the data. ``feature`` if the
+            weights of a projection made it. ``mixed`` if both. None if neither is shown.
+        """
+        parts = frozenset(atom.parts())
+        found: list[Piece] = []
+        for dim, axis in zip(resolve(index), self.axes(prim), strict=True):
+            for part, stride in dim.terms:
+                if part in parts:
+                    found += _covered(axis, part.size, stride)
+        return kind_of(tuple(found))
+
+    # dependence on inputs
+
+    def _causes(self, prim: Prim) -> Sequence[Prim]:
+        if not isinstance(prim.form, Leaf):
+            return prim.inputs
+        return self._operands(prim.value) or () if prim.value is not None else ()
+
+    def _varies_now(self, prim: Prim) -> bool:
+        if isinstance(prim.form, Constant | Iota):
+            return False
+        if not isinstance(prim.form, Leaf):
+            return any(self._varies[x] for x in prim.inputs)
+        name = prim.value
+        if name is not None and name in self._graph.constants:
+            return False
+        causes = None if name is None or name in self._inputs else self._operands(name)
+        return causes is None or any(self._varies[x] for x in causes)
+
+    def _operands(self, value: str) -> tuple[Prim, ...] | None:
+        """Return what the operator that writes a value reads; None if it is random or there is none."""
+        if value not in self._reads:
+            self._reads[value] = self._read(value)
+        return self._reads[value]
+
+    def _read(self, value: str) -> tuple[Prim, ...] | None:
+        producer = self._graph.producer(value)
+        if producer is None or is_random(self._graph, value):
+            return None
+        found: dict[Prim, None] = {}
+        names = [name for name in producer.inputs if name]
+        while names:
+            name = names.pop()
+            if name in self.prims:
+                found[self.prims[name]] = None
+                continue
+            inner = self._graph.producer(name)  # several results as one value: what it is computed from
+            if inner is None or is_random(self._graph, name):
+                return None
+            names += [n for n in inner.inputs if n]
+        return tuple(found)
+
+    # axes
+
+    def _behind(self, prim: Prim) -> Sequence[Prim]:
+        if not self.varies(prim):
+            return ()
+        if isinstance(prim.form, Leaf):
+            known = behaviour(self._graph, prim.value) if prim.value is not None else None
+            return [self.prims[n] for n in known.operands if n in self.prims] if known is not None else ()
+        return [x for x in prim.inputs if self.varies(x)]
+
+    def _axes_now(self, prim: Prim) -> tuple[Axis, ...]:
+        if not self.varies(prim):
+            return tuple(map(opaque, prim.shape))
+        found = self._of_leaf(prim) if isinstance(prim.form, Leaf) else self._of_form(prim)
+        assert len(found) == len(prim.shape), prim
+        return found
+
+    def _of_leaf(self, prim: Prim) -> tuple[Axis, ...]:
+        name = prim.value
+        if name in self._inputs:
+            return _of_input(prim)
+        known = behaviour(self._graph, name) if name is not None else None
+        operands = [self.prims.get(n) for n in known.operands] if known is not None else []
+        first = operands[0] if operands else None
+        unknown = tuple(map(opaque, prim.shape))
+        if known is None or first is None:
+            return unknown
+        if known.rule == "pointwise":
+            present = [x for x in operands if x is not None]
+            return self._broadcast(prim, present) if all(map(self._fits, present)) else unknown
+        axes, rank = self._axes[first], len(prim.shape)
+        if len(axes) != rank:
+            return unknown
+        match known.rule:
+            case "kept":
+                return axes if first.shape == prim.shape else unknown
+            case "projected":
+                if any(x is None or self.varies(x) for x in operands[1:]):
+                    return unknown
+                return (*(with_kind(a, "token") for a in axes[:-1]), opaque(prim.shape[-1], "feature"))
+            case "convolved":
+                places = self._places(prim, axes, made=True)
+                return (axes[0], opaque(prim.shape[1], "feature"), *places)
+            case _:
+                return tuple(
+                    axis if size_of(axis) == n else resized(axis, n, None)
+                    for axis, n in zip(axes, prim.shape, strict=True)
+                )
+
+    def _places(self, prim: Prim, axes: Sequence[Axis], made: bool) -> list[Axis]:
+        several = made and len(prim.shape) >= _IMAGE
+        return [
+            resized(axes[k], prim.shape[k], (prim.value, k) if several else None)
+            for k in range(2, len(prim.shape))
+        ]
+
+    def _fits(self, prim: Prim) -> bool:
+        return prim in self._axes
+
+    def _of_form(self, prim: Prim) -> tuple[Axis, ...]:
+        first = prim.inputs[0]
+        match prim.form:
+            case Map():
+                return self._broadcast(prim, prim.inputs)
+            case Permute(order):
+                axes = self._known(first)
+                return tuple(axes[k] for k in order)
+            case Reshape():
+                return regroup(self._known(first), prim.shape)
+            case Expand():
+                return self._broadcast(prim, prim.inputs)
+            case Slice(axis, start, step):
+                axes = self._known(first)
+                return (*axes[:axis], cut(axes[axis], start, prim.shape[axis], step), *axes[axis + 1 :])
+            case Reduce(_, dropped):
+                return tuple(a for k, a in enumerate(self._known(first)) if k not in dropped)
+            case Concat(axis):
+                return self._concatenated(prim, axis)
+            case Gather(axis):
+                return self._gathered(prim, axis)
+            case Einsum():
+                return self._contracted(prim, prim.form)
+            case _:
+                return self._known(first)
+
+    def _known(self, prim: Prim) -> tuple[Axis, ...]:
+        """Return the axes of an operand; of one that does not vary nothing is said."""
+        found = self._axes.get(prim)
+        return tuple(map(opaque, prim.shape)) if found is None else found
+
+    def _broadcast(self, prim: Prim, operands: Sequence[Prim]) -> tuple[Axis, ...]:
+        varying = [x for x in operands if self.varies(x)]
+        if len(varying) == 1 and varying[0].shape == prim.shape:
+            return self._axes[varying[0]]
+        rank = len(prim.shape)
+        found = []
+        for k, n in enumerate(prim.shape):
+            places = [(x, k - rank + len(x.shape)) for x in varying]
+            held = [self._axes[x][at] for x, at in places if at >= 0 and x.shape[at] != ONE]
+            found.append(joined(held) if held else opaque(n))
+        return tuple(found)
+
+    def _concatenated(self, prim: Prim, axis: int) -> tuple[Axis, ...]:
+        varying = [self._axes[x] for x in prim.inputs if self.varies(x)]
+        found = [joined([axes[k] for axes in varying]) for k in range(len(prim.shape))]
+        found[axis] = self._sequence(prim, axis)
+        return tuple(found)
+
+    def _sequence(self, prim: Prim, axis: int) -> Axis:
+        turned = _turned(prim, axis)
+        if turned is not None:
+            whole = self._known(turned)[axis]
+            single = len(whole) == 1 and whole[0].source is not None
+            return whole if single else opaque(prim.shape[axis], kind_of(whole))
+        held = [x for x in prim.inputs if not _is_fill(x)]
+        if len(held) == 1 < len(prim.inputs):
+            inner = self._known(held[0])[axis]
+            if len(inner) == 1 and inner[0].source is not None:
+                return resized(inner, prim.shape[axis], None)  # padding
+        return concatenated(
+            [Part(x.shape[axis], self._known(x)[axis], not self.varies(x)) for x in prim.inputs]
+        )
+
+    def _gathered(self, prim: Prim, axis: int) -> tuple[Axis, ...]:
+        data, indices = prim.inputs
+        axes, places = self._known(data), self._known(indices)
+        if self.varies(data):
+            kind = kind_of(axes[axis])
+            taken = tuple(opaque(n, kind) for n in indices.shape)
+            return (*axes[:axis], *taken, *axes[axis + 1 :])
+        named = tuple(with_kind(a, "token") for a in places)
+        table = [opaque(n, "feature") for n in data.shape]
+        return (*table[:axis], *named, *table[axis + 1 :])
+
+    def _contracted(self, prim: Prim, form: Einsum) -> tuple[Axis, ...]:
+        held: dict[int, list[Axis]] = {}
+        fixed: set[int] = set()
+        for labels, x in zip(form.operands, prim.inputs, strict=True):
+            varies = self.varies(x)
+            for label, n, axis in zip(labels, x.shape, self._known(x), strict=True):
+                if n != ONE and varies:
+                    held.setdefault(label, []).append(axis)
+                elif n != ONE:
+                    fixed.add(label)
+        summed = [joined(axes) for label, axes in held.items() if label in fixed - {*form.output}]
+        made: AxisKind | None = None
+        if summed:
+            made = "token" if all(kind_of(axis) == "token" for axis in summed) else "feature"
+        found = []
+        for label, n in zip(form.output, prim.shape, strict=True):
+            if label not in held:
+                found.append(opaque(n, made))
+            else:
+                axis = joined(held[label])
+                found.append(with_kind(axis, "token") if summed and label not in fixed else axis)
+        return tuple(found)
+
+
+def constant_operands(origin: Origin, formula: Formula) -> tuple[str, ...]:
+    """Return which of ``q``, ``k`` and ``v`` are proved not to depend on the model's inputs."""
+    operands = (("q", formula.q), ("k", formula.k), ("v", formula.v))
+    return tuple(name for name, operand in operands if not origin.varies(origin.prims[operand.value]))
+
+
+def _settle(
+    prim: Prim, known: dict[Prim, T], needs: Callable[[Prim], Iterable[Prim]], find: Callable[[Prim], T]
+) -> T:
+    """Return what is found of a tensor once it is found of everything that it needs."""
+    stack = [prim]
+    while stack:
+        at = stack[-1]
+        if at in known:
+            stack.pop()
+            continue
+        waiting = [x for x in needs(at) if x not in known]
+        if waiting:
+            stack.extend(waiting)
+        else:
+            known[at] = find(at)
+            stack.pop()
+    return known[prim]
+
+
+def _of_input(prim: Prim) -> tuple[Axis, ...]:
+    image = len(prim.shape) >= _IMAGE
+    return tuple(
+        () if n == ONE else (Piece(n, None, (prim.value, k) if image and k else None),)
+        for k, n in enumerate(prim.shape)
+    )
+
+
+def _covered(axis: Axis, size: Size, stride: Size) -> Sequence[Piece]:
+    """Return the pieces of an axis that ``size`` steps of ``stride`` go through."""
+    if len(axis) < 2:
+        return axis
+    high = size_of(axis).divide(size * stride)
+    return axis if high is None else regroup([axis], [high, size, stride])[1]
+
+
+def _turned(prim: Prim, axis: int) -> Prim | None:
+    """Return what a concatenation holds turned round along its axis: the end before the beginning."""
+    if len(prim.inputs) != 2:
+        return None
+    last, first = (_behind_names(x) for x in prim.inputs)
+    if not (isinstance(last.form, Slice) and isinstance(first.form, Slice)):
+        return None
+    whole = first.inputs[0]
+    if _behind_names(last.inputs[0]) is not _behind_names(whole):
+        return None
+    begin, end = Slice(axis, ZERO), Slice(axis, first.shape[axis])
+    whole_length = last.shape[axis] + first.shape[axis] == whole.shape[axis]
+    return whole if first.form == begin and last.form == end and whole_length else None
+
+
+def _behind_names(prim: Prim) -> Prim:
+    while prim.form == Map("identity"):
+        prim = prim.inputs[0]
+    return prim
+
+
+def _is_fill(prim: Prim) -> bool:
+    """Whether a tensor is one number everywhere."""
+    while isinstance(prim.form, Expand | Reshape) or prim.form in (Map("identity"), Map("cast")):
+        prim = prim.inputs[0]
+    return isinstance(prim.form, Constant) and all(n == ONE for n in prim.shape)
