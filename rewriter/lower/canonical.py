@@ -24,7 +24,7 @@ Compute = Callable[[Emitter, Canonical], Handle]
 def inputs_of(site: AttentionSite) -> tuple[str, ...]:
     """Return the values that a rewritten site reads: `AttentionSite.inputs` less what is proved away."""
     formula = site.formula
-    terms = [t for t, _ in formula.factors] + ([formula.rest] if formula.rest is not None else [])
+    terms = [t for t, _ in formula.factors] + ([x for x in (formula.rest, formula.sink) if x is not None])
     names = [r.prim.value for t in terms for r in native_reads(t)]
     return tuple(dict.fromkeys([*(x.value for x in formula.operands), *(n for n in names if n)]))
 
@@ -61,6 +61,9 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
     bias = None
     if formula.rest is not None:
         bias = emit_term(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
+    sink = None
+    if formula.sink is not None:
+        sink = emit_term(e, handles, formula.sink, (batch, heads, axes.queries, ()), dtype)
     result = compute(
         e,
         Canonical(
@@ -72,6 +75,8 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
             implied=None if formula.split else site.facts.band,
             scale=formula.scale,
             empty_row=_guard(site),
+            softcap=formula.softcap,
+            sink=sink,
             shape=dict(zip("BHGIJDE", _shape(axes), strict=True)),
         ),
     )

@@ -13,6 +13,7 @@ from rewriter.algebra.term import VIEWS, Term
 from rewriter.program.graph import Graph, Node
 from rewriter.sites.formula import Formula
 from rewriter.sites.operands import native_reads
+from rewriter.sites.origin import constant_operands
 from rewriter.sites.search import Search
 from rewriter.sites.site import AttentionSite, EmptyRow, Facts, Trait
 
@@ -71,11 +72,7 @@ def assemble(
         signature=_signature(search.prims[value], frozenset(inputs)),
         formula=formula,
         traits=traits,
-        constant=tuple(
-            name
-            for name, x in zip("qkv", (formula.q, formula.k, formula.v), strict=True)
-            if x is not None and not search.varies(search.prims[x.value])
-        ),
+        constant=constant_operands(search.origin, formula),
     )
 
 

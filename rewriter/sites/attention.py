@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from rewriter.algebra.index import Atom, Index, resolve
-from rewriter.algebra.term import Read, Term, depends_on, unfold
+from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
+from rewriter.algebra.term import Read, Term, depends_on, substitute, unfold
 from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.kinds import kind_of
 from rewriter.sites.masks import Mask, analyse
@@ -18,6 +18,7 @@ from rewriter.sites.roles import assign_roles, assign_roles_without_product
 from rewriter.sites.scores import Product, Scores, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts, Trait
+from rewriter.sites.sums import parts_of
 from rewriter.sites.assemble import assemble
 
 __all__ = ["build"]
@@ -45,6 +46,8 @@ def build(
     scores = read_scores(search, weights.scores, bound, in_v)
     if isinstance(scores, Miss):
         return scores
+    if scores.product is not None and (weights.mixed or scores.mixed):
+        scores = replace(scores, product=_with_heads_of(scores.product, v, bound, output))
     if scores.product is None:
         axes = assign_roles_without_product(_whole(scores), v, tuple(bound), output)
     else:
@@ -65,6 +68,23 @@ def build(
 def _whole(scores: Scores) -> Term:
     assert scores.whole is not None
     return scores.whole
+
+
+def _with_heads_of(product: Product, v: Read, bound: Sequence[Atom], output: Index) -> Product:
+    """Name the heads of a product that a matrix mixes as those of the values, one to one."""
+    kept = atoms_of(output) | frozenset(parts_of(bound)) | frozenset(parts_of(product.features))
+    inner = [_true_atoms(x) for x in (product.q, product.k)]
+    mixed = sorted((inner[0] & inner[1]) - kept, key=lambda a: a.serial)
+    heads = sorted((_true_atoms(v) & atoms_of(output)) - inner[0] - inner[1], key=lambda a: a.serial)
+    pairs = [(m, next((h for h in heads if h.size == m.size), None)) for m in mixed]
+    names = {m: Affine.of(h) for m, h in pairs if h is not None}
+    q, k = (substitute(x, names) for x in (product.q, product.k))
+    assert isinstance(q, Read) and isinstance(k, Read)
+    return replace(product, q=q, k=k)
+
+
+def _true_atoms(at: Read) -> frozenset[Atom]:
+    return depends_on(unfold(at, budget=32))
 
 
 def _settle(scores: Scores, weights: Weights, axes: Axes) -> Scores:

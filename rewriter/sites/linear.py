@@ -118,6 +118,12 @@ def build_linear(
         return Miss(axes, "normaliser", _NAME)
     if not axes.queries or not axes.v_features:
         return Miss("two products follow one another, but without queries and values", "normaliser", _NAME)
+    if len(axes.queries) > 1 and not axes.batch and not axes.heads:
+        return Miss(
+            "two products with matrices that all of the batch shares: layers, not attention",
+            "normaliser",
+            _NAME,
+        )
     return _finish(search, value, output, axes, chain, normalizer)
 
 
@@ -172,6 +178,9 @@ def build_unnormalised(
     product = None if isinstance(scores, Miss) else scores.product
     if product is None or isinstance(scores, Miss):
         return None
+    function = _function(factor, product.whole)
+    if function == "exp":
+        return Miss("exponentials of the products are not divided by their sum over the keys", "normaliser")
     if not all(search.varies(x.prim) for x in (product.q, product.k, v)):
         return None
     axes = assign_roles(product, v, tuple(bound), output)
@@ -186,7 +195,7 @@ def build_unnormalised(
     formula = Formula(
         axes, q[0], k[0], v_[0], 1.0, (), None, None, resolve(output), search.prims[value].shape, weights=factor
     )  # fmt: skip
-    site = assemble(search, value, name, formula, Facts(), "never", _function(factor, product.whole), ())
+    site = assemble(search, value, name, formula, Facts(), "never", function, ())
     return Miss(site, "operands", name) if isinstance(site, str) else site
 
 

@@ -428,11 +428,11 @@ def _weights(
     masks = [t for t in hit if _exponent(t) is None]
     if len(exponents) == 1:
         scores, shift = _unshifted(exponents[0], wanted)
-        if sink is not None:
+        if sink is not None and shift:
             moved = _without(sink, shift)
-            if moved is None:
+            if moved is None and not isinstance(sink, Number):
                 return NotWeights("something is added to the softmax denominator", prim)
-            sink = moved
+            sink, changed = moved, changed or moved is None
         for mask in masks:
             if not _is_bool(mask):
                 return NotWeights("the exponentials are multiplied by a tensor that is not a mask", prim)

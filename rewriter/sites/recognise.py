@@ -53,13 +53,21 @@ def _divides(prim: Prim) -> bool:
 
 
 def _outermost(graph: Graph, found: Mapping[str, AttentionSite]) -> list[AttentionSite]:
-    """Drop what is a step of a larger site: the product of keys and values of linear attention."""
-    inner: set[str] = set()
-    for site in found.values():
-        if site.kind in ("linear-attention", "unnormalised-attention"):
-            inner.update(v for n in site.region for v in graph.nodes[graph.position[n]].outputs)
-            inner.discard(site.output)
-    return [s for s in found.values() if s.output not in inner]
+    """Keep one site where several share nodes: one with a softmax of products, then the larger one."""
+    inside: set[str] = set()
+    kept: dict[str, AttentionSite] = {}
+    for site in sorted(found.values(), key=lambda s: (_rank(s), -len(s.region), graph.position[s.anchor])):
+        values = {v for n in site.region for v in graph.nodes[graph.position[n]].outputs}
+        if site.output not in inside and kept.keys().isdisjoint(values):
+            kept[site.output] = site
+            inside |= values
+    return list(kept.values())
+
+
+def _rank(site: AttentionSite) -> int:
+    if site.kind in ("latent-attention", "pooling", "additive-attention", "positional-attention"):
+        return 2
+    return int(site.normalizer != "softmax")
 
 
 def _at_contraction(search: Search, anchor: Prim) -> AttentionSite | None:

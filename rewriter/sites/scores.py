@@ -161,6 +161,8 @@ def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
             beside.append(factor)
         else:
             sides[bool(atoms & wanted)].append(factor)
+    if not wanted and len(sides[0]) == 2:
+        sides = ([sides[0][0]], [sides[0][1]])  # one key leaves no atom: the second factor holds it
     if len(sides[0]) != 1 or len(sides[1]) != 1:
         return None
     q, k = (_as_read(side[0]) for side in sides)

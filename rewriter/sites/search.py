@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rewriter.algebra.index import Atom, Index, fresh
-from rewriter.algebra.prims import Constant, Einsum, Form, Iota, Leaf, Map, Prim, Softmax
+from rewriter.algebra.prims import Einsum, Form, Map, Prim, Softmax
 from rewriter.algebra.term import VIEWS, Read, Term, leaves, read, source
 from rewriter.program.graph import Graph
+from rewriter.sites.origin import Origin
 from rewriter.sites.refusal import Stage
 from rewriter.sites.values import Known
 
@@ -49,17 +50,14 @@ class Search:
     known: Known = field(default_factory=Known)
     raised: set[Prim] = field(default_factory=set)
     misses: dict[Prim, Miss] = field(default_factory=dict)
-    _varying: set[Prim] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.order = _topological(self.prims.values())
-        reached = _reached(self.graph)
+        self.origin = Origin(self.graph, self.prims)
         mixed: set[Prim] = set()
         for prim in self.order:
             for x in dict.fromkeys(prim.inputs):
                 self.children.setdefault(x, []).append(prim)
-            if _varies(prim, reached, self._varying):
-                self._varying.add(prim)
             passes_on = isinstance(prim.form, (Map, *VIEWS))
             if _is_normaliser(prim) or (passes_on and not self.normalised.isdisjoint(prim.inputs)):
                 self.normalised.add(prim)
@@ -72,8 +70,8 @@ class Search:
     def varies(self, term: Term | Prim) -> bool:
         """Whether a tensor or a term depends on the inputs of the model."""
         if isinstance(term, Prim):
-            return term in self._varying
-        return any(isinstance(t, Read) and t.prim in self._varying for t in leaves(term))
+            return self.origin.varies(term)
+        return any(isinstance(t, Read) and self.origin.varies(t.prim) for t in leaves(term))
 
     def may_be_weights(self, at: Read) -> bool:
         """Whether a normaliser may lie behind a read."""
@@ -85,17 +83,15 @@ class Search:
 
     def tokens(self, at: Read, atoms: Iterable[Atom]) -> bool | None:
         """Whether atoms on an operand are tokens (True), features (False), or it is not shown (None)."""
-        del at, atoms
-        return None
+        kinds = {self.origin.axis_kind(at.prim, at.index, a) for a in atoms}
+        return kinds == {"token"} if kinds in ({"token"}, {"feature"}) else None
 
     def _mixes(self, prim: Prim) -> bool:
         """Whether normalised weights are contracted with a tensor that does not vary, as heads are mixed."""
         if not isinstance(prim.form, Einsum) or len(prim.inputs) != 2:
             return False
         a, b = prim.inputs
-        return (a in self.normalised and b not in self._varying) or (
-            b in self.normalised and a not in self._varying
-        )
+        return any(x in self.normalised and not self.varies(y) for x, y in ((a, b), (b, a)))
 
     def _multiplies(self, prim: Prim) -> bool:
         if not isinstance(prim.form, Einsum):
@@ -110,7 +106,7 @@ class Search:
             operands = inner.inputs
             if _origin(operands[0]) is _origin(operands[1]):
                 return False
-        return sum(x in self._varying for x in operands) >= 2
+        return sum(map(self.varies, operands)) >= 2
 
     def native(self, prim: Prim) -> str | None:
         """Return the nearest named tensor that holds ``prim``: itself, or a view or cast of it."""
@@ -172,23 +168,6 @@ def _topological(roots: Iterable[Prim]) -> list[Prim]:
                 order[at] = None
                 stack.pop()
     return list(order)
-
-
-def _reached(graph: Graph) -> set[str]:
-    """Return the native values that depend on the inputs of the graph, or on no known value at all."""
-    reached = set(graph.inputs)
-    for node in graph.nodes:
-        if any(v in reached for v in node.inputs):
-            reached.update(node.outputs)
-    return reached
-
-
-def _varies(prim: Prim, reached: set[str], varying: set[Prim]) -> bool:
-    if isinstance(prim.form, (Constant, Iota)):
-        return False
-    if isinstance(prim.form, Leaf):
-        return prim.value is None or prim.value in reached
-    return any(x in varying for x in prim.inputs)
 
 
 def _is_normaliser(prim: Prim) -> bool:
