@@ -55,6 +55,7 @@ class Size:
 
     terms: Terms
     static: bool
+    _number: int
 
     def __new__(cls, terms: Terms = ()) -> Size:
         """Return the one size that has these terms."""
