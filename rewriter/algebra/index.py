@@ -8,8 +8,9 @@ operand; a reshape that cuts an axis splits its atom into two, everywhere at onc
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import count
+from operator import attrgetter
+from typing import NamedTuple
 
 from rewriter.algebra.prims import (
     Concat,
@@ -71,8 +72,7 @@ class Atom:
         return f"{self.name}<{self.size}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Affine:
+class Affine(NamedTuple):
     """``start + sum(stride * atom)``, atoms by serial number, each once."""
 
     start: Size
@@ -85,10 +85,14 @@ class Affine:
 
     def times(self, factor: Size) -> Affine:
         """Return the multiple."""
+        if factor == ONE:
+            return self
         return Affine(self.start * factor, tuple((a, s * factor) for a, s in self.terms))
 
     def plus(self, other: Affine) -> Affine:
         """Return the sum."""
+        if not other.terms:
+            return Affine(self.start + other.start, self.terms)
         return _affine(self.start + other.start, [*self.terms, *other.terms])
 
     def minus(self, other: Affine) -> Affine:
@@ -142,16 +146,18 @@ def _affine(start: Size, terms: Iterable[tuple[Atom, Size]]) -> Affine:
             pieces = ((atom, stride),) if atom.size != ONE else ()
         for piece, s in pieces:
             total[piece] = total.get(piece, ZERO) + s
-    kept = [(a, s) for a, s in total.items() if s.terms]
-    kept.sort(key=lambda t: t[0].serial)
-    return Affine(start, tuple(kept))
+    kept = [a for a, s in total.items() if s != ZERO]
+    kept.sort(key=attrgetter("serial"))
+    return Affine(start, tuple((a, total[a]) for a in kept))
 
 
 def resolve(index: Index) -> Index:
     """Return the index in terms of the atoms as they are now split."""
-    if all(a.kids is None for dim in index for a, _ in dim.terms):
-        return index
-    return tuple(_affine(dim.start, dim.terms) for dim in index)
+    for dim in index:
+        for atom, _ in dim.terms:
+            if atom.kids is not None:
+                return tuple(_affine(d.start, d.terms) for d in index)
+    return index
 
 
 def fresh(shape: Sequence[Size], name: str = "") -> Index:

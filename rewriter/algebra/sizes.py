@@ -9,24 +9,36 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
+from threading import Lock
 from typing import SupportsIndex
+from weakref import WeakValueDictionary
 
 __all__ = ["ONE", "ZERO", "Size", "SizeLike", "product"]
 
 Monomial = tuple[str, ...]
 """Sorted symbol names, repeated for powers; ``()`` is the constant."""
 
+Terms = tuple[tuple[Monomial, int], ...]
 
-@dataclass(frozen=True, slots=True)
+_REMEMBERED = 1 << 14  # results of arithmetic that are kept
+
+
 class Size:
     """An integer polynomial.
+
+    Equal sizes are one object (until nothing refers to it), so comparing and hashing them is what it
+    is for any object, and results of arithmetic can be remembered.
 
     Parameters
     ----------
     terms
         ``((monomial, coefficient), ...)``, sorted, without zero coefficients.
+
+    Attributes
+    ----------
+    static
+        Whether this is a plain number.
 
     Examples
     --------
@@ -39,7 +51,33 @@ class Size:
     True
     """
 
-    terms: tuple[tuple[Monomial, int], ...] = ()
+    __slots__ = ("__weakref__", "_number", "static", "terms")
+
+    terms: Terms
+    static: bool
+    _number: int
+
+    def __new__(cls, terms: Terms = ()) -> Size:
+        """Return the one size that has these terms."""
+        found = _SIZES.get(terms)
+        if found is None:
+            with _LOCK:
+                found = _SIZES.get(terms)
+                if found is None:
+                    found = _SIZES[terms] = cls._made(terms)
+        return found
+
+    @classmethod
+    def _made(cls, terms: Terms) -> Size:
+        self = super().__new__(cls)
+        self.terms = terms
+        self.static = all(not monomial for monomial, _ in terms)
+        self._number = terms[0][1] if self.static and terms else 0
+        return self
+
+    def __reduce__(self) -> tuple[type[Size], tuple[Terms]]:
+        """Pickle and copy by value."""
+        return Size, (self.terms,)
 
     @staticmethod
     def of(value: SizeLike) -> Size:
@@ -48,8 +86,7 @@ class Size:
             return value
         if isinstance(value, str):
             return Size.parse(value)
-        number = int(value)
-        return Size((((), number),)) if number else ZERO
+        return _number(int(value))
 
     @staticmethod
     def symbol(name: str) -> Size:
@@ -65,11 +102,6 @@ class Size:
             return Size.symbol(text)
 
     @property
-    def static(self) -> bool:
-        """Whether this is a plain number."""
-        return all(not monomial for monomial, _ in self.terms)
-
-    @property
     def symbols(self) -> frozenset[str]:
         """Names of the dimensions it depends on."""
         return frozenset(name for monomial, _ in self.terms for name in monomial)
@@ -77,25 +109,26 @@ class Size:
     def __int__(self) -> int:
         if not self.static:
             raise ValueError(f"size {self} is not a number")
-        return self.terms[0][1] if self.terms else 0
+        return self._number
 
     def known(self) -> int | None:
         """Return the number, or None when it is symbolic."""
-        return int(self) if self.static else None
+        return self._number if self.static else None
 
     def plain(self) -> int | str:
         """Return the number, or the polynomial as text: what JSON and people read."""
-        return int(self) if self.static else str(self)
+        return self._number if self.static else str(self)
 
     def __add__(self, other: SizeLike) -> Size:
-        if (other := Size.of(other)) is ZERO or not other.terms:
-            return self
-        return _collect([*self.terms, *other.terms])
+        other = Size.of(other)
+        if self.static and other.static:
+            return _number(self._number + other._number)
+        return _sum(self, other)
 
     __radd__ = __add__
 
     def __neg__(self) -> Size:
-        return Size(tuple((monomial, -c) for monomial, c in self.terms))
+        return self * -1
 
     def __sub__(self, other: SizeLike) -> Size:
         return self + -Size.of(other)
@@ -105,35 +138,27 @@ class Size:
 
     def __mul__(self, other: SizeLike) -> Size:
         other = Size.of(other)
-        if other == ONE:
-            return self
-        if self == ONE:
-            return other
-        return _collect([(tuple(sorted(m + n)), c * d) for m, c in self.terms for n, d in other.terms])
+        if self.static and other.static:
+            return _number(self._number * other._number)
+        return _product(self, other)
 
     __rmul__ = __mul__
 
     def divide(self, other: SizeLike) -> Size | None:
         """Return the exact quotient, or None when ``other`` does not divide this polynomial."""
         other = Size.of(other)
-        if not other.terms:
+        if other == ZERO:
             return None
-        if other == ONE:
-            return self
-        lead, lead_c = other.terms[-1]
-        rest, quotient = self, ZERO
-        while rest.terms:
-            monomial, c = rest.terms[-1]
-            left = _cancel(monomial, lead)
-            if left is None or c % lead_c:
-                return None
-            step = Size(((left, c // lead_c),))
-            quotient, rest = quotient + step, rest - step * other
-        return quotient
+        if self.static and other.static:
+            quotient, rest = divmod(self._number, other._number)
+            return None if rest else _number(quotient)
+        return _quotient(self, other)
 
     def at_least(self, bound: SizeLike) -> bool:
         """Whether this is >= ``bound`` for every value (>= 1) of the dimensions: proved, else False."""
-        excess = self - Size.of(bound)
+        excess = self - bound
+        if excess.static:
+            return excess._number >= 0
         # each dimension is 1 + something non-negative: shift, then all coefficients must be >= 0
         shifted = excess.substitute({name: Size.symbol(name) + 1 for name in excess.symbols})
         return all(c >= 0 for _, c in shifted.terms)
@@ -164,8 +189,17 @@ class Size:
 
 SizeLike = Size | SupportsIndex | str
 
+_SIZES: WeakValueDictionary[Terms, Size] = WeakValueDictionary()
+_LOCK = Lock()
+
+
+@lru_cache(_REMEMBERED)
+def _number(number: int) -> Size:
+    return Size((((), number),)) if number else Size()
+
+
 ZERO = Size()
-ONE = Size((((), 1),))
+ONE = _number(1)
 
 
 def product(sizes: Iterable[Size]) -> Size:
@@ -178,6 +212,30 @@ def _collect(terms: Iterable[tuple[Monomial, int]]) -> Size:
     for monomial, c in terms:
         total[monomial] = total.get(monomial, 0) + c
     return Size(tuple(sorted(((m, c) for m, c in total.items() if c), key=lambda t: (len(t[0]), t[0]))))
+
+
+@lru_cache(_REMEMBERED)
+def _sum(a: Size, b: Size) -> Size:
+    return _collect([*a.terms, *b.terms])
+
+
+@lru_cache(_REMEMBERED)
+def _product(a: Size, b: Size) -> Size:
+    return _collect([(tuple(sorted(m + n)), c * d) for m, c in a.terms for n, d in b.terms])
+
+
+@lru_cache(_REMEMBERED)
+def _quotient(dividend: Size, divisor: Size) -> Size | None:
+    lead, lead_c = divisor.terms[-1]
+    rest, quotient = dividend, ZERO
+    while rest.terms:
+        monomial, c = rest.terms[-1]
+        left = _cancel(monomial, lead)
+        if left is None or c % lead_c:
+            return None
+        step = Size(((left, c // lead_c),))
+        quotient, rest = quotient + step, rest - step * divisor
+    return quotient
 
 
 def _cancel(monomial: Monomial, factor: Monomial) -> Monomial | None:

@@ -120,32 +120,32 @@ def unfold(start: Read, budget: int = 256, stop: Callable[[Prim], bool] | None =
     stop
         Tensors that are not looked into.
     """
-    left = [budget]
+    return _unfold(start, [budget], stop, 0)
 
-    def walk(at: Read, depth: int) -> Term:
-        at = read(at.prim, at.index)
-        prim = at.prim
-        if stop is not None and stop(prim):
+
+def _unfold(at: Read, left: list[int], stop: Callable[[Prim], bool] | None, depth: int) -> Term:
+    at = read(at.prim, at.index)
+    prim = at.prim
+    if stop is not None and stop(prim):
+        return at
+    match prim.form:
+        case Constant(load) if product(prim.shape) == ONE:
+            return Number(float(np.asarray(load()).reshape(()).astype(np.float64)))
+        case Iota():
+            value = affine_value(prim, at.index)
+            return at if value is None else Position(value)
+        case Map(fn) if left[0] > 0 and depth < 200:
+            left[0] -= 1
+            index = resolve(at.index)
+            args = tuple(
+                _unfold(Read(x, operand_index(x.shape, prim.shape, index)), left, stop, depth + 1)
+                for x in prim.inputs
+            )
+            if fn in ("identity", "cast") and not _changes_value(prim):
+                return args[0]
+            return Apply(fn, args, prim.dtype, at)
+        case _:
             return at
-        match prim.form:
-            case Constant(load) if product(prim.shape) == ONE:
-                return Number(float(np.asarray(load()).reshape(()).astype(np.float64)))
-            case Iota():
-                value = affine_value(prim, at.index)
-                return at if value is None else Position(value)
-            case Map(fn) if left[0] > 0 and depth < 200:
-                left[0] -= 1
-                index = resolve(at.index)
-                args = tuple(
-                    walk(Read(x, operand_index(x.shape, prim.shape, index)), depth + 1) for x in prim.inputs
-                )
-                if fn in ("identity", "cast") and not _changes_value(prim):
-                    return args[0]
-                return Apply(fn, args, prim.dtype, at)
-            case _:
-                return at
-
-    return walk(start, 0)
 
 
 def _changes_value(prim: Prim) -> bool:

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from rewriter.errors import InputError
 from rewriter.lower.torch_emitter import TorchEmitter
+from rewriter.program.collector import collector_paused
 from rewriter.program.fx_edit import edited
 from rewriter.program.fx_part import part
 from rewriter.program.fx_view import bindings, hidden_outputs, view
@@ -158,6 +159,7 @@ class FxProgram(Program):
         return self._metadata
 
     @cached_property
+    @collector_paused()
     def graph(self) -> Graph:
         """The read view."""
         return view(self.exported)
@@ -167,6 +169,7 @@ class FxProgram(Program):
         return self._prims
 
     @cached_property
+    @collector_paused()
     def _prims(self) -> Mapping[str, Prim]:
         from rewriter.algebra.frontends.aten import translate
 

@@ -101,6 +101,10 @@ class Graph:
         return readers
 
     @cached_property
+    def _written(self) -> frozenset[str]:
+        return frozenset(self.outputs)
+
+    @cached_property
     def position(self) -> Mapping[str, int]:
         """Index of each node (by name) in topological order."""
         return {node.name: at for at, node in enumerate(self.nodes)}
@@ -143,7 +147,7 @@ class Graph:
         nodes = {n.name: n for n in region}
         interior = [v for n in nodes.values() for v in n.outputs if v not in outputs]
         found = [(v, r.name) for v in interior for r in self.readers(v) if r.name not in nodes]
-        return tuple(found + [(v, "<output>") for v in interior if v in self.outputs])
+        return tuple(found + [(v, "<output>") for v in interior if v in self._written])
 
     def networkx(self) -> nx.DiGraph:
         """Return the nodes as a `networkx.DiGraph`; edge attribute ``values`` names what flows."""
@@ -159,9 +163,10 @@ class Graph:
 
     def convex(self, region: Iterable[Node]) -> bool:
         """Whether no path leaves the region and comes back: what replacing it as one node needs."""
-        inside = {n.name for n in region}
+        members = tuple(region)
+        inside = {n.name for n in members}
         last = max((self.position[n] for n in inside), default=-1)
-        stack = [r for n in self.nodes if n.name in inside for v in n.outputs for r in self.readers(v)]
+        stack = [r for n in members for v in n.outputs for r in self.readers(v)]
         seen: set[str] = set()
         while stack:
             node = stack.pop()

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from rewriter.errors import InputError
+from rewriter.program.collector import collector_paused
 from rewriter.program.program import Program
 
 __all__ = ["load"]
@@ -14,6 +15,7 @@ __all__ = ["load"]
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".pickle")
 
 
+@collector_paused()
 def load(path: str | os.PathLike[str]) -> Program:
     """Open ``.onnx`` (external data beside it), ``.pt2``, or a folder with ``config.json`` and safetensors.
 

@@ -15,6 +15,7 @@ from rewriter.algebra.sizes import Size
 from rewriter.errors import InputError
 from rewriter.lower.onnx_emitter import OnnxEmitter, opset_of_target
 from rewriter.lower.onnx_writer import onnx_type
+from rewriter.program.collector import collector_paused
 from rewriter.program.graph import Graph, Value
 from rewriter.program.onnx_edit import replaced
 from rewriter.program.onnx_file import ModelFile, read_message, read_model
@@ -86,6 +87,7 @@ class OnnxProgram(Program):
         return dict(self._model.metadata_props)
 
     @cached_property
+    @collector_paused()
     def graph(self) -> Graph:
         """The read view; shapes and types are inferred."""
         proto = self._file.skeleton if self._file is not None else skeleton(self._model)[0]
@@ -102,6 +104,7 @@ class OnnxProgram(Program):
         return self.graph.outputs
 
     @cached_property
+    @collector_paused()
     def _prims(self) -> Mapping[str, Prim]:
         from rewriter.algebra.frontends.onnx import translate
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rewriter.program.collector import collector_paused
 from rewriter.program.graph import Graph
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Program(ABC):
         """Model metadata; what the tool writes is under keys that start with ``rewriter.``."""
 
     @cached_property
+    @collector_paused()
     def _raised(self) -> tuple[tuple[AttentionSite, ...], tuple[Refusal, ...]]:
         from rewriter.sites import raise_sites
 
