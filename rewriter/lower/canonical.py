@@ -45,6 +45,8 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
     formula, axes = site.formula, site.formula.axes
     if formula.q is None or formula.k is None:
         raise EmitError(f"{site.id}: the scores are no product of queries and keys")
+    if formula.scores is not None or formula.weights is not None:
+        raise EmitError(f"{site.id}: its scores or weights are another function than softmax attention")
     dtype = site.dtype
     batch, heads = axes.batch, (*axes.heads, *axes.groups)
     q = arrange_operand(e, handles, formula.q, (batch, heads, axes.queries, axes.features), dtype)

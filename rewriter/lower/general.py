@@ -48,7 +48,7 @@ def _products(e: Emitter, handles: Mapping[str, Handle], site: AttentionSite) ->
 
 
 def _for_every_head(e: Emitter, x: Handle, site: AttentionSite) -> Handle:
-    """Repeat ``[B or 1, G or 1, J, D]`` to ``[B, H, J, D]``: query head ``h`` reads head ``h // (H // G)``."""
+    """Repeat ``[B or 1, G or 1, J, D]`` to ``[B, H, J, D]``: head ``h`` reads head ``h // (H // G)``."""
     batch, heads, length, size = e.shape(x)
     groups = site.heads.divide(site.kv_heads)
     if groups is None:

@@ -1,4 +1,4 @@
-"""Build a site from normalised weights that meet values: what the scores are, which kind it is, what is proved."""
+"""Build a site from normalised weights that meet values: its scores, its kind, what is proved."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
 from rewriter.algebra.term import Read, Term, depends_on, substitute, unfold
+from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.kinds import kind_of
 from rewriter.sites.masks import Mask, analyse
@@ -19,7 +20,6 @@ from rewriter.sites.scores import Product, Scores, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts, Trait
 from rewriter.sites.sums import parts_of
-from rewriter.sites.assemble import assemble
 
 __all__ = ["build"]
 

@@ -14,7 +14,7 @@ from rewriter.sites.roles import assign_roles
 from rewriter.sites.scores import Product, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts
-from rewriter.sites.sums import Sum, as_sum, factors_of, same_factors
+from rewriter.sites.sums import Sum, as_sum, factors_of, parts_of, same_factors
 
 __all__ = ["Chain", "as_chain", "build_linear", "build_unnormalised", "is_sum_of_weights"]
 
@@ -61,9 +61,10 @@ def _inner(search: Search, factor: Term) -> tuple[Sum, float] | None:
 
 
 def _ends(search: Search, outer: Sum, x: Read, inner: Sum, scale: float) -> Chain | Miss:
-    bound = frozenset(outer.bound)
     a, b = (f for f in inner.factors if isinstance(f, Read))
-    meets = [bool(_atoms(f) & bound) for f in (a, b)]
+    atoms = [_atoms(f) for f in (a, b)]
+    bound = frozenset(parts_of(outer.bound))
+    meets = [bool(found & bound) for found in atoms]
     if meets[0] == meets[1] or not outer.bound or not inner.bound:
         return Miss("two products follow one another, but share no chain of summed axes", "normaliser", _NAME)
     k, end = (a, b) if meets[0] else (b, a)
@@ -192,9 +193,8 @@ def build_unnormalised(
     v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
     if isinstance(q, str) or isinstance(k, str) or isinstance(v_, str):
         return Miss(next(x for x in (q, k, v_) if isinstance(x, str)), "operands", name)
-    formula = Formula(
-        axes, q[0], k[0], v_[0], 1.0, (), None, None, resolve(output), search.prims[value].shape, weights=factor
-    )  # fmt: skip
+    shape = search.prims[value].shape
+    formula = Formula(axes, q[0], k[0], v_[0], 1.0, (), None, None, resolve(output), shape, weights=factor)
     site = assemble(search, value, name, formula, Facts(), "never", function, ())
     return Miss(site, "operands", name) if isinstance(site, str) else site
 

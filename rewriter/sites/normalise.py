@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, resolve
-from rewriter.algebra.prims import Einsum, Prim, Reduce, Softmax
+from rewriter.algebra.prims import Prim, Reduce, Softmax
 from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import (
     Apply,
@@ -21,7 +21,6 @@ from rewriter.algebra.term import (
     leaves,
     read,
     same,
-    substitute,
     unfold,
 )
 from rewriter.sites.search import Search
@@ -266,7 +265,7 @@ def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
 
 
 def _sink(prim: Prim, axis: int, index: tuple[Affine, ...], at: Affine) -> Term | None:
-    """Return the one logit beside those of the keys, before or after them; None if it is computed from keys."""
+    """Return the one logit beside those of the keys; None if it is computed from keys itself."""
     end = at.highest() + 1
     place = ZERO if at.start == ONE else end
     beside = (*index[:axis], Affine(place), *index[axis + 1 :])
@@ -373,7 +372,7 @@ def _spelled(factor: Term) -> list[Term]:
 def _matching(
     top: Sequence[Term], factors: Sequence[Term], bound: Sequence[Atom], keys: Sequence[Atom]
 ) -> list[Term] | None:
-    """Return the factors of the numerator that are those of the sum; all that depend on no key may be left."""
+    """Return the factors of the numerator that are those of the sum, or None."""
     if not factors:
         return None
     for chosen in itertools.combinations(top, len(factors)):

@@ -10,8 +10,8 @@ from rewriter.algebra.prims import Einsum, Map, Prim, Softmax
 from rewriter.algebra.term import Read, Term, unfold
 from rewriter.program.graph import Graph
 from rewriter.sites.attention import build
-from rewriter.sites.linear import as_chain, build_linear, build_unnormalised, is_sum_of_weights, Chain
-from rewriter.sites.normalise import NotWeights, Weights, divided, over_queries, quotient, weights_of
+from rewriter.sites.linear import Chain, as_chain, build_linear, build_unnormalised, is_sum_of_weights
+from rewriter.sites.normalise import NotWeights, divided, over_queries, quotient, weights_of
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.search import Miss, Search, leads_to_sum
 from rewriter.sites.site import AttentionSite

@@ -151,12 +151,14 @@ def _products(search: Search, at: Read, keys: Sequence[Atom]) -> Iterator[Produc
 
 
 def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
-    wanted, bound = frozenset(parts_of(keys)), frozenset(total.bound)
+    terms = [unfold(f, budget=32) if isinstance(f, Read) else f for f in total.factors]
+    # only now are all atoms split as the factors need them
+    features = parts_of(total.bound)
+    wanted, bound = frozenset(parts_of(keys)), frozenset(features)
     beside: list[Term] = []
     sides: tuple[list[Term], list[Term]] = ([], [])
     unit = not bound  # a feature axis of size 1 leaves no atom
-    for factor in total.factors:
-        atoms = depends_on(unfold(factor, budget=32)) if isinstance(factor, Read) else depends_on(factor)
+    for factor, atoms in zip(total.factors, map(depends_on, terms), strict=True):
         if not unit and not atoms & bound:
             beside.append(factor)
         else:
@@ -166,11 +168,11 @@ def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
     if len(sides[0]) != 1 or len(sides[1]) != 1:
         return None
     q, k = (_as_read(side[0]) for side in sides)
-    if q is None or k is None or any(a not in _true_atoms(x) for a in total.bound for x in (q, k)):
+    if q is None or k is None or any(a not in _true_atoms(x) for a in features for x in (q, k)):
         return None
     if any(depends_on(t) & wanted for t in beside):
         return None
-    return Product(total.whole, q, k, total.bound, total.scale, tuple(beside))
+    return Product(total.whole, q, k, features, total.scale, tuple(beside))
 
 
 def _as_read(term: Term) -> Read | None:
@@ -181,7 +183,7 @@ def _as_read(term: Term) -> Read | None:
 
 @dataclass(frozen=True)
 class _Walked:
-    """What was done to the hole so far: ``cap · tanh(scale · factors · hole) + bias``; no tanh without cap."""
+    """What was done to the hole so far: ``cap · tanh(scale · factors · hole) + bias``."""
 
     scale: float = 1.0
     factors: tuple[tuple[Term, bool], ...] = ()

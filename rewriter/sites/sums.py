@@ -1,4 +1,4 @@
-"""Sums of products: matmul, einsum, multiply-and-sum, a sum with ones and a plain sum are all the same term."""
+"""Sums of products: matmul, einsum, multiply-and-sum, a sum with ones and a plain sum are one term."""
 
 from __future__ import annotations
 
