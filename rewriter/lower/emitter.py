@@ -89,6 +89,8 @@ class Emitter(Protocol):
         bias: Handle | None = None,
         causal: bool = False,
         empty_row: EmptyRow = "never",
+        softcap: float | None = None,
+        sink: Handle | None = None,
     ) -> Handle:
         """Softmax attention by the best fused operator of the target, or spelled out where it has none.
 
@@ -106,7 +108,12 @@ class Emitter(Protocol):
             Key ``j`` is visible to query ``i`` iff ``j <= i``. Besides the bias, if both are given.
         empty_row
             What a query that sees no key (all scores -inf) gives: ``"nan"``, ``"zero"``, or
-            ``"never"`` when it cannot happen and needs no guard.
+            ``"never"`` when it cannot happen and needs no guard. With a sink it cannot happen.
+        softcap
+            Scaled scores ``s`` become ``softcap · tanh(s / softcap)`` before bias and causal mask.
+        sink
+            Floating logits that take part in every softmax and have no value; broadcasts to
+            ``[B, H, I, S]`` (rank 4).
 
         Returns
         -------

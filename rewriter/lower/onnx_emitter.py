@@ -7,11 +7,19 @@ that flattens); everything here works from opset 11 on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rewriter.algebra.prims import broadcast
 from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike
+from rewriter.lower.attention import (
+    group_size,
+    masked_causally,
+    spelled_out,
+    with_sinks,
+    zero_where_empty,
+)
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
 from rewriter.lower.onnx_pointwise import pointwise, same_dtype, where
@@ -226,6 +234,8 @@ class OnnxEmitter(OnnxWriter):
         bias: Tensor | None = None,
         causal: bool = False,
         empty_row: EmptyRow = "never",
+        softcap: float | None = None,
+        sink: Tensor | None = None,
     ) -> Tensor:
         """Write softmax attention: one operator where the target has one that fits, else spelled out.
 
@@ -234,15 +244,19 @@ class OnnxEmitter(OnnxWriter):
         EmitError
             If dtypes differ or the key heads do not divide the query heads.
         """
-        same_dtype("attention", q, k, v, *([] if bias is None else [bias]))
-        if q.shape[1].divide(k.shape[1]) is None:
-            raise EmitError(f"{q.shape[1]} query heads are no multiple of {k.shape[1]} key heads.")
-        fused = self._fused(q, k, v, scale, bias, causal, empty_row)
-        if fused is not None:
-            return fused if empty_row != "zero" else self._guarded(fused, self._masked(q, k, bias, causal))
-        bias = self._masked(q, k, bias, causal)
-        out = self._plain(q, k, v, scale, bias)
-        return out if empty_row != "zero" else self._guarded(out, bias)
+        same_dtype("attention", *(x for x in (q, k, v, bias, sink) if x is not None))
+        group_size(self, q, k)
+        if sink is not None:
+            # as fast as the softmax of scores and sinks joined, on ONNX Runtime's CPU, and fits operators
+            bias = masked_causally(self, q, k, bias) if causal else bias
+            k, v, bias = with_sinks(self, k, v, bias, sink)
+            causal, empty_row = False, "never"
+        fused = self._fused(q, k, v, scale, bias, causal, empty_row, softcap)
+        if fused is not None and empty_row != "zero":
+            return fused
+        bias = masked_causally(self, q, k, bias) if causal else bias
+        out = spelled_out(self, q, k, v, scale, bias, softcap) if fused is None else fused
+        return out if empty_row != "zero" else zero_where_empty(self, out, bias)
 
     def _fused(
         self,
@@ -253,56 +267,32 @@ class OnnxEmitter(OnnxWriter):
         bias: Tensor | None,
         causal: bool,
         empty_row: EmptyRow,
+        softcap: float | None,
     ) -> Tensor | None:
         """Write one operator, or return None. An empty row may give 0 or NaN where it is to be guarded."""
         if q.dtype not in _FUSED_DTYPES:
             return None
         # ONNX Runtime's kernel gives 0 for an empty row, the standard's definition NaN
         if self._standard_attention and empty_row != "nan":
-            return self._standard(q, k, v, scale, bias, causal)
-        # MultiHeadAttention has one key head per query head and values as wide as keys
+            return self._standard(q, k, v, scale, bias, causal, softcap)
+        # MultiHeadAttention has one key head per query head, values as wide as keys, and no soft cap
         same = q.shape[1] == k.shape[1] and q.shape[1].static and q.shape[3] == v.shape[3]
-        if self.target != "ort" or not same:
+        if self.target != "ort" or not same or softcap is not None:
             return None
         # it aligns its causal mask to the last key, and the mask makes an empty row a finite one
         if causal and (bias is not None or q.shape[2] != k.shape[2]):
-            bias, causal = self._masked(q, k, bias, causal), False
+            bias, causal = masked_causally(self, q, k, bias), False
         return self._runtime(q, k, v, scale, bias, causal)
 
-    def _masked(self, q: Tensor, k: Tensor, bias: Tensor | None, causal: bool) -> Tensor | None:
-        """Return bias and causal mask as one bias."""
-        if not causal:
-            return bias
-        queries, keys = q.shape[2], k.shape[2]
-        visible = self.map("le", self.iota(keys), self.reshape(self.iota(queries), [queries, 1]))
-        mask = where(self, visible, self.constant(0.0, q.dtype), self.constant(-np.inf, q.dtype))
-        mask = self.reshape(mask, [1, 1, queries, keys])
-        return mask if bias is None else self.map("add", bias, mask)
-
-    def _guarded(self, out: Tensor, bias: Tensor | None) -> Tensor:
-        """Return 0 for queries that the bias shows no key. The scores are not read: they have more heads."""
-        if bias is None:
-            return out
-        empty = self.map("eq", self.reduce("max", bias, 3), self.constant(-np.inf, bias.dtype))
-        return where(self, empty, self.constant(0.0, out.dtype), out)
-
-    def _plain(self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> Tensor:
-        batch, heads, queries, _ = q.shape
-        groups, keys = k.shape[1], k.shape[2]
-        if scale != 1.0:
-            q = self.map("mul", q, self.constant(scale, q.dtype))
-        # the query heads that share a key head are more rows of one product
-        rows = queries * (heads.divide(groups) or ONE)
-        scores = self.matmul(
-            self.reshape(q, [batch, groups, rows, q.shape[3]]), self.permute(k, [0, 1, 3, 2])
-        )
-        if bias is not None:
-            scores = self.map("add", self.reshape(scores, [batch, heads, queries, keys]), bias)
-        weights = self.reshape(self.softmax(scores, 3), [batch, groups, rows, keys])
-        return self.reshape(self.matmul(weights, v), [batch, heads, queries, v.shape[3]])
-
     def _standard(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None, causal: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        bias: Tensor | None,
+        causal: bool,
+        softcap: float | None,
     ) -> Tensor:
         inputs = [q, k, v]
         if bias is not None:
@@ -311,7 +301,10 @@ class OnnxEmitter(OnnxWriter):
             finite = self.map("maximum", bias, self.constant(lowest, bias.dtype))
             inputs.append(self._full_rows(finite, q, k))
         shape = (*q.shape[:3], v.shape[3])
-        return self.node("Attention", inputs, shape, q.dtype, scale=float(scale), is_causal=int(causal))
+        settings: dict[str, Any] = {"scale": float(scale), "is_causal": int(causal)}
+        if softcap is not None:
+            settings["softcap"] = float(softcap)  # before mask and bias
+        return self.node("Attention", inputs, shape, q.dtype, **settings)
 
     def _full_rows(self, bias: Tensor, q: Tensor, k: Tensor) -> Tensor:
         """Broadcast queries and keys of a bias: ONNX Runtime broadcasts batch and heads only."""

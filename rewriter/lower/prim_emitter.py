@@ -9,8 +9,8 @@ import numpy as np
 from rewriter.algebra import prims
 from rewriter.algebra.prims import Prim
 from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike
+from rewriter.lower.attention import group_size
 from rewriter.lower.emitter import EmptyRow
-from rewriter.lower.errors import EmitError
 
 __all__ = ["PrimEmitter"]
 
@@ -107,32 +107,42 @@ class PrimEmitter:
         bias: Prim | None = None,
         causal: bool = False,
         empty_row: EmptyRow = "never",
+        softcap: float | None = None,
+        sink: Prim | None = None,
     ) -> Prim:
-        """Softmax attention, spelled out."""
+        """Softmax attention, spelled out: the sinks beside the scores, their weights dropped."""
+        group = group_size(self, q, k)
         (b, h, i, _), g, j, e = q.shape, k.shape[1], k.shape[2], v.shape[3]
-        group = h.divide(g)
-        if group is None:
-            raise EmitError(f"{h} query heads are not a multiple of {g} key heads")
-        q5 = prims.reshape(q, (b, g, group, *q.shape[2:]))
-        k5, v5 = prims.unsqueeze(k, 2), prims.unsqueeze(v, 2)
-        scores = prims.matmul(q5, prims.swap(k5, 3, 4))
-        scores = prims.pointwise("mul", scores, prims.constant(np.float64(scale)), dtype=q.dtype)
+
+        def grouped(x: Prim) -> Prim:
+            """``[B, H, …]`` to ``[B, G, H/G, …]``."""
+            if x.shape[1] == ONE:
+                return prims.unsqueeze(x, 2)
+            return prims.reshape(x, (x.shape[0], g, group, *x.shape[2:]))
+
+        def times(x: Prim, number: float) -> Prim:
+            return prims.pointwise("mul", x, prims.constant(np.float64(number)), dtype=q.dtype)
+
+        scores = times(prims.matmul(grouped(q), prims.swap(prims.unsqueeze(k, 2), 3, 4)), scale)
+        if softcap is not None:
+            scores = times(prims.pointwise("tanh", times(scores, 1 / softcap)), softcap)
         if bias is not None:
-            if bias.shape[1] == ONE:
-                bias5 = prims.unsqueeze(bias, 2)
-            else:
-                bias5 = prims.reshape(bias, (bias.shape[0], g, group, *bias.shape[2:]))
-            scores = prims.pointwise("add", scores, bias5, dtype=q.dtype)
+            scores = prims.pointwise("add", scores, grouped(bias), dtype=q.dtype)
         if causal:
             rows, columns = prims.unsqueeze(prims.iota(i), 1), prims.unsqueeze(prims.iota(j), 0)
             hidden = prims.constant(np.array(-np.inf), q.dtype)
             scores = prims.pointwise(
                 "where", prims.pointwise("le", columns, rows), scores, hidden, dtype=q.dtype
             )
+        if sink is not None:
+            beside = prims.expand(grouped(sink), (b, g, group, i, sink.shape[3]))
+            scores = prims.concat([prims.expand(scores, (b, g, group, i, j)), beside], 4)
         weights = prims.softmax(scores, 4)
+        if sink is not None:
+            weights = prims.slice_(weights, 4, 0, j)
         if empty_row == "zero":
             zero = prims.constant(np.array(0.0), q.dtype)
             weights = prims.pointwise(
                 "where", prims.pointwise("isnan", weights), zero, weights, dtype=q.dtype
             )
-        return prims.reshape(prims.matmul(weights, v5), (b, h, i, e))
+        return prims.reshape(prims.matmul(weights, prims.unsqueeze(v, 2)), (b, h, i, e))

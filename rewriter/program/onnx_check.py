@@ -61,7 +61,8 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
                 raise InputError(
                     f"{path}: output {name!r} of function {function.name!r} is computed by nothing."
                 )
-    _check_expansion(model, path)
+    if model.functions:
+        _check_expansion(model, path)
     return in_order
 
 
@@ -89,7 +90,8 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: 
     later = {name for node in nodes for name in node.output if name}
     in_order = True
     for node in nodes:
-        early = [name for name in node.input if name and not any(name in s for s in reversed(scopes))]
+        missing = [name for name in node.input if name and name not in scope]
+        early = [name for name in missing if not any(name in s for s in scopes)]
         for name in early:
             if name not in later:
                 raise InputError(
@@ -100,7 +102,7 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: 
         if node.op_type == "Einsum":
             _check_einsum(node, path)
         for attribute in node.attribute:
-            if any(t.data_location == onnx.TensorProto.EXTERNAL for t in attribute.tensors):
+            if attribute.tensors and any(map(_is_external, attribute.tensors)):
                 raise InputError(
                     f"{path}: node {_named(node)} has a list of external tensors, which is not supported."
                 )
@@ -115,6 +117,10 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: 
             scope.add(name)
     scope.discard("")
     return in_order
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
 def _named(node: onnx.NodeProto) -> str:
@@ -182,7 +188,7 @@ def _count(
     while stack:
         node = stack.pop()
         count += 1
-        if functions and (key := _function_id(node.domain, node.op_type, node.overload)) in functions:
+        if (key := _function_id(node.domain, node.op_type, node.overload)) in functions:
             calls.append(key)
         for attribute in node.attribute:
             for graph in _subgraphs(attribute):

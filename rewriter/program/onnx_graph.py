@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import count
@@ -15,6 +16,7 @@ import onnx_ir as ir
 
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph, Node, Value
+from rewriter.program.onnx_tensors import inner_graphs
 
 __all__ = ["dtype_name", "function_views", "graph_view", "qualified"]
 
@@ -30,6 +32,8 @@ _NO_NAMES = frozenset({"none", "unknown", "dynamic", "unk"})
 _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
 
 Type = tuple[tuple[Size, ...] | None, str | None]
+Stated = tuple[tuple[int | str, ...] | None, str | None]
+"""Sizes (a number, a name, or "" for neither) and dtype, as a message states them."""
 
 
 def dtype_name(dtype: ir.DataType | int | None) -> str | None:
@@ -47,18 +51,22 @@ class _Shapes:
     """Reads shapes of messages and of the IR; an axis without a size or a name gets a symbol of its own."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._sizes: dict[str, Size] = {}
+        self._sizes: dict[int | str | None, Size] = {}
         self._taken = set(names)
         self._fresh = (name for k in count() if (name := f"_d{k}") not in self._taken)
 
     def size(self, dim: int | str | None) -> Size:
+        known = self._sizes.get(dim)
+        if known is not None:
+            return known
         if isinstance(dim, int) and dim >= 0:
-            return _number(dim)
-        if isinstance(dim, str) and dim.lower() not in _NO_NAMES and any(map(str.isalpha, dim)):
-            if dim not in self._sizes:
-                self._sizes[dim] = self._named(dim)
-            return self._sizes[dim]
-        return Size.symbol(next(self._fresh))
+            size = Size.of(dim)
+        elif isinstance(dim, str) and dim.lower() not in _NO_NAMES and any(map(str.isalpha, dim)):
+            size = self._named(dim)
+        else:
+            return Size.symbol(next(self._fresh))
+        self._sizes[dim] = size
+        return size
 
     def _named(self, name: str) -> Size:
         """Return a formula of dimensions as such; another name is one dimension, spelled as an identifier."""
@@ -72,16 +80,8 @@ class _Shapes:
         self._taken.add(plain)
         return Size.symbol(plain)
 
-    def of_proto(self, value: onnx.ValueInfoProto) -> Type:
-        if not value.type.HasField("tensor_type"):
-            return None, None
-        tensor = value.type.tensor_type
-        dims = None
-        if tensor.HasField("shape"):
-            dims = tuple(
-                self.size(d.dim_value if d.HasField("dim_value") else d.dim_param) for d in tensor.shape.dim
-            )
-        return dims, _known_dtype(tensor.elem_type)
+    def of_stated(self, dims: tuple[int | str, ...] | None, dtype: str | None) -> Type:
+        return None if dims is None else tuple(map(self.size, dims)), dtype
 
     def of_value(self, value: ir.Value) -> Type:
         if value.const_value is not None:
@@ -101,9 +101,6 @@ def _known_dtype(code: int) -> str | None:
         return None
 
 
-_number = cache(Size.of)
-
-
 def _formula(name: str) -> Size | None:
     """Return ``batch``, ``past + 1`` or ``(n) // (4)`` as a size; None for what is no formula."""
     if len(name) > _LONGEST_FORMULA:
@@ -118,6 +115,27 @@ def _formula(name: str) -> Size | None:
             return None
     size = Size.parse(name)
     return None if size.static else size
+
+
+def _stated(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Stated]:
+    """Return what messages say of values. Reading one is slow, so one of each type speaks for all."""
+    known: dict[bytes, Stated] = {}
+    stated: dict[str, Stated] = {}
+    for value in values:
+        key = value.type.SerializeToString()
+        if key not in known:
+            known[key] = _read(value.type)
+        stated[value.name] = known[key]
+    return stated
+
+
+def _read(type_: onnx.TypeProto) -> Stated:
+    if not type_.HasField("tensor_type"):
+        return None, None
+    tensor, dims = type_.tensor_type, None
+    if tensor.HasField("shape"):
+        dims = tuple(d.dim_value if d.HasField("dim_value") else d.dim_param for d in tensor.shape.dim)
+    return dims, _known_dtype(tensor.elem_type)
 
 
 def _inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
@@ -206,13 +224,15 @@ class _View:
     """A graph view in the making."""
 
     def __init__(self, proto: onnx.ModelProto | None) -> None:
-        self._inferred = {} if proto is None else _inferred(proto)
-        described = (*(() if proto is None else proto.graph.input), *self._inferred.values())
-        self.shapes = _Shapes(d.dim_param for v in described for d in v.type.tensor_type.shape.dim)
+        self._inferred = {} if proto is None else _stated(_inferred(proto).values())
+        inputs = {} if proto is None else _stated(proto.graph.input)
+        shapes = {dims for dims, _ in (*inputs.values(), *self._inferred.values()) if dims is not None}
+        self.shapes = _Shapes(dim for dims in shapes for dim in dims if isinstance(dim, str))
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Callable[[], np.ndarray]] = {}
         self.nodes: list[Node] = []
         self._names: set[str] = set()
+        self._numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
 
     def add_constant(self, value: ir.Value, type_: Type, load: Callable[[], np.ndarray]) -> None:
         name = value.name or ""
@@ -233,8 +253,7 @@ class _View:
         self.nodes.append(Node(name, op, (*inputs, *_captured(native)), outputs, native))
 
     def _type(self, value: ir.Value) -> Type:
-        found = self._inferred.get(value.name or "")
-        shape, dtype = (None, None) if found is None else self.shapes.of_proto(found)
+        shape, dtype = self.shapes.of_stated(*self._inferred.get(value.name or "", (None, None)))
         if shape is None or dtype is None:
             declared = self.shapes.of_value(value)
             shape, dtype = declared[0] if shape is None else shape, dtype or declared[1]
@@ -242,7 +261,7 @@ class _View:
 
     def _unique(self, name: str) -> str:
         if name in self._names:
-            name = next(free for k in count(1) if (free := f"{name}_{k}") not in self._names)
+            name = next(free for k in self._numbers[name] if (free := f"{name}_{k}") not in self._names)
         self._names.add(name)
         return name
 
@@ -268,7 +287,7 @@ def _constant(node: ir.Node) -> tuple[Type, Callable[[], np.ndarray]] | None:
 
 def _captured(node: ir.Node) -> Iterator[str]:
     """Yield the names of the outer values that a node's inner graphs read, each once."""
-    graphs = [g for a in node.attributes.values() if not a.is_ref() for g in _graphs(a)]
+    graphs = [g for a in node.attributes.values() for g in inner_graphs(a)]
     if not graphs:
         return
     inner: set[ir.Value] = set()
@@ -281,12 +300,6 @@ def _captured(node: ir.Node) -> Iterator[str]:
         for child in graph:
             inner.update(child.outputs)
             read.update((v, None) for v in child.inputs if v is not None)
-            stack.extend(g for a in child.attributes.values() if not a.is_ref() for g in _graphs(a))
+            stack.extend(g for a in child.attributes.values() for g in inner_graphs(a))
     direct = {v.name for v in node.inputs if v is not None}
     yield from (v.name for v in read if v not in inner and v.name and v.name not in direct)
-
-
-def _graphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return (attribute.as_graph(),)
-    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()

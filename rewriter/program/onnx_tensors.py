@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from rewriter.errors import InputError
 from rewriter.program.onnx_wire import INLINE
 
-__all__ = ["Payload", "attach", "map_tensors", "payload", "root_cause", "skeleton"]
+__all__ = ["Payload", "attach", "inner_graphs", "map_tensors", "payload", "root_cause", "skeleton"]
 
 _LARGE = 1024  # bytes; smaller tensors stay in the message
 
@@ -25,25 +25,34 @@ Replace = Callable[[ir.TensorProtocol, str | None, bool], ir.TensorProtocol | No
 def _replace_tensors(model: ir.Model, replace: Replace) -> list[Callable[[], None]]:
     """Replace the tensors of a model where ``replace`` gives another; return what undoes it."""
     undo: list[Callable[[], None]] = []
-    functions = model.functions.values()
-    for graph in (*model.graphs(), *(g for f in functions for g in f.subgraphs())):
-        for value in graph.initializers.values():
+    graphs: list[ir.Graph | ir.Function] = [*reversed(model.functions.values()), model.graph]
+    while graphs:
+        graph = graphs.pop()
+        for value in graph.initializers.values() if isinstance(graph, ir.Graph) else ():
             old = value.const_value
             new = None if old is None else replace(old, value.name if graph is model.graph else None, False)
             if new is not None:
                 value.const_value = new
                 undo.append(partial(setattr, value, "const_value", old))
-    owners: list[ir.Graph | ir.Function] = [model.graph, *functions]
-    for owner in owners:
-        for node in ir.traversal.RecursiveGraphIterator(owner):
-            for name, attribute in list(node.attributes.items()):
+        for node in graph:
+            for attribute in list(node.attributes.values()):
+                graphs += inner_graphs(attribute)
                 if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
                     continue
                 new = replace(attribute.as_tensor(), None, True)
                 if new is not None:
-                    node.attributes[name] = ir.AttrTensor(name, new, attribute.doc_string)
-                    undo.append(partial(node.attributes.__setitem__, name, attribute))
+                    node.attributes[attribute.name] = ir.AttrTensor(attribute.name, new, attribute.doc_string)
+                    undo.append(partial(node.attributes.__setitem__, attribute.name, attribute))
     return undo
+
+
+def inner_graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    """Return the graphs in an attribute."""
+    if attribute.is_ref():
+        return ()
+    if attribute.type == ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
 
 
 # reading

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from rewriter.algebra.prims import POINTWISE
 from rewriter.algebra.sizes import Size, SizeLike
@@ -15,6 +16,7 @@ from rewriter.lower.errors import EmitError
 from rewriter.lower.onnx_emitter import OnnxEmitter, opset_of_target
 from rewriter.lower.onnx_writer import Tensor, onnx_type
 from rewriter.program.onnx_session import Session
+from tests.lower.attended import attended
 
 OPSETS = (11, 12, 13, 17, 18, 21, 23)
 
@@ -260,24 +262,6 @@ def test_other_targets_are_refused(target: str) -> None:
 # attention
 
 
-def reference(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float, bias: np.ndarray | None, causal: bool
-) -> np.ndarray:
-    wide = np.float64
-    groups = q.shape[1] // k.shape[1]
-    k, v = np.repeat(k.astype(wide), groups, 1), np.repeat(v.astype(wide), groups, 1)
-    scores = q.astype(wide) @ k.swapaxes(2, 3) * scale
-    if bias is not None:
-        scores = scores + bias.astype(wide)
-    if causal:
-        visible = np.arange(k.shape[2])[None] <= np.arange(q.shape[2])[:, None]
-        scores = np.where(visible, scores, -np.inf)
-    with np.errstate(invalid="ignore"):
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        result: np.ndarray = weights / weights.sum(-1, keepdims=True) @ v
-    return result
-
-
 # name, q heads, kv heads, queries, keys, qk width, v width, bias shape, causal
 ATTENTION = [
     ("plain", 4, 4, 5, 7, 8, 8, None, False),
@@ -327,7 +311,7 @@ def test_attention(case: tuple[Any, ...], opset: int, target: str, dynamic: bool
         return e.attention(*xs[:3], scale=0.4, bias=mask, causal=causal, empty_row="never")
 
     result, e = run(emit, *arrays, opset=opset, target=target, shapes=shapes if dynamic else None)
-    expected = reference(q, k, v, 0.4, arrays[3] if bias_shape else None, causal)
+    expected = attended(q, k, v, 0.4, arrays[3] if bias_shape else None, causal)
     np.testing.assert_allclose(result, expected, rtol=2e-5, atol=2e-6)
     operators = {n.op_type for n in e.nodes}
     assert ("Attention" in operators) == target.startswith("onnx:")
@@ -355,7 +339,7 @@ def test_queries_without_keys(
         return e.attention(*xs[:3], scale=0.3, bias=xs[3], causal=causal, empty_row=empty_row)
 
     result, _ = run(emit, q, k, v, bias, opset=opset, target=target)
-    expected = reference(q, k, v, 0.3, bias, causal)
+    expected = attended(q, k, v, 0.3, bias, causal)
     empty = np.isnan(expected)
     assert empty.any() and not empty.all()
     assert np.isnan(result[empty]).all() if empty_row == "nan" else (result[empty] == 0).all()
@@ -380,8 +364,8 @@ def test_rows_of_the_lowest_number_are_not_empty(
         return e.attention(*xs[:3], scale=0.3, bias=xs[3], causal=causal, empty_row=empty_row)
 
     result, _ = run(emit, q, k, v, bias, opset=opset, target=target)
-    expected = reference(q, k, v, 0.3, bias, causal)
-    expected[1] = reference(0 * q[1:], k[1:], v[1:], 1.0, None, causal)[0]  # the scores drown
+    expected = attended(q, k, v, 0.3, bias, causal)
+    expected[1] = attended(0 * q[1:], k[1:], v[1:], 1.0, None, causal)[0]  # the scores drown
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -420,3 +404,93 @@ def test_brain_floats_are_written_as_such() -> None:
     assert out.dtype == "bfloat16"
     attribute = e.nodes[0].attributes["value"].as_tensor()
     assert attribute.numpy().dtype == ml_dtypes.bfloat16
+
+
+# soft caps and sinks
+
+# name, q heads, kv heads, queries, keys, bias shape, causal, softcap, sink shape
+CAPPED: list[tuple[Any, ...]] = [
+    ("capped", 4, 4, 5, 7, None, False, 2.0, None),
+    ("capped, causal", 4, 4, 7, 7, None, True, 2.0, None),
+    ("capped, grouped, bias", 6, 2, 5, 7, (2, 1, 5, 7), False, 2.0, None),
+    ("capped, padding, causal", 6, 2, 7, 7, (2, 1, 1, 7), True, 0.5, None),
+    ("sink", 4, 4, 5, 7, None, False, None, (1, 4, 1, 1)),
+    ("sink, one query", 4, 4, 1, 7, None, False, None, (1, 4, 1, 1)),
+    ("sink, causal, grouped", 6, 2, 7, 7, None, True, None, (1, 6, 1, 1)),
+    ("sink, causal, few queries", 4, 4, 3, 7, None, True, None, (1, 4, 1, 1)),
+    ("sinks by query, bias", 6, 2, 5, 7, (2, 1, 1, 7), False, None, (2, 1, 5, 3)),
+    ("sink, bias per head", 4, 4, 5, 7, (1, 4, 5, 7), True, None, (1, 1, 1, 1)),
+    ("both", 6, 2, 7, 7, (2, 1, 1, 7), True, 2.0, (1, 6, 1, 1)),
+    ("both, nothing else", 4, 4, 5, 7, None, False, 2.0, (2, 4, 5, 1)),
+]
+
+
+def _capped(case: tuple[Any, ...], dtype: str) -> tuple[Emit, list[np.ndarray], list[list[Any]], np.ndarray]:
+    """Return what is emitted, its operands and their symbolic shapes, and what it should give."""
+    _, heads, groups, queries, keys, bias_shape, causal, softcap, sink_shape = case
+    rng = np.random.default_rng(11)
+    kind: Any = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    t = "s" if queries == keys else "t"
+    shapes = [["b", heads, "s", 8], ["b", groups, t, 8], ["b", groups, t, 6]]
+    sizes = [(2, heads, queries, 8), (2, groups, keys, 8), (2, groups, keys, 6)]
+    for shape, last in ((bias_shape, t), (sink_shape, sink_shape and sink_shape[3])):
+        if shape is not None:
+            names = ["b", heads, "s", last]
+            shapes.append([1 if n == 1 else name for n, name in zip(shape, names, strict=True)])
+            sizes.append(shape)
+    arrays = [rng.normal(size=n).astype(kind) for n in sizes]
+    bias = arrays[3] if bias_shape is not None else None
+    sink = arrays[-1] if sink_shape is not None else None
+    if bias is not None:
+        bias[0, :, 0] = -np.inf  # no key is seen: by one query, or by a sequence
+
+    def emit(e: OnnxEmitter, *xs: Tensor) -> Tensor:
+        options: dict[str, Any] = {"softcap": softcap, "sink": xs[-1] if sink is not None else None}
+        mask = xs[3] if bias is not None else None
+        return e.attention(*xs[:3], scale=0.7, bias=mask, causal=causal, empty_row="zero", **options)
+
+    wanted = attended(*arrays[:3], 0.7, bias, causal, 0.0, softcap, sink)
+    return emit, arrays, shapes, wanted
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize(
+    ("opset", "target"), [(11, "onnx"), (17, "ort"), (18, "onnx"), (23, "onnx:23"), (24, "onnx:24")]
+)
+@pytest.mark.parametrize("case", CAPPED, ids=[c[0] for c in CAPPED])
+def test_soft_capped_scores_and_sinks(
+    case: tuple[Any, ...], opset: int, target: str, dtype: str, dynamic: bool
+) -> None:
+    emit, arrays, shapes, wanted = _capped(case, dtype)
+    found, e = run(emit, *arrays, opset=opset, target=target, shapes=shapes if dynamic else None)
+    tolerance = {"float64": 1e-6, "float32": 1e-5, "float16": 4e-3}[dtype]
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+    operators = [n.op_type for n in e.nodes]
+    assert ("Attention" in operators) == (target.startswith("onnx:") and dtype != "float64")
+    if "Attention" in operators:
+        assert "Tanh" not in operators
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("opset", "target"), [(13, "onnx"), (18, "onnx"), (23, "onnx:23"), (25, "onnx:25")])
+@pytest.mark.parametrize("case", CAPPED, ids=[c[0] for c in CAPPED])
+def test_the_standard_says_the_same(case: tuple[Any, ...], opset: int, target: str, dtype: str) -> None:
+    emit, arrays, _, wanted = _capped(case, dtype)
+    e = OnnxEmitter(opset, target)
+    values = [
+        ir.Value(name=f"x{k}", type=ir.TensorType(onnx_type(dtype)), shape=ir.Shape(x.shape))
+        for k, x in enumerate(arrays)
+    ]
+    out = emit(e, *(e.input(v, [Size.of(n) for n in v.shape or ()], dtype) for v in values))
+    graph = ir.Graph(values, [out.value], nodes=e.nodes, opset_imports={"": opset}, name="test")
+    model = ir.to_proto(ir.Model(graph, ir_version=10))
+    (found,) = ReferenceEvaluator(model).run(None, {f"x{k}": x for k, x in enumerate(arrays)})
+    tolerance = 1e-5 if dtype == "float32" else 4e-2
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_a_soft_cap_is_no_reason_to_write_more_than_one_operator() -> None:
+    x = np.zeros((1, 2, 3, 4), np.float32)
+    _, e = run(lambda e, *xs: e.attention(*xs, scale=1.0, softcap=5.0), x, x, x, opset=23, target="onnx:23")
+    assert [n.op_type for n in e.nodes] == ["Attention"]

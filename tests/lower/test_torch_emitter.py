@@ -20,6 +20,7 @@ from rewriter.lower.torch_emitter import TorchEmitter, solve_sizes
 from rewriter.program.fx import trace
 from rewriter.program.program import Replacement
 from rewriter.program.tensors import to_numpy, to_torch
+from tests.lower.attended import attended
 
 torch.set_num_threads(1)
 
@@ -220,30 +221,6 @@ def test_numbers_keep_the_dtype_of_tensors(dtype: str) -> None:
 # attention
 
 
-def attended(
-    q: np.ndarray,
-    k: np.ndarray,
-    v: np.ndarray,
-    scale: float,
-    bias: np.ndarray | None,
-    causal: bool,
-    empty: float,
-) -> np.ndarray:
-    """Return softmax attention in float64; rows that see no key give ``empty``."""
-    q, k, v = (x.astype(np.float64) for x in (q, k, v))
-    k, v = (np.repeat(x, q.shape[1] // x.shape[1], 1) for x in (k, v))
-    scores = q @ k.swapaxes(-1, -2) * scale
-    if bias is not None:
-        scores = scores + bias.astype(np.float64)
-    if causal:
-        scores = np.where(np.tri(*scores.shape[-2:]) == 1, scores, -np.inf)
-    top = scores.max(-1, keepdims=True)
-    weights = np.exp(scores - np.where(np.isfinite(top), top, 0))
-    total = weights.sum(-1, keepdims=True)
-    found: np.ndarray = np.where(total == 0, empty, weights @ v / np.where(total == 0, 1, total))
-    return found
-
-
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize(("queries", "keys"), [(5, 5), (3, 7), (7, 3), (1, 9)])
@@ -298,3 +275,99 @@ def test_a_large_negative_bias_is_no_mask() -> None:
     e, tensors = emitter(q, k, v, bias)
     found = e.attention(*tensors[:3], scale=0.5, bias=tensors[3])
     np.testing.assert_allclose(to_numpy(found), attended(q, k, v, 0.5, bias, False, 0), rtol=1e-5, atol=1e-5)
+
+
+SINKS = [None, (1, "h", 1, 1), (2, 1, "i", 3), (2, "h", "i", 1)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (3, 7), (1, 9)])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("bias_shape", [None, (1, 1, 1, "j"), (2, 1, "i", "j"), (1, "h", "i", 1)])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("sink_shape", SINKS, ids=str)
+def test_soft_capped_scores_and_sinks(
+    dtype: str,
+    heads: int,
+    kv_heads: int,
+    queries: int,
+    keys: int,
+    causal: bool,
+    bias_shape: tuple[Any, ...] | None,
+    softcap: float | None,
+    sink_shape: tuple[Any, ...] | None,
+) -> None:
+    names = {"i": queries, "j": keys, "h": heads}
+
+    def tensor(shape: tuple[Any, ...] | None) -> np.ndarray | None:
+        return None if shape is None else normal(*(names.get(n, n) for n in shape), dtype=dtype)
+
+    q, k, v = (normal(2, h, n, d, dtype=dtype) for h, n, d in
+               ((heads, queries, 8), (kv_heads, keys, 8), (kv_heads, keys, 6)))  # fmt: skip
+    bias, sink = tensor(bias_shape), tensor(sink_shape)
+    if bias is not None and bias.shape[2] > 1:
+        bias[0, :, 0] = -np.inf  # a row that sees no key
+    given = [x for x in (q, k, v, bias, sink) if x is not None]
+    e, tensors = emitter(*given)
+    found = e.attention(
+        *tensors[:3],
+        scale=0.7,
+        bias=tensors[3] if bias is not None else None,
+        causal=causal,
+        empty_row="zero",
+        softcap=softcap,
+        sink=tensors[-1] if sink is not None else None,
+    )
+    assert e.dtype(found) == dtype and e.shape(found) == tuple(Size.of(n) for n in (2, heads, queries, 6))
+    wanted = attended(q, k, v, 0.7, bias, causal, 0, softcap, sink)
+    tolerance = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}[dtype]
+    np.testing.assert_allclose(to_numpy(found).astype(np.float64), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("empty_row", "value"), [("nan", np.nan), ("zero", 0.0)])
+def test_a_soft_capped_row_that_sees_no_key(empty_row: EmptyRow, value: float) -> None:
+    q, k, v = (normal(1, h, 5, 8) for h in (4, 2, 2))
+    bias = normal(1, 1, 5, 5)
+    bias[:, :, 1:3] = -np.inf
+    bias[..., 0] = -np.inf  # and the first row by the causal mask
+    e, tensors = emitter(q, k, v, bias)
+    found = e.attention(
+        *tensors[:3], scale=0.5, bias=tensors[3], causal=True, empty_row=empty_row, softcap=3.0
+    )
+    wanted = attended(q, k, v, 0.5, bias, True, value, 3.0)
+    np.testing.assert_allclose(to_numpy(found), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_sinks_alone_take_all_weight_where_no_key_is_seen() -> None:
+    q, k, v = (normal(1, 2, 4, 8) for _ in range(3))
+    bias, sink = np.full((1, 1, 4, 4), -np.inf, np.float32), normal(1, 2, 1, 1)
+    e, tensors = emitter(q, k, v, bias, sink)
+    found = e.attention(*tensors[:3], scale=0.5, bias=tensors[3], empty_row="nan", sink=tensors[4])
+    assert (to_numpy(found) == 0).all()
+
+
+def test_sinks_are_trained() -> None:
+    q, k, v, sink = (normal(1, 2, n, d) for n, d in ((5, 8), (5, 8), (5, 8), (1, 1)))
+    e, tensors = emitter(q, k, v, sink)
+    learned = [x.requires_grad_() for x in tensors]
+    found = e.attention(*learned[:3], scale=0.5, causal=True, sink=learned[3])
+    grads = torch.autograd.grad(found.square().sum(), learned)
+    scores = (learned[0] @ learned[1].mT * 0.5).masked_fill(torch.ones(5, 5).triu(1) == 1, -torch.inf)
+    weights = torch.cat([scores, learned[3].expand(1, 2, 5, 1)], -1).softmax(-1)[..., :5]
+    wanted = torch.autograd.grad((weights @ learned[2]).square().sum(), learned)
+    for got, want in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_attention_is_one_call() -> None:
+    class Plain(nn.Module):
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            shape = [Size.of(n) for n in q.shape]
+            e = TorchEmitter([(x, shape) for x in (q, k, v)])
+            return e.attention(q, k, v, scale=0.5, causal=True)
+
+    graph = torch.export.export(Plain(), tuple(torch.randn(1, 2, 4, 8) for _ in range(3))).graph
+    assert [n.target for n in graph.nodes if n.op == "call_function"] == [
+        torch.ops.aten.scaled_dot_product_attention.default
+    ]
