@@ -16,7 +16,7 @@ from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.operands import native_reads
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["emit_site", "inputs_of", "replacement"]
+__all__ = ["arrange_operand", "emit_site", "emit_term", "inputs_of", "replacement", "restore"]
 
 Compute = Callable[[Emitter, Canonical], Handle]
 
@@ -24,9 +24,9 @@ Compute = Callable[[Emitter, Canonical], Handle]
 def inputs_of(site: AttentionSite) -> tuple[str, ...]:
     """Return the values that a rewritten site reads: `AttentionSite.inputs` less what is proved away."""
     formula = site.formula
-    terms = [t for t, _ in formula.factors] + ([formula.rest] if formula.rest is not None else [])
+    terms = [*(t for t, _ in formula.factors), *(t for t in (formula.rest, formula.sink) if t is not None)]
     names = [r.prim.value for t in terms for r in native_reads(t)]
-    return tuple(dict.fromkeys([formula.q.value, formula.k.value, formula.v.value, *(n for n in names if n)]))
+    return tuple(dict.fromkeys([*(x.value for x in formula.operands), *(n for n in names if n)]))
 
 
 def replacement(site: AttentionSite, compute: Compute, metadata: Mapping[str, str]) -> Replacement:
@@ -43,22 +43,25 @@ def replacement(site: AttentionSite, compute: Compute, metadata: Mapping[str, st
 def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], compute: Compute) -> Handle:
     """Emit the whole site: operands into canonical layout, ``compute``, the result into its own layout."""
     formula, axes = site.formula, site.formula.axes
+    if formula.q is None or formula.k is None:
+        raise EmitError(f"{site.id}: the scores are no product of queries and keys")
+    if formula.scores is not None or formula.weights is not None:
+        raise EmitError(f"{site.id}: its scores or weights are another function than softmax attention")
     dtype = site.dtype
     batch, heads = axes.batch, (*axes.heads, *axes.groups)
-    q = _operand(e, handles, formula.q, (batch, heads, axes.queries, axes.features), dtype)
-    k = _operand(e, handles, formula.k, (batch, axes.heads, axes.keys, axes.features), dtype)
-    v = _operand(e, handles, formula.v, (batch, axes.heads, axes.keys, axes.v_features), dtype)
+    q = arrange_operand(e, handles, formula.q, (batch, heads, axes.queries, axes.features), dtype)
+    k = arrange_operand(e, handles, formula.k, (batch, axes.heads, axes.keys, axes.features), dtype)
+    v = arrange_operand(e, handles, formula.v, (batch, axes.heads, axes.keys, axes.v_features), dtype)
     for factor, divides in formula.factors:
-        scaled = _term(e, handles, factor, (batch, heads, axes.queries, ()), dtype)
+        scaled = emit_term(e, handles, factor, (batch, heads, axes.queries, ()), dtype)
         q = e.map("div" if divides else "mul", q, scaled)
     q, k, v = (
         _broadcast(e, q, axes, heads),
         _broadcast(e, k, axes, axes.heads),
         _broadcast(e, v, axes, axes.heads),
     )
-    bias = None
-    if formula.rest is not None:
-        bias = _term(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
+    bias = _logits(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
+    sink = _logits(e, handles, formula.sink, (batch, heads, axes.queries, ()), dtype)
     result = compute(
         e,
         Canonical(
@@ -71,16 +74,21 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
             scale=formula.scale,
             empty_row=_guard(site),
             shape=dict(zip("BHGIJDE", _shape(axes), strict=True)),
+            softcap=formula.softcap,
+            sink=sink,
         ),
     )
-    return _restore(e, result, formula, (*batch, *heads, *axes.queries, *axes.v_features))
+    return restore(e, result, formula, (*batch, *heads, *axes.queries, *axes.v_features))
 
 
 def _guard(site: AttentionSite) -> EmptyRow:
     """Return what a form must do about rows that see no key.
 
-    ``uniform`` and ``unmasked`` need nothing: the bias itself is finite and makes them.
+    ``uniform`` and ``unmasked`` need nothing: the bias itself is finite and makes them. A sink is always
+    seen.
     """
+    if site.formula.sink is not None:
+        return "never"
     match site.empty_row:
         case "nan" | "zero":
             return site.empty_row
@@ -100,9 +108,10 @@ def _shape(axes: Axes) -> tuple[Size, ...]:
     )
 
 
-def _operand(
+def arrange_operand(
     e: Emitter, handles: Mapping[str, Handle], operand: Operand, groups: Sequence[Sequence[Atom]], dtype: str
 ) -> Handle:
+    """Bring an operand to one axis per group, in the site's dtype."""
     x = _arrange(e, handles[operand.value], operand.index, groups)
     return x if e.dtype(x) == dtype else e.map("cast", x, dtype=dtype)
 
@@ -141,7 +150,7 @@ def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
 
 
-def _restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> Handle:
+def restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> Handle:
     """Bring ``[B, H, I, E]`` to the layout of the native result."""
     wanted: list[Atom] = []
     for dim in formula.output_index:
@@ -156,7 +165,21 @@ def _restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> 
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
 
 
-def _term(
+def _logits(
+    e: Emitter,
+    handles: Mapping[str, Handle],
+    term: Term | None,
+    groups: Sequence[Sequence[Atom]],
+    dtype: str,
+) -> Handle | None:
+    """Emit what joins the scores, with one axis per group, of size 1 where it does not depend on it."""
+    if term is None:
+        return None
+    x = emit_term(e, handles, term, groups, dtype)
+    return x if e.shape(x) else e.reshape(x, (ONE,) * len(groups))
+
+
+def emit_term(
     e: Emitter, handles: Mapping[str, Handle], term: Term, groups: Sequence[Sequence[Atom]], dtype: str
 ) -> Handle:
     """Emit a term over groups of atoms, in floating point."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rewriter.algebra.evaluate import EvaluationError, evaluate
 from rewriter.algebra.prims import Prim, leaf
+from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
-from rewriter.lower.canonical import emit_site, inputs_of
+from rewriter.lower.canonical import emit_site
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.errors import EmitError
+from rewriter.lower.general import emit_densely
 from rewriter.lower.prim_emitter import PrimEmitter
 from rewriter.sites.oracle import complete, exact, free_inputs
 from rewriter.sites.site import AttentionSite, Band
@@ -42,12 +45,35 @@ EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloa
 
 
 def dense_attention(e: Emitter, a: Canonical) -> Handle:
-    """Emit softmax attention by its definition, the band spelled as a mask."""
-    bias = a.bias
-    if a.band is not None:
-        mask = band_bias(e, a.band, a, e.dtype(a.q))
-        bias = mask if bias is None else e.map("add", bias, mask)
-    return e.attention(a.q, a.k, a.v, scale=a.scale, bias=bias, empty_row=a.empty_row)
+    """Emit softmax attention by its definition, step by step, the band spelled as a mask."""
+    shape = a.shape
+    k, v = (_for_every_head(e, x, shape) for x in (a.k, a.v))
+    dtype = e.dtype(a.q)
+    scores = e.map("mul", e.matmul(a.q, e.permute(k, (0, 1, 3, 2))), e.constant(a.scale, dtype))
+    if a.softcap is not None:
+        cap = e.constant(a.softcap, dtype)
+        scores = e.map("mul", e.map("tanh", e.map("div", scores, cap)), cap)
+    for bias in (a.bias, None if a.band is None else band_bias(e, a.band, a, dtype)):
+        scores = scores if bias is None else e.map("add", scores, bias)
+    if a.sink is None:
+        weights = e.softmax(scores, 3)
+    else:
+        count = e.shape(a.sink)[3]
+        sink = e.expand(a.sink, (shape["B"], shape["H"], shape["I"], count))
+        weights = e.slice(e.softmax(e.concat([scores, sink], 3), 3), 3, 0, shape["J"])
+    if a.empty_row == "zero":
+        weights = e.map("where", e.map("isnan", weights), e.constant(0.0, dtype), weights)
+    return e.matmul(weights, v)
+
+
+def _for_every_head(e: Emitter, x: Handle, shape: Mapping[str, Size]) -> Handle:
+    """Repeat ``[B, G, J, D]`` to ``[B, H, J, D]``: query head ``h`` reads head ``h // (H // G)``."""
+    batch, heads, length, size = e.shape(x)
+    groups = shape["H"].divide(shape["G"])
+    if groups is None or groups == ONE:
+        return x
+    x = e.expand(e.reshape(x, (batch, heads, ONE, length, size)), (batch, heads, groups, length, size))
+    return e.reshape(x, (batch, shape["H"], length, size))
 
 
 def band_bias(e: Emitter, band: Band, a: Canonical, dtype: str) -> Handle:
@@ -94,11 +120,15 @@ def formula_value(
 ) -> np.ndarray:
     """Return the site's formula, evaluated with numpy."""
     prims, e = program.prims(), PrimEmitter()
-    names = inputs_of(site)
+    names = site.inputs
     handles = {n: leaf("operand", prims[n].shape, prims[n].dtype, n) for n in names}
-    (result,) = evaluate(
-        [emit_site(site, e, handles, dense_attention)], {n: arrays[n] for n in names}, dtype=dtype
+    plain = site.formula.q is not None and site.formula.scores is None and site.formula.weights is None
+    whole = (
+        emit_site(site, e, handles, dense_attention)
+        if plain and site.normalizer == "softmax"
+        else emit_densely(site, e, handles)
     )
+    (result,) = evaluate([whole], {n: arrays[n] for n in names}, dtype=dtype)
     return result
 
 

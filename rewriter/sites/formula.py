@@ -56,6 +56,8 @@ class Formula:
 
     Parameters
     ----------
+    q, k
+        None where the scores are no product of the two.
     factors
         Tensors that multiply (or, if flagged, divide) the scores; they do not depend on the keys.
     bias
@@ -69,11 +71,17 @@ class Formula:
         As `Canonical.softcap`; the bias is added after it.
     sink
         One logit per batch, head and query (any of them may be missing) beside those of the keys.
+    scores
+        Where the scores are read as a whole, because they are another function than the above; then
+        ``scale``, ``factors``, ``bias``, ``rest`` and ``softcap`` say nothing.
+    weights
+        Where the weights are read as a whole, because the normalised scores are changed before they meet
+        the values.
     """
 
     axes: Axes
-    q: Operand
-    k: Operand
+    q: Operand | None
+    k: Operand | None
     v: Operand
     scale: float
     factors: tuple[tuple[Term, bool], ...]
@@ -83,6 +91,13 @@ class Formula:
     output_shape: tuple[Size, ...]
     softcap: float | None = None
     sink: Term | None = None
+    scores: Term | None = None
+    weights: Term | None = None
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """Queries, keys and values, as far as there are any."""
+        return tuple(x for x in (self.q, self.k, self.v) if x is not None)
 
     @property
     def split(self) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rewriter.algebra.index import Affine, Atom, einsum_index, resolve
-from rewriter.algebra.prims import Einsum, Prim, Reduce, Softmax
+from rewriter.algebra.index import Affine, Atom, resolve
+from rewriter.algebra.prims import Prim, Reduce, Softmax
 from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import (
     Apply,
@@ -19,33 +21,46 @@ from rewriter.algebra.term import (
     leaves,
     read,
     same,
-    substitute,
     unfold,
 )
+from rewriter.sites.search import Search
+from rewriter.sites.sums import as_sum, factors_of, parts_of, same_factors
 
-__all__ = ["NotWeights", "Weights", "asks_for_empty_rows", "normalised_sum", "parts_of", "weights_of"]
+__all__ = ["NotWeights", "Weights", "asks_for_empty_rows", "quotient", "weights_of"]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that are a softmax over the contracted axis.
+    """Normalised weights over the contracted axis.
 
     Parameters
     ----------
     scores
-        Where the scores are read, at the index of the weights.
+        What is normalised, at the index of the weights.
+    normaliser
+        The tensor that the refusal or the report names.
+    by
+        ``softmax``, ``sum`` (a quotient by the sum over the keys) or ``softmax over queries``.
+    sink
+        A logit that takes part in the softmax and has no value.
     guarded
         A row without visible keys gives zeros: NaN weights are replaced by 0.
     guard
         The condition under which weights become 0, where it is not that they are NaN.
-    normaliser
-        The tensor that the refusal or the report names.
+    changed
+        The weights are changed by another function before they meet the values.
+    mixed
+        The weights of all heads are mixed by a matrix.
     """
 
     scores: Term
-    guarded: bool
     normaliser: Prim
+    by: str = "softmax"
+    sink: Term | None = None
+    guarded: bool = False
     guard: Term | None = None
+    changed: bool = False
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,161 +71,466 @@ class NotWeights:
     normaliser: Prim
 
 
-def parts_of(atoms: Sequence[Atom]) -> tuple[Atom, ...]:
-    """Return atoms as they are now split."""
-    return tuple(p for a in atoms for p in a.parts())
-
-
-def weights_of(weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | None:
+def weights_of(search: Search, weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | None:
     """Return the normaliser behind an operand of a contraction over ``keys``; None when there is none."""
-    tree = unfold(weights, budget=24)
-    found: list[tuple[Term, Term, Prim]] = []
+    tree = unfold(weights, budget=32)
+    found: list[tuple[Term, Weights]] = []
     refusals: list[NotWeights] = []
-    _search(tree, keys, found, refusals)
+    _collect(search, tree, keys, found, refusals)
     if not found:
-        return refusals[0] if refusals else None
-    term, scores, prim = found[0]
-    if len(found) > 1 or refusals:
-        return NotWeights("the weights mix several normalisers", prim)
+        return refusals[0] if refusals else _mixed(search, tree, keys)
+    if len(found) > 1:
+        return _several(search, tree, keys, found)
+    (term, weights_), *_ = found
+    if refusals:
+        return NotWeights("the weights mix several normalisers", weights_.normaliser)
     if same(tree, term):
-        return Weights(scores, False, prim)
+        return weights_
     if _is_guard(tree, term):
-        return Weights(scores, True, prim)
+        return replace(weights_, guarded=True)
     match tree:
         case Apply("where", (condition, Number(0.0), kept)) if same(kept, term):
-            return Weights(scores, True, prim, condition)
+            return replace(weights_, guard=condition)
+        case Apply("where", (condition, kept, Number(0.0))) if same(kept, term):
+            return replace(weights_, guard=Apply("not", (condition,), "bool"))
         case Apply(fn):
-            return NotWeights(
-                f"the weights are changed after the softmax (by {fn}) before they meet the values", prim
-            )
+            return _changed(search, tree, [term], keys, weights_, fn)
         case _:
             return None
 
 
-def _search(
-    term: Term, keys: Sequence[Atom], found: list[tuple[Term, Term, Prim]], refusals: list[NotWeights]
+def _several(
+    search: Search, tree: Term, keys: Sequence[Atom], found: Sequence[tuple[Term, Weights]]
+) -> Weights | NotWeights:
+    """Judge a mixture: positions may be mixed in, a second softmax of data may not."""
+    varying = [w for _, w in found if search.varies(w.scores)]
+    main = varying[0] if varying else found[0][1]
+    if len(varying) > 1:
+        return NotWeights("the weights mix several normalisers", main.normaliser)
+    fn = tree.fn if isinstance(tree, Apply) else ""
+    return _changed(search, tree, [t for t, _ in found], keys, main, fn)
+
+
+def _changed(
+    search: Search, tree: Term, inside: Sequence[Term], keys: Sequence[Atom], weights: Weights, fn: str
+) -> Weights | NotWeights:
+    """Allow functions of the weights alone; what varies with data and key is a gate or a late mask."""
+    wanted = frozenset(parts_of(keys))
+    for other in _others(tree, inside):
+        if isinstance(other, Read) and other.atoms & wanted and search.varies(other):
+            reason = f"the weights are changed after the {weights.by} (by {fn}) before they meet the values"
+            return NotWeights(reason, weights.normaliser)
+    return replace(weights, changed=True)
+
+
+def _others(tree: Term, inside: Sequence[Term]) -> list[Term]:
+    if any(same(tree, term) for term in inside):
+        return []
+    if isinstance(tree, Apply):
+        return [t for arg in tree.args for t in _others(arg, inside)]
+    return [tree]
+
+
+def _mixed(search: Search, tree: Term, keys: Sequence[Atom]) -> Weights | NotWeights | None:
+    """Look through a contraction of the weights of all heads with a matrix."""
+    wanted = frozenset(parts_of(keys))
+    mixtures = [s for t in leaves(tree) if (s := as_sum(t)) is not None and len(s.factors) == 2]
+    for mixture in mixtures:
+        for inner, matrix in (mixture.factors, mixture.factors[::-1]):
+            if not isinstance(inner, Read) or search.varies(matrix) or depends_on(matrix) & wanted:
+                continue
+            weights = weights_of(search, inner, keys)
+            if isinstance(weights, Weights) and not weights.mixed:
+                return _changed(
+                    search, tree, [mixture.whole], keys, replace(weights, mixed=True), "a function"
+                )
+            if weights is not None:
+                return weights
+    return None
+
+
+def _collect(
+    search: Search,
+    term: Term,
+    keys: Sequence[Atom],
+    found: list[tuple[Term, Weights]],
+    refusals: list[NotWeights],
 ) -> None:
     """Collect the distinct normalisers in a term, with their scores, and those that do not fit."""
-    known = _as_softmax(term, keys)
+    known = _as_weights(search, term, keys)
     if isinstance(known, NotWeights):
         refusals.append(known)
     elif known is not None:
-        if not any(same(term, other) for other, _, _ in found):
-            found.append((term, *known))
+        if not any(same(term, other) for other, _ in found):
+            found.append((term, known))
     elif isinstance(term, Apply):
         for arg in term.args:
-            _search(arg, keys, found, refusals)
+            _collect(search, arg, keys, found, refusals)
 
 
 def _is_guard(tree: Term, weights: Term) -> bool:
     match tree:
         case Apply("where", (Apply("isnan", (tested,)), Number(0.0), kept)):
             return same(tested, weights) and same(kept, weights)
+        case Apply("where", (Apply("not", (Apply("isnan", (tested,)),)), kept, Number(0.0))):
+            return same(tested, weights) and same(kept, weights)
         case _:
             return False
 
 
 def asks_for_empty_rows(condition: Term, bias: Term, keys: Sequence[Atom]) -> bool:
-    """Whether a condition says that the largest entry of ``bias`` over the keys is -inf."""
+    """Whether a condition says that the bias is -inf at every key: ``max over keys of bias == -inf``."""
     match condition:
-        case Apply("eq", (Read(Prim(form=Reduce("max", (axis,))) as prim, index), Number(value))):
-            pass
+        case Apply("eq", (Read(Prim(form=Reduce("max", axes)) as top, index), Number(value))) if (
+            value == -np.inf
+        ):
+            return _reduces(top, axes, index, bias, keys)
+        case Apply("isinf", (Read(Prim(form=Reduce("max", axes)) as top, index),)):
+            return _reduces(top, axes, index, bias, keys)
+        case Apply("not", (Read(Prim(form=Reduce("max", axes)) as top, index),)):
+            visible = _visible(bias)
+            return visible is not None and _reduces(top, axes, index, visible, keys)
         case _:
             return False
-    total, stride = Affine(ZERO), ONE
-    for atom in reversed(parts_of(keys)):
-        total, stride = total.plus(Affine.of(atom).times(stride)), stride * atom.size
-    operand = prim.inputs[0]
-    if value != -np.inf or operand.shape[axis] != stride:
-        return False
-    return same(unfold(Read(operand, (*index[:axis], total, *index[axis:])), budget=64), bias)
 
 
-def _as_softmax(term: Term, keys: Sequence[Atom]) -> tuple[Term, Prim] | NotWeights | None:
-    """Return ``(scores, normaliser)`` if the term is a softmax over ``keys``."""
+def _visible(bias: Term) -> Term | None:
+    """Return the condition that makes a bias hide keys by -inf, if that is all it does."""
+    match bias:
+        case Apply("where", (condition, Number(0.0), Number(fill))) if fill == -np.inf:
+            return condition
+        case _:
+            return None
+
+
+def _reduces(
+    top: Prim, axes: Sequence[int], index: tuple[Affine, ...], body: Term, keys: Sequence[Atom]
+) -> bool:
+    """Whether a reduction over ``axes`` runs over exactly ``body`` along the keys."""
+    inner, bound = _under(top, axes, index)
+    return same_factors([inner], [body], bound, keys)
+
+
+def _under(top: Prim, axes: Sequence[int], index: tuple[Affine, ...]) -> tuple[Term, list[Atom]]:
+    """Return what a reduction runs over, as a term, and the atoms of the axes that it drops."""
+    operand = top.inputs[0]
+    bound = [Atom(operand.shape[axis]) for axis in axes]
+    full = list(index)
+    for axis, atom in zip(axes, bound, strict=True):
+        full.insert(axis, Affine(ZERO) if atom.size == ONE else Affine.of(atom))
+    return unfold(Read(operand, tuple(full)), budget=64), [a for a in bound if a.size != ONE]
+
+
+def _as_weights(search: Search, term: Term, keys: Sequence[Atom]) -> Weights | NotWeights | None:
     match term:
         case Read(Prim(form=Softmax(axis, False)) as prim, index):
             return _over(prim, axis, index, keys)
         case Apply("exp", (Read(Prim(form=Softmax(axis, True)) as prim, index),)):
             return _over(prim, axis, index, keys)
-        case Apply("div", (numerator, denominator), _, Read(prim, _)):
-            return _as_quotient(numerator, denominator, prim, keys)
-        case Apply("mul", (numerator, Apply("reciprocal", (denominator,))), _, Read(prim, _)):
-            return _as_quotient(numerator, denominator, prim, keys)
-        case Apply("mul", (Apply("reciprocal", (denominator,)), numerator), _, Read(prim, _)):
-            return _as_quotient(numerator, denominator, prim, keys)
+        case Apply(_, _, _, Read(prim, _)):
+            parts = quotient(term)
+            if parts is None:
+                return None
+            found = _divided(search, *parts, prim, keys)
+            return found[0] if isinstance(found, tuple) and not found[1] else _only_refusal(found)
         case _:
             return None
 
 
-def _over(
-    prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
-) -> tuple[Term, Prim] | NotWeights:
+def _only_refusal(found: tuple[Weights, list[Term]] | NotWeights | None) -> NotWeights | None:
+    return found if isinstance(found, NotWeights) else None
+
+
+def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]) -> Weights | NotWeights:
     at = resolve(index)[axis]
     length = prim.shape[axis]
     here, wanted = at.atoms, frozenset(parts_of(keys))
-    if here == wanted and at.start == ZERO and product(a.size for a in here) == length:
-        return read(prim.inputs[0], index), prim
+    taken = product(a.size for a in here)
+    if here == wanted and at.dense() is not None:
+        scores = read(prim.inputs[0], index)
+        if at.start == ZERO and taken == length:
+            return Weights(scores, prim)
+        sink = _sink(prim, axis, index, at)
+        if sink is not None and length - taken == ONE:
+            return Weights(scores, prim, sink=sink)
     if not here & wanted:
         reason = "the softmax runs over another axis than the one that is summed with the values"
     elif here < wanted:
         reason = "the sum with the values runs over more axes than the softmax"
     elif here == wanted:
-        reason = (
-            f"the softmax runs over {length} entries, of which only some are summed with the values (a sink)"
-        )
+        reason = f"the softmax runs over {length} entries, of which {taken} are summed with these values"
     else:
         reason = "the softmax runs over more axes than the one that is summed with the values"
     return NotWeights(reason, prim)
 
 
-def _as_quotient(
-    numerator: Term, denominator: Term, prim: Prim, keys: Sequence[Atom]
-) -> tuple[Term, Prim] | NotWeights | None:
-    verdict = normalised_sum(numerator, denominator, keys)
-    if isinstance(verdict, str):
-        return NotWeights(verdict, prim)
-    return None if verdict is None else (verdict, prim)
+def _sink(prim: Prim, axis: int, index: tuple[Affine, ...], at: Affine) -> Term | None:
+    """Return the one logit beside those of the keys; None if it is computed from keys itself."""
+    end = at.highest() + 1
+    place = ZERO if at.start == ONE else end
+    beside = (*index[:axis], Affine(place), *index[axis + 1 :])
+    logit = unfold(Read(prim.inputs[0], beside), budget=16)
+    return None if any(isinstance(t, Read) and as_sum(t) is not None for t in leaves(logit)) else logit
 
 
-def normalised_sum(numerator: Term, denominator: Term, keys: Sequence[Atom]) -> Term | str | None:
-    """Return the scores ``s`` if the quotient is ``exp(s) / sum over keys of exp(s)``."""
-    if not isinstance(numerator, Apply) or numerator.fn != "exp":
-        return None
-    exact = denominator
-    if isinstance(denominator, Apply):
-        sums = [t for t in denominator.args if isinstance(t, Read) and _is_sum(t)]
-        if denominator.fn in ("add", "maximum") and len(sums) == 1:
-            exact = sums[0]
-    if not isinstance(exact, Read) or not _is_sum(exact):
-        return None
-    form = exact.prim.form
-    assert isinstance(form, Einsum)
-    (index,), bound = einsum_index(form, exact.prim.shape, exact.index, exact.prim.inputs)
-    inner = unfold(Read(exact.prim.inputs[0], index), budget=64)
-    own, wanted = parts_of(bound), parts_of(keys)
-    if [a.size for a in own] != [a.size for a in wanted]:
-        return "the exponentials are normalised over another axis than the one that is summed with the values"
-    renamed = substitute(inner, {a: Affine.of(b) for a, b in zip(own, wanted, strict=True)})
-    if not same(renamed, numerator):
-        return "the exponentials are divided by the sum of something else"
-    if exact is not denominator:
-        return "the softmax denominator has a constant added or is clamped"
-    return _exponent(numerator.args[0], frozenset(wanted))
+# quotients
 
 
-def _is_sum(term: Read) -> bool:
-    return isinstance(term.prim.form, Einsum) and len(term.prim.inputs) == 1
-
-
-def _exponent(term: Term, keys: frozenset[Atom]) -> Term:
-    """Drop what is subtracted from the scores and does not depend on the key: it cancels."""
+def quotient(term: Term) -> tuple[list[Term], Term] | None:
+    """Return ``(factors of the numerator, denominator)`` of a term that divides, however it is spelled."""
     match term:
-        case Apply("sub", (scores, shift)) if not depends_on(shift) & keys and not _hides(shift, keys):
-            return scores
+        case Apply("div", (top, bottom)) if not isinstance(bottom, Number):
+            scale, factors = factors_of(top)
+            return ([*factors] if scale == 1.0 else [Number(scale), *factors]), bottom
+        case Apply("exp" | "exp2", (Apply("sub", (scores, shift)),)):
+            return _by_logarithm(term, scores, shift)
+        case Apply("mul"):
+            _, factors = factors_of(term)
+            inverses = [(k, d) for k, f in enumerate(factors) if (d := _inverse(f)) is not None]
+            if len(inverses) != 1:
+                return None
+            at, bottom = inverses[0]
+            return [f for k, f in enumerate(factors) if k != at], bottom
         case _:
-            return term
+            return None
 
 
-def _hides(term: Term, keys: frozenset[Atom]) -> bool:
-    return any(isinstance(t, Read) and t.atoms & keys for t in leaves(term))
+def _inverse(term: Term) -> Term | None:
+    match term:
+        case Apply("reciprocal", (bottom,)) | Apply("pow", (bottom, Number(-1.0))):
+            return bottom
+        case Apply("div", (Number(1.0), bottom)):
+            return bottom
+        case _:
+            return None
+
+
+def _by_logarithm(term: Apply, scores: Term, shift: Term) -> tuple[list[Term], Term] | None:
+    """Read ``exp(s - log sum)`` as ``exp(s) / sum``, with or without a maximum taken out of the sum."""
+    summands = _summands(shift)
+    for k, summand in enumerate(summands):
+        bottom: Term | None = None
+        match summand:
+            case Apply("log", (inside,)):
+                bottom = inside
+            case Read(Prim(form=Reduce("logsumexp"))):
+                bottom = summand
+        if bottom is None:
+            continue
+        rest = scores
+        for other in summands[:k] + summands[k + 1 :]:
+            rest = Apply("sub", (rest, other), term.dtype)
+        return [Apply(term.fn, (rest,), term.dtype)], bottom
+    return None
+
+
+def _summands(term: Term) -> list[Term]:
+    match term:
+        case Apply("add", (a, b)):
+            return _summands(a) + _summands(b)
+        case _:
+            return [term]
+
+
+def divided(
+    search: Search, top: Sequence[Term], bottom: Term, prim: Prim, keys: Sequence[Atom]
+) -> tuple[Weights, list[Term]] | NotWeights | None:
+    """Read factors over a denominator as weights over ``keys``, and what is left of the factors."""
+    return _divided(search, list(top), bottom, prim, keys)
+
+
+def _divided(
+    search: Search, top: list[Term], bottom: Term, prim: Prim, keys: Sequence[Atom]
+) -> tuple[Weights, list[Term]] | NotWeights | None:
+    match bottom:
+        case Apply("where", (Apply("eq", (tested, Number(0.0))), Number(), kept)) if same(tested, kept):
+            found = _divided(search, top, kept, prim, keys)
+            return (replace(found[0], guarded=True), found[1]) if isinstance(found, tuple) else found
+        case Read(Prim(form=Reduce("logsumexp", axes)) as lse, index):
+            inner, bound = _under(lse, axes, index)
+            hit = _matching(top, [Apply("exp", (inner,), None)], bound, keys)
+            return None if hit is None else _weights(search, hit, prim, keys, None, False, top)
+    total, sink, changed = _denominator(bottom)
+    if total is None:
+        return None
+    bottom_sum = as_sum(total)
+    if bottom_sum is None or bottom_sum.scale != 1.0:
+        return None
+    factors = [t for f in bottom_sum.factors for t in _spelled(f)]
+    hit = _matching(top, factors, bottom_sum.bound, keys)
+    if hit is None:
+        return _unmatched(top, factors, bottom_sum.bound, prim, keys)
+    return _weights(search, hit, prim, keys, sink, changed, top)
+
+
+def _spelled(factor: Term) -> list[Term]:
+    if isinstance(factor, Read):
+        factor = unfold(factor, budget=64)
+    return factors_of(factor)[1]
+
+
+def _matching(
+    top: Sequence[Term], factors: Sequence[Term], bound: Sequence[Atom], keys: Sequence[Atom]
+) -> list[Term] | None:
+    """Return the factors of the numerator that are those of the sum, or None."""
+    if not factors:
+        return None
+    for chosen in itertools.combinations(top, len(factors)):
+        if same_factors(factors, chosen, bound, keys):
+            return list(chosen)
+    return None
+
+
+def _unmatched(
+    top: Sequence[Term], factors: Sequence[Term], bound: Sequence[Atom], prim: Prim, keys: Sequence[Atom]
+) -> NotWeights | None:
+    if not any(_exponent(t) is not None for t in top):
+        return None
+    own, wanted = parts_of(bound), parts_of(keys)
+    if sorted(str(a.size) for a in own) != sorted(str(a.size) for a in wanted):
+        reason = (
+            "the exponentials are normalised over another axis than the one that is summed with the values"
+        )
+    else:
+        reason = "the exponentials are divided by the sum of something else"
+    return NotWeights(reason, prim)
+
+
+def _denominator(bottom: Term) -> tuple[Term | None, Term | None, bool]:
+    """Return the sum in a denominator, a logit added to it, and whether it is changed otherwise."""
+    if as_sum(bottom) is not None:
+        return bottom, None, False
+    if not isinstance(bottom, Apply) or len(bottom.args) != 2:
+        return None, None, False
+    a, b = bottom.args
+    total, other = (a, b) if as_sum(a) is not None else (b, a)
+    if as_sum(total) is None:
+        return None, None, False
+    if bottom.fn == "add":
+        logit = _exponent(other)
+        return total, logit, logit is None
+    return (total, None, True) if bottom.fn == "maximum" else (None, None, False)
+
+
+def _weights(
+    search: Search,
+    hit: list[Term],
+    prim: Prim,
+    keys: Sequence[Atom],
+    sink: Term | None,
+    changed: bool,
+    top: Sequence[Term],
+) -> tuple[Weights, list[Term]] | NotWeights | None:
+    rest = [t for t in top if not any(t is h for h in hit)]
+    wanted = frozenset(parts_of(keys))
+    exponents = [e for t in hit if (e := _exponent(t)) is not None]
+    masks = [t for t in hit if _exponent(t) is None]
+    if len(exponents) == 1:
+        scores, shift = _unshifted(exponents[0], wanted)
+        if sink is not None and shift:
+            moved = _without(sink, shift)
+            if moved is None and not isinstance(sink, Number):
+                return NotWeights("something is added to the softmax denominator", prim)
+            sink, changed = moved, changed or moved is None
+        for mask in masks:
+            if not _is_bool(mask):
+                return NotWeights("the exponentials are multiplied by a tensor that is not a mask", prim)
+            scores = Apply("where", (mask, scores, Number(-math.inf)), None)
+        return Weights(scores, prim, sink=sink, changed=changed), rest
+    if exponents or sink is not None:
+        return None
+    return _renormalised(search, hit, prim, keys, changed, rest)
+
+
+def _renormalised(
+    search: Search, hit: list[Term], prim: Prim, keys: Sequence[Atom], changed: bool, rest: list[Term]
+) -> tuple[Weights, list[Term]] | NotWeights | None:
+    """Something else than exponentials, divided by its own sum over the keys."""
+    softmaxes = [
+        t for f in hit for t in leaves(f) if isinstance(t, Read) and isinstance(t.prim.form, Softmax)
+    ]
+    if not softmaxes:
+        whole: Term = hit[0]
+        for other in hit[1:]:
+            whole = Apply("mul", (whole, other), None)
+        return Weights(whole, prim, by="sum", changed=changed), rest
+    first = softmaxes[0]
+    form = first.prim.form
+    assert isinstance(form, Softmax)
+    over = _over(first.prim, form.axis, first.index, keys)
+    if isinstance(over, NotWeights):
+        before = read(first.prim.inputs[0], first.index)
+        return Weights(before, first.prim, by="softmax over queries", changed=True), rest
+    masks = [t for t in hit if not same(t, first)]
+    if len(softmaxes) == 1 and len(masks) == len(hit) - 1 and all(map(_is_bool, masks)) and not changed:
+        scores: Term = over.scores
+        for mask in masks:
+            scores = Apply("where", (mask, scores, Number(-math.inf)), None)
+        return replace(over, scores=scores), rest
+    return replace(over, changed=True), rest
+
+
+def _is_bool(term: Term) -> bool:
+    match term:
+        case Read(prim, _):
+            return prim.dtype == "bool"
+        case Apply("cast", (inner,)):
+            return _is_bool(inner)
+        case Apply(_, _, dtype):
+            return dtype == "bool"
+        case _:
+            return False
+
+
+def _exponent(term: Term) -> Term | None:
+    """Return ``s`` of ``exp(s)``, in whatever base it is spelled."""
+    match term:
+        case Apply("exp", (scores,)):
+            return scores
+        case Apply("exp2", (scores,)):
+            return Apply("mul", (scores, Number(math.log(2.0))), term.dtype)
+        case Apply("pow", (Number(base), scores)) if base > 0:
+            return Apply("mul", (scores, Number(math.log(base))), term.dtype)
+        case Number(value) if value > 0:
+            return Number(math.log(value))
+        case _:
+            return None
+
+
+def _unshifted(term: Term, keys: frozenset[Atom]) -> tuple[Term, list[Term]]:
+    """Drop what is subtracted from the scores and does not depend on the key: it cancels."""
+    shift: list[Term] = []
+    while True:
+        match term:
+            case Apply("sub", (scores, by)) if not depends_on(by) & keys:
+                shift.append(by)
+                term = scores
+            case Apply("mul", (Apply("sub", (scores, by)), Number(c))) if not depends_on(by) & keys:
+                shift.append(Apply("mul", (by, Number(c)), None))
+                term = Apply("mul", (scores, Number(c)), None)
+            case _:
+                return term, shift
+
+
+def _without(logit: Term, shift: Sequence[Term]) -> Term | None:
+    """Return a logit of the denominator before the shift that the scores had, too, was taken off."""
+    for by in shift:
+        match logit:
+            case Apply("sub", (inner, other)) if same(other, by):
+                logit = inner
+            case Apply("neg", (other,)) if same(other, by):
+                logit = Number(0.0)
+            case _:
+                return None
+    return logit
+
+
+def over_queries(search: Search, weights: Read, keys: Sequence[Atom]) -> Weights | None:
+    """Return weights that are a softmax over another axis than the keys, and nothing else, or None."""
+    del search
+    tree = unfold(weights, budget=8)
+    if isinstance(tree, Read) and isinstance(tree.prim.form, Softmax):
+        axis = tree.prim.form.axis
+        if not resolve(tree.index)[axis].atoms & frozenset(parts_of(keys)):
+            return Weights(read(tree.prim.inputs[0], tree.index), tree.prim, by="softmax over queries")
+    return None

@@ -21,7 +21,9 @@ def position(atoms: Sequence[Atom]) -> Affine:
     return total
 
 
-def choose_operand(start: Read, groups: Sequence[Sequence[Atom]]) -> tuple[Operand, float] | str:
+def choose_operand(
+    start: Read, groups: Sequence[Sequence[Atom]], peel: bool = True
+) -> tuple[Operand, float] | str:
     """Return where to read an operand from, and the constant factor that was peeled off on the way.
 
     Parameters
@@ -30,11 +32,13 @@ def choose_operand(start: Read, groups: Sequence[Sequence[Atom]]) -> tuple[Opera
         The operand of the contraction.
     groups
         Atoms per canonical axis. A tensor with any other axis is passed over.
+    peel
+        Whether constant factors may be taken off.
     """
     wanted = [position(g) for g in groups]
     kept = frozenset(a for g in groups for a in g)
     best: tuple[int, Operand, float] | None = None
-    for at, scale in _behind(start):
+    for at, scale in _behind(start, peel):
         if at.prim.value is None:
             continue
         index = resolve(at.index)
@@ -49,7 +53,7 @@ def choose_operand(start: Read, groups: Sequence[Sequence[Atom]]) -> tuple[Opera
     return best[1], best[2]
 
 
-def _behind(start: Read) -> Iterator[tuple[Read, float]]:
+def _behind(start: Read, peel: bool) -> Iterator[tuple[Read, float]]:
     """Yield reads of the same values, nearest first, through views and constant factors."""
     scale = 1.0
     while True:
@@ -59,7 +63,7 @@ def _behind(start: Read) -> Iterator[tuple[Read, float]]:
             if isinstance(at.prim.form, Map) and at.prim.form.fn == "cast":
                 return
         prim = at.prim
-        if not (isinstance(prim.form, Map) and prim.form.fn in ("mul", "div")):
+        if not (peel and isinstance(prim.form, Map) and prim.form.fn in ("mul", "div")):
             return
         index = resolve(at.index)
         sides = [Read(x, operand_index(x.shape, prim.shape, index)) for x in prim.inputs]

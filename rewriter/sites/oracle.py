@@ -10,6 +10,7 @@ import numpy as np
 from rewriter.algebra.evaluate import evaluate
 from rewriter.algebra.prims import Prim
 from rewriter.algebra.term import Read, Term, leaves
+from rewriter.sites.operands import native_reads
 from rewriter.sites.site import AttentionSite
 from rewriter.sites.values import Known
 
@@ -26,7 +27,8 @@ def free_inputs(program: Program, site: AttentionSite) -> tuple[str, ...]:
     a padding mask is computed from that, which is free.
     """
     formula, prims = site.formula, program.prims()
-    names = dict.fromkeys((formula.q.value, formula.k.value, formula.v.value))
+    names = dict.fromkeys(x.value for x in formula.operands)
+    names.update(dict.fromkeys(_wholes(site)))
     known = Known()
     for leaf in _bias_leaves(site):
         if leaf.prim.value is not None and not known.closed(leaf.prim):
@@ -63,8 +65,16 @@ def exact(
     return result
 
 
+def _wholes(site: AttentionSite) -> Iterator[str]:
+    """Yield the tensors that hold scores or weights which are not looked into."""
+    for term in (site.formula.scores, site.formula.weights):
+        if term is not None:
+            yield from (r.prim.value for r in native_reads(term) if r.prim.value is not None)
+
+
 def _bias_leaves(site: AttentionSite) -> Iterator[Read]:
-    terms: Sequence[Term | None] = [site.formula.bias, *(t for t, _ in site.formula.factors)]
+    formula = site.formula
+    terms: Sequence[Term | None] = [formula.bias, formula.sink, *(t for t, _ in formula.factors)]
     for term in terms:
         if term is not None:
             yield from (leaf for leaf in leaves(term) if isinstance(leaf, Read))

@@ -295,7 +295,7 @@ class Origin:
 def constant_operands(origin: Origin, formula: Formula) -> tuple[str, ...]:
     """Return which of ``q``, ``k`` and ``v`` are proved not to depend on the model's inputs."""
     operands = (("q", formula.q), ("k", formula.k), ("v", formula.v))
-    return tuple(name for name, operand in operands if not origin.varies(origin.prims[operand.value]))
+    return tuple(name for name, x in operands if x is not None and not origin.varies(origin.prims[x.value]))
 
 
 def _settle(

@@ -6,12 +6,35 @@ from collections.abc import Iterable
 
 from rewriter.algebra.index import Atom, Index, atoms_of, resolve
 from rewriter.algebra.sizes import ONE
-from rewriter.algebra.term import Read, depends_on, leaves, unfold
+from rewriter.algebra.term import Read, Term, depends_on, leaves, unfold
 from rewriter.sites.formula import Axes
-from rewriter.sites.normalise import parts_of
 from rewriter.sites.scores import Product
+from rewriter.sites.sums import parts_of
 
-__all__ = ["assign_roles"]
+__all__ = ["assign_roles", "assign_roles_without_product"]
+
+
+def assign_roles_without_product(scores: Term, v: Read, keys: tuple[Atom, ...], output: Index) -> Axes | str:
+    """Sort the atoms of a site whose scores hold no product of queries and keys."""
+    keys = parts_of(keys)
+    in_v = depends_on(unfold(v, budget=32))
+    order = [p for a in _in_order(output) for p in a.parts()]
+    in_s = depends_on(scores)
+    stray = (in_s | in_v) - frozenset(order) - frozenset(keys)
+    if stray:
+        return f"an axis of size {next(iter(stray)).size} is neither summed nor kept"
+    if any(a not in in_v for a in keys):
+        return "the values do not depend on the axis that is summed with them"
+    lost = [a for a in order if a not in in_s and a not in in_v]
+    if lost:
+        return f"an axis of size {lost[0].size} of the output is in neither weights nor values"
+    shared = [a for a in order if a in in_s and a in in_v]
+    queries = tuple(a for a in order if a in in_s and a not in in_v)
+    v_features = tuple(a for a in order if a in in_v and a not in in_s)
+    beside = _beside(v_features, (v,))
+    heads = tuple(a for a in shared if a in beside)
+    batch = tuple(a for a in shared if a not in beside)
+    return Axes(batch, heads, (), queries, keys, (), v_features)
 
 
 def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Index) -> Axes | str:

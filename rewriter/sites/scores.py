@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from rewriter.algebra.index import Atom, einsum_index
-from rewriter.algebra.prims import Einsum
+from rewriter.algebra.index import Atom
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, unfold
-from rewriter.sites.normalise import parts_of
+from rewriter.sites.search import Miss, Search
+from rewriter.sites.sums import Sum, as_sum, parts_of
 
 __all__ = ["MASKING", "Product", "Scores", "read_scores"]
 
 MASKING = -1e30
 """A number at or below this hides a key: added to or put in place of any score it leaves itself."""
 
+REPLACING = -1e8
+"""A number at or below this hides a key when it is put in place of the score."""
+
 
 @dataclass(frozen=True)
 class Product:
-    """A contraction of queries and keys over feature atoms."""
+    """A contraction of queries and keys over feature atoms.
+
+    Parameters
+    ----------
+    q, k
+        The sides: only the second depends on the key atoms.
+    features
+        Atoms that are summed.
+    scale, factors
+        Numbers and tensors that multiply the product inside of the contraction.
+    """
 
     whole: Read
     q: Read
     k: Read
     features: tuple[Atom, ...]
+    scale: float = 1.0
+    factors: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True)
 class Scores:
-    """``scale · factor · q kᵀ + bias``.
+    """``scale · factor · q kᵀ + bias``, soft-capped before the bias if so.
 
     Parameters
     ----------
+    product
+        None where the scores hold no product of queries and keys.
     scale
         Constant factor.
     factors
@@ -39,15 +56,25 @@ class Scores:
         the flag is set.
     bias
         What is added, or None.
+    softcap
+        ``c`` of ``c · tanh(scores / c)``.
+    whole
+        The scores as a read, where they are another function of the product than this: then nothing
+        else is said of them.
+    mixed
+        The products of all heads are mixed by a matrix.
     """
 
-    product: Product
-    scale: float
-    factors: tuple[tuple[Term, bool], ...]
-    bias: Term | None
+    product: Product | None
+    scale: float = 1.0
+    factors: tuple[tuple[Term, bool], ...] = ()
+    bias: Term | None = None
+    softcap: float | None = None
+    whole: Term | None = None
+    mixed: bool = False
 
 
-def read_scores(scores: Term, keys: Sequence[Atom], values: frozenset[Atom]) -> Scores | str:
+def read_scores(search: Search, scores: Term, keys: Sequence[Atom], values: frozenset[Atom]) -> Scores | Miss:
     """Find ``q kᵀ`` in the scores and write the rest as an affine function of it.
 
     Parameters
@@ -58,25 +85,48 @@ def read_scores(scores: Term, keys: Sequence[Atom], values: frozenset[Atom]) -> 
         Atoms the softmax runs over.
     values
         Atoms that the values depend on: an atom of the query side that they also have is batch.
-
-    Returns
-    -------
-    Scores or str
-        A sentence when there is no product of queries and keys, or it is used in another way.
     """
-    start = scores
-    tree = unfold(start, budget=64) if isinstance(start, Read) else start
-    products = [p for p in map(lambda t: _product(t, keys), _distinct_reads(tree)) if p is not None]
+    tree = unfold(scores, budget=64) if isinstance(scores, Read) else scores
+    products = [p for t in _distinct_reads(tree) for p in _products(search, t, keys)]
     if not products:
-        return "the scores hold no product of a query with the keys"
-    relative = frozenset(a for p in products for a in p.q.atoms) - values
-    true = [p for p in products if not _true_atoms(p.k) & relative or not relative]
-    chosen = (true or products)[0]
+        return Scores(None, whole=scores)
+    chosen = _main(search, products, values)
+    mixed = _inside_mixture(search, chosen, keys, values)
+    if mixed is not None:
+        return Scores(mixed, whole=scores, mixed=True)
     walked = _affine(tree, chosen.whole)
-    if isinstance(walked, str):
-        return walked
-    scale, factors, bias = walked
-    return Scores(chosen, scale, tuple(factors), bias)
+    if walked is None:
+        return Scores(chosen, whole=scores)
+    return Scores(
+        chosen,
+        walked.scale * chosen.scale * (1.0 if walked.cap is None else walked.cap),
+        (*walked.factors, *((t, False) for t in chosen.factors)),
+        walked.bias,
+        None if walked.cap is None else abs(walked.cap),
+    )
+
+
+def _main(search: Search, products: Sequence[Product], values: frozenset[Atom]) -> Product:
+    """Choose among products: both sides vary, and the keys do not depend on the query; then the first."""
+    relative = frozenset(a for p in products for a in p.q.atoms) - values
+
+    def rank(p: Product) -> tuple[bool, bool]:
+        both = search.varies(p.q.prim) and search.varies(p.k.prim)
+        return not both, bool(relative) and bool(_true_atoms(p.k) & relative)
+
+    return min(products, key=rank)
+
+
+def _inside_mixture(
+    search: Search, outer: Product, keys: Sequence[Atom], values: frozenset[Atom]
+) -> Product | None:
+    """Return the product inside of what looks like the keys, if the outer one only mixes heads."""
+    if search.varies(outer.q.prim):
+        return None
+    inner = read_scores(search, outer.k, keys, values)
+    if isinstance(inner, Miss) or inner.product is None:
+        return None
+    return inner.product if search.varies(inner.product.q.prim) else None
 
 
 def _true_atoms(at: Read) -> frozenset[Atom]:
@@ -91,85 +141,113 @@ def _distinct_reads(tree: Term) -> list[Read]:
     return found
 
 
-def _product(at: Term, keys: Sequence[Atom]) -> Product | None:
-    if not isinstance(at, Read) or not isinstance(at.prim.form, Einsum):
-        return None
-    indices, bound = einsum_index(at.prim.form, at.prim.shape, at.index, at.prim.inputs)
-    factors = [Read(x, i) for x, i in zip(at.prim.inputs, indices, strict=True)]
-    if len(factors) == 1:
-        inner = unfold(factors[0], budget=1)
-        if not isinstance(inner, Apply) or inner.fn != "mul" or inner.whole is None:
-            return None
-        factors = [t for t in inner.args if isinstance(t, Read)]
-    if len(factors) != 2:
-        return None
-    wanted = frozenset(parts_of(keys))
-    sides = [_true_atoms(f) for f in factors]
-    on_key = [bool(s & wanted) for s in sides]
-    if wanted and on_key[0] == on_key[1]:
-        return None
-    k = 0 if on_key[0] else 1
-    features = parts_of(bound)
-    if any(a not in sides[0] or a not in sides[1] for a in features):
-        return None
-    return Product(at, factors[1 - k], factors[k], features)
+def _products(search: Search, at: Read, keys: Sequence[Atom]) -> Iterator[Product]:
+    for split in (False, True):
+        total = as_sum(at, split)
+        found = None if total is None else _as_product(total, keys)
+        if found is not None:
+            yield found
+            return
 
 
-Walked = tuple[float, list[tuple[Term, bool]], Term | None]
+def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
+    terms = [unfold(f, budget=32) if isinstance(f, Read) else f for f in total.factors]
+    # only now are all atoms split as the factors need them
+    features = parts_of(total.bound)
+    wanted, bound = frozenset(parts_of(keys)), frozenset(features)
+    beside: list[Term] = []
+    sides: tuple[list[Term], list[Term]] = ([], [])
+    unit = not bound  # a feature axis of size 1 leaves no atom
+    for factor, atoms in zip(total.factors, map(depends_on, terms), strict=True):
+        if not unit and not atoms & bound:
+            beside.append(factor)
+        else:
+            sides[bool(atoms & wanted)].append(factor)
+    if not wanted and len(sides[0]) == 2:
+        sides = ([sides[0][0]], [sides[0][1]])  # one key leaves no atom: the second factor holds it
+    if len(sides[0]) != 1 or len(sides[1]) != 1:
+        return None
+    q, k = (_as_read(side[0]) for side in sides)
+    if q is None or k is None or any(a not in _true_atoms(x) for a in features for x in (q, k)):
+        return None
+    if any(depends_on(t) & wanted for t in beside):
+        return None
+    return Product(total.whole, q, k, features, total.scale, tuple(beside))
 
 
-def _affine(tree: Term, hole: Read) -> Walked | str:
+def _as_read(term: Term) -> Read | None:
+    if isinstance(term, Read):
+        return term
+    return term.whole if isinstance(term, Apply) else None
+
+
+@dataclass(frozen=True)
+class _Walked:
+    """What was done to the hole so far: ``cap · tanh(scale · factors · hole) + bias``."""
+
+    scale: float = 1.0
+    factors: tuple[tuple[Term, bool], ...] = ()
+    bias: Term | None = None
+    cap: float | None = None
+
+
+def _affine(tree: Term, hole: Read) -> _Walked | None:
+    """Return the tree as a function of the hole; None if it is no such function."""
     if same(tree, hole):
-        return 1.0, [], None
+        return _Walked()
     if not isinstance(tree, Apply):
-        return "the product of queries and keys is used more than once in the scores"
+        return None
     inside = [k for k, arg in enumerate(tree.args) if any(same(t, hole) for t in leaves(arg))]
     if len(inside) != 1:
-        return f"the product of queries and keys enters the scores more than once (at {tree.fn})"
+        return None
     walked = _affine(tree.args[inside[0]], hole)
-    if isinstance(walked, str):
-        return walked
-    return _step(tree, inside[0], *walked)
+    return None if walked is None else _step(tree, inside[0], walked)
 
 
-def _step(
-    tree: Apply, at: int, scale: float, factors: list[tuple[Term, bool]], bias: Term | None
-) -> Walked | str:
+def _step(tree: Apply, at: int, done: _Walked) -> _Walked | None:
     """Extend what is known of the operand at position ``at`` by one function."""
     others = [arg for k, arg in enumerate(tree.args) if k != at]
     match tree.fn, at:
         case "add", _:
-            return scale, factors, _plus(bias, others[0])
+            return replace(done, bias=_plus(done.bias, others[0]))
         case "sub", 0:
-            return scale, factors, _plus(bias, _negative(others[0]))
+            return replace(done, bias=_plus(done.bias, _negative(others[0])))
+        case "sub", 1:
+            turned = _scaled("mul", Number(-1.0), done)
+            return None if turned is None else replace(turned, bias=_plus(turned.bias, others[0]))
         case "neg", _:
-            return -scale, factors, None if bias is None else _negative(bias)
+            return _scaled("mul", Number(-1.0), done)
         case ("mul", _) | ("div", 0):
-            return _scaled(tree.fn, others[0], scale, factors, bias)
+            return _scaled(tree.fn, others[0], done)
         case "where", (1 | 2):
-            return _masked(tree, at, scale, factors, bias)
-        case "tanh", _:
-            return "the scores are soft-capped (tanh)"
+            return _masked(tree, at, done)
+        case "tanh", _ if done.cap is None and done.bias is None:
+            return replace(done, cap=1.0)
         case _:
-            return f"the scores are not affine in the product of queries and keys ({tree.fn})"
+            return None
 
 
-def _scaled(fn: str, by: Term, scale: float, factors: list[tuple[Term, bool]], bias: Term | None) -> Walked:
-    rest = _times(bias, by, fn)
+def _scaled(fn: str, by: Term, done: _Walked) -> _Walked | None:
+    rest = _times(done.bias, by, fn)
     if isinstance(by, Number) and by.value:
-        return (scale * by.value if fn == "mul" else scale / by.value), factors, rest
-    return scale, [*factors, (by, fn == "div")], rest
+        ratio = by.value if fn == "mul" else 1.0 / by.value
+        if done.cap is None:
+            return replace(done, scale=done.scale * ratio, bias=rest)
+        return replace(done, cap=done.cap * ratio, bias=rest)
+    if done.cap is not None:
+        return None
+    return replace(done, factors=(*done.factors, (by, fn == "div")), bias=rest)
 
 
-def _masked(
-    tree: Apply, at: int, scale: float, factors: list[tuple[Term, bool]], bias: Term | None
-) -> Walked | str:
+def _masked(tree: Apply, at: int, done: _Walked) -> _Walked | None:
     fill = tree.args[3 - at]
-    if not isinstance(fill, Number) or fill.value > MASKING:
-        return "scores are replaced where a condition holds, by something that does not hide the key"
-    rest: Term = Number(0.0) if bias is None else bias
-    branches = (rest, fill) if at == 1 else (fill, rest)
-    return scale, factors, Apply("where", (tree.args[0], *branches), tree.dtype)
+    if not isinstance(fill, Number) or fill.value > REPLACING:
+        return None
+    # what replaces any score leaves no trace of it: so must the number that is added instead
+    hidden = fill if fill.value <= MASKING else Number(MASKING)
+    rest: Term = Number(0.0) if done.bias is None else done.bias
+    branches = (rest, hidden) if at == 1 else (hidden, rest)
+    return replace(done, bias=Apply("where", (tree.args[0], *branches), tree.dtype))
 
 
 def _plus(bias: Term | None, other: Term) -> Term:

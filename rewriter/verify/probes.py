@@ -82,7 +82,7 @@ def probes(
     """
     values = [_known(program, name) for name in oracle.free_inputs(program, site)]
     formula = site.formula
-    operands = {formula.q.value, formula.k.value, formula.v.value}
+    operands = {x.value for x in formula.operands}
     every = [
         s for name in (*site.inputs, *(v.name for v in values)) for s in _known(program, name).shape or ()
     ]

@@ -162,7 +162,7 @@ KEEPS: dict[str, tuple[Callable[[], Prim], str | None]] = {
         lambda: P.softmax(P.matmul(operand("h", 3, 8), operand("w", 8, 10)), 1),
         "is not followed by a sum with values",
     ),
-    "softmax over the queries": (lambda: P.matmul(P.softmax(SCORES, 2), V), "another axis"),
+    "softmax over the queries": (lambda: P.matmul(P.softmax(SCORES, 2), V), "over the queries"),
     "softmax over two axes": (
         lambda: P.matmul(P.reshape(P.softmax(P.reshape(SCORES, (2, 6, 63)), 2), (2, 6, 7, 9)), V),
         "more axes",
@@ -171,14 +171,7 @@ KEEPS: dict[str, tuple[Callable[[], Prim], str | None]] = {
         lambda: P.matmul(P.pointwise("mul", P.softmax(SCORES, 3), operand("gate", 7, 9)), V),
         "changed after the softmax",
     ),
-    "soft cap": (lambda: tail(P.pointwise("tanh", SCORES)), "soft-capped"),
     "scores come from nowhere": (lambda: tail(operand("s", 2, 6, 7, 9)), "no product of a query"),
-    "epsilon in the denominator": (
-        lambda: P.matmul(
-            P.pointwise("div", EXP, P.pointwise("add", P.sum_(EXP, [3], True), number(1e-6))), V
-        ),
-        "constant added",
-    ),
     "sum of something else": (
         lambda: P.matmul(
             P.pointwise(
@@ -188,15 +181,6 @@ KEEPS: dict[str, tuple[Callable[[], Prim], str | None]] = {
         ),
         "sum of something else",
     ),
-    "temperature per key": (
-        lambda: tail(P.pointwise("mul", SCORES, operand("t", 9))),
-        "depends on the key",
-    ),
-    "scores used twice": (lambda: tail(P.pointwise("mul", SCORES, SCORES)), "more than once"),
-    "finite fill that does not hide": (
-        lambda: tail(P.pointwise("where", operand("m", 7, 9, dtype="bool"), SCORES, number(-1e4))),
-        "does not hide the key",
-    ),
     "two softmaxes mixed": (
         lambda: P.matmul(
             P.pointwise("add", P.softmax(SCORES, 3), P.softmax(P.pointwise("mul", SCORES, number(2.0)), 3)), V
@@ -205,6 +189,30 @@ KEEPS: dict[str, tuple[Callable[[], Prim], str | None]] = {
     ),
     "plain linear": (lambda: P.linear(operand("x", 3, 8), operand("w", 5, 8)), None),
 }
+
+
+TRAITS: dict[str, tuple[Callable[[], Prim], str]] = {
+    "soft cap": (lambda: tail(P.pointwise("tanh", SCORES)), "softcap"),
+    "temperature per key": (lambda: tail(P.pointwise("mul", SCORES, operand("t", 9))), "score-function"),
+    "scores used twice": (lambda: tail(P.pointwise("mul", SCORES, SCORES)), "score-function"),
+    "finite fill that does not hide": (
+        lambda: tail(P.pointwise("where", operand("m", 7, 9, dtype="bool"), SCORES, number(-1e4))),
+        "score-function",
+    ),
+    "epsilon in the denominator": (
+        lambda: P.matmul(
+            P.pointwise("div", EXP, P.pointwise("add", P.sum_(EXP, [3], True), number(1e-6))), V
+        ),
+        "weight-function",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAITS)
+def test_traits(name: str) -> None:
+    build, trait = TRAITS[name]
+    sites, _ = raised(build())
+    assert [(s.kind, s.traits) for s in sites] == [("attention", (trait,))]
 
 
 @pytest.mark.parametrize("name", KEEPS)

@@ -131,16 +131,11 @@ FIRES: dict[str, Spelling] = {
 }
 
 KEEPS: dict[str, tuple[Spelling, str]] = {
-    "soft-capped": (lambda q, k, v, m: soft(torch.tanh(q @ kt(k) / 5) * 5, v), "soft-capped"),
-    "softmax over the queries": (lambda q, k, v, m: torch.softmax(q @ kt(k), -2) @ v, "another axis"),
+    "softmax over the queries": (lambda q, k, v, m: torch.softmax(q @ kt(k), -2) @ v, "over the queries"),
     "gated weights": (lambda q, k, v, m: (torch.softmax(q @ kt(k), -1) * m) @ v, "changed after the softmax"),
     "active dropout": (
         lambda q, k, v, m: F.dropout((q @ kt(k)).softmax(-1), 0.5, training=True) @ v,
         "is not followed by a sum",
-    ),
-    "mixed heads": (
-        lambda q, k, v, m: torch.einsum("bhij,hg->bgij", torch.softmax(q @ kt(k), -1), torch.eye(H)) @ v,
-        "another axis",
     ),
 }
 

@@ -1,0 +1,137 @@
+"""From a formula to a site: names of the graph, the region, who else reads it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from rewriter.algebra.prims import Constant, Prim
+from rewriter.algebra.sizes import ONE, product
+from rewriter.algebra.term import VIEWS, Term
+from rewriter.program.graph import Graph, Node
+from rewriter.sites.formula import Formula
+from rewriter.sites.operands import native_reads
+from rewriter.sites.origin import constant_operands
+from rewriter.sites.search import Search
+from rewriter.sites.site import AttentionSite, EmptyRow, Facts, Trait
+
+__all__ = ["assemble"]
+
+
+def assemble(
+    search: Search,
+    value: str,
+    kind: str,
+    formula: Formula,
+    facts: Facts,
+    empty_row: EmptyRow,
+    normalizer: str,
+    traits: tuple[Trait, ...],
+) -> AttentionSite | str:
+    """Return the site whose result is the native ``value``, or why it cannot be read from the graph."""
+    axes, graph = formula.axes, search.graph
+    terms: list[Term] = [
+        t
+        for t in (formula.bias, formula.rest, formula.sink, formula.scores, formula.weights)
+        if t is not None
+    ]
+    terms += [t for t, _ in formula.factors]
+    reads = [r.prim.value for t in terms for r in native_reads(t)]
+    if any(name is None for name in reads):
+        return "a part of the scores is held by no tensor of the graph"
+    operands = [x.value for x in formula.operands]
+    inputs = dict.fromkeys([*operands, *(n for n in reads if n)])
+    whole = formula.q is not None and (formula.scores is not None or formula.weights is not None)
+    region = _between(graph, value, operands) if whole else graph.region([value], inputs)
+    if not region or value in inputs:
+        return "the result is also an operand"
+    producer = graph.producer(value)
+    assert producer is not None
+    return AttentionSite(
+        id="",
+        kind=kind,
+        anchor=producer.name,
+        output=value,
+        batch=axes.size("batch"),
+        heads=axes.size("heads", "groups"),
+        kv_heads=axes.size("heads"),
+        queries=axes.size("queries"),
+        keys=axes.size("keys"),
+        qk_dim=axes.size("features"),
+        v_dim=axes.size("v_features"),
+        scale=formula.scale,
+        normalizer=normalizer,
+        empty_row=empty_row,
+        facts=facts,
+        dtype=graph.values[value].dtype or search.prims[value].dtype or "float32",
+        inputs=tuple(inputs),
+        region=tuple(n.name for n in region),
+        consumers=_costly(search, graph.escapes(region, [value])),
+        signature=_signature(search.prims[value], frozenset(inputs)),
+        formula=formula,
+        traits=traits,
+        constant=constant_operands(search.origin, formula),
+    )
+
+
+def _between(graph: Graph, value: str, operands: Sequence[str]) -> tuple[Node, ...]:
+    """Return the nodes on the way from operands to a value."""
+    producers = [graph.producer(x) for x in operands]
+    first = min((-1 if p is None else graph.position[p.name]) for p in producers)
+    behind: dict[str, Node] = {}
+    stack: list[str | None] = [value]
+    while stack:
+        name = stack.pop()
+        node = None if name is None or name in operands else graph.producer(name)
+        if node is not None and node.name not in behind and graph.position[node.name] > first:
+            behind[node.name] = node
+            stack.extend(node.inputs)
+    reached = set(operands)
+    kept = []
+    for node in sorted(behind.values(), key=lambda n: graph.position[n.name]):
+        if any(v in reached for v in node.inputs):
+            reached.update(node.outputs)
+            kept.append(node)
+    return tuple(kept)
+
+
+def _costly(search: Search, escapes: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Keep the escapes that matter: a view or a size that something else reads too costs nothing."""
+    return tuple((v, r) for v, r in escapes if v in search.prims and not _is_cheap(search.prims[v]))
+
+
+def _is_cheap(prim: Prim) -> bool:
+    return isinstance(prim.form, VIEWS) or not prim.shape or prim.dtype in ("int64", "int32", "bool")
+
+
+def _signature(output: Prim, stop: frozenset[str]) -> str:
+    """Return a digest of the computation from ``stop`` to ``output``, weights left out."""
+    known: dict[Prim, int] = {}
+    digest = hashlib.sha256()
+    for prim in _until(output, stop):
+        known[prim] = len(known)
+        what: object = prim.form
+        if isinstance(prim.form, Constant):
+            small = product(prim.shape) == ONE
+            what = np.asarray(prim.form.load()).tobytes().hex() if small else "constant"
+        elif prim.value in stop:
+            what = "input"
+        inputs = () if prim.value in stop else tuple(known[x] for x in prim.inputs)
+        digest.update(repr((what, inputs, tuple(map(str, prim.shape)), prim.dtype)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _until(output: Prim, stop: frozenset[str]) -> list[Prim]:
+    order: dict[Prim, None] = {}
+    stack = [output]
+    while stack:
+        at = stack[-1]
+        waiting = [] if at.value in stop else [x for x in at.inputs if x not in order]
+        if at in order or not waiting:
+            order.setdefault(at)
+            stack.pop()
+        else:
+            stack.extend(waiting)
+    return list(order)

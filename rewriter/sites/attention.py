@@ -1,0 +1,205 @@
+"""Build a site from normalised weights that meet values: its scores, its kind, what is proved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
+from rewriter.algebra.term import Read, Term, depends_on, substitute, unfold
+from rewriter.sites.assemble import assemble
+from rewriter.sites.formula import Axes, Formula, Operand
+from rewriter.sites.kinds import kind_of
+from rewriter.sites.masks import Mask, analyse
+from rewriter.sites.normalise import Weights, asks_for_empty_rows
+from rewriter.sites.operands import choose_operand
+from rewriter.sites.roles import assign_roles, assign_roles_without_product
+from rewriter.sites.scores import Product, Scores, read_scores
+from rewriter.sites.search import Miss, Search
+from rewriter.sites.site import AttentionSite, Facts, Trait
+from rewriter.sites.sums import parts_of
+
+__all__ = ["build"]
+
+
+def build(
+    search: Search,
+    value: str,
+    output: Index,
+    weights: Weights,
+    factor: Read | None,
+    v: Read,
+    bound: Sequence[Atom],
+) -> AttentionSite | Miss:
+    """Return the site that sums ``v`` with ``weights`` over ``bound``, or why it is none.
+
+    Parameters
+    ----------
+    value, output
+        The native result and its index.
+    factor
+        The weights as they meet the values; None where they are normalised after that.
+    """
+    in_v = depends_on(unfold(v, budget=32))
+    scores = read_scores(search, weights.scores, bound, in_v)
+    if isinstance(scores, Miss):
+        return scores
+    if scores.product is not None and (weights.mixed or scores.mixed):
+        scores = replace(scores, product=_with_heads_of(scores.product, v, bound, output))
+    if scores.product is None:
+        axes = assign_roles_without_product(_whole(scores), v, tuple(bound), output)
+    else:
+        axes = assign_roles(scores.product, v, tuple(bound), output)
+    if isinstance(axes, str):
+        return Miss(axes, "scores" if scores.product else "values")
+    scores = _settle(scores, weights, axes)
+    kind = kind_of(search, scores, weights, axes, v)
+    if isinstance(kind, Miss):
+        return kind
+    if weights.changed or weights.mixed:
+        if factor is None:
+            return Miss("the weights are changed after the values have been summed", "operands", kind)
+        scores = replace(scores, whole=weights.scores)
+    return _finish(search, value, output, kind, weights, factor, v, scores, axes)
+
+
+def _whole(scores: Scores) -> Term:
+    assert scores.whole is not None
+    return scores.whole
+
+
+def _with_heads_of(product: Product, v: Read, bound: Sequence[Atom], output: Index) -> Product:
+    """Name the heads of a product that a matrix mixes as those of the values, one to one."""
+    kept = atoms_of(output) | frozenset(parts_of(bound)) | frozenset(parts_of(product.features))
+    inner = [_true_atoms(x) for x in (product.q, product.k)]
+    mixed = sorted((inner[0] & inner[1]) - kept, key=lambda a: a.serial)
+    heads = sorted((_true_atoms(v) & atoms_of(output)) - inner[0] - inner[1], key=lambda a: a.serial)
+    pairs = [(m, next((h for h in heads if h.size == m.size), None)) for m in mixed]
+    names = {m: Affine.of(h) for m, h in pairs if h is not None}
+    q, k = (substitute(x, names) for x in (product.q, product.k))
+    assert isinstance(q, Read) and isinstance(k, Read)
+    return replace(product, q=q, k=k)
+
+
+def _true_atoms(at: Read) -> frozenset[Atom]:
+    return depends_on(unfold(at, budget=32))
+
+
+def _settle(scores: Scores, weights: Weights, axes: Axes) -> Scores:
+    """Read the scores as a whole where they are affine, but not in a way that forms understand."""
+    keys = frozenset(axes.keys)
+    if scores.product is None or scores.whole is not None:
+        return scores
+    known = frozenset((*axes.batch, *axes.heads, *axes.groups, *axes.queries, *axes.keys))
+    strange = any(depends_on(t) & keys for t, _ in scores.factors)
+    strange |= scores.bias is not None and not depends_on(scores.bias) <= known
+    strange |= weights.by != "softmax"
+    return replace(scores, whole=weights.scores) if strange else scores
+
+
+def _finish(
+    search: Search,
+    value: str,
+    output: Index,
+    kind: str,
+    weights: Weights,
+    factor: Read | None,
+    v: Read,
+    scores: Scores,
+    axes: Axes,
+) -> AttentionSite | Miss:
+    operands = _operands(scores.product, v, axes)
+    if isinstance(operands, str):
+        return Miss(operands, "operands", kind)
+    q, k, v_, scale = operands
+    general = scores.whole is not None
+    if general:
+        mask = Mask(Facts(), None, "never" if weights.guard is None else "zero")
+        mask = replace(mask, facts=Facts(dense=False))
+    else:
+        guarded = _guarded(search, weights, scores.bias, axes)
+        if guarded is None:
+            return Miss(
+                "the weights are replaced by 0 where something other than the mask says so", "scores", kind
+            )
+        mask = analyse(scores.bias, axes, guarded, search.known)
+    formula = Formula(
+        axes,
+        q,
+        k,
+        v_,
+        1.0 if general else scores.scale * scale,
+        () if general else scores.factors,
+        None if general else scores.bias,
+        None if general else mask.rest,
+        resolve(output),
+        search.prims[value].shape,
+        softcap=None if general else scores.softcap,
+        sink=weights.sink,
+        scores=scores.whole,
+        weights=factor if weights.changed or weights.mixed else None,
+    )
+    site = assemble(
+        search, value, kind, formula, mask.facts, mask.empty_row, weights.by, _traits(weights, scores)
+    )
+    return Miss(site, "operands", kind) if isinstance(site, str) else site
+
+
+def _traits(weights: Weights, scores: Scores) -> tuple[Trait, ...]:
+    mixed = weights.mixed or scores.mixed
+    found: list[tuple[Trait, bool]] = [
+        ("softcap", scores.softcap is not None),
+        ("sink", weights.sink is not None),
+        ("head-mixing", mixed),
+        (
+            "score-function",
+            scores.whole is not None and scores.product is not None and not mixed and not weights.changed,
+        ),
+        ("weight-function", weights.changed),
+    ]
+    return tuple(trait for trait, present in found if present)
+
+
+def _operands(
+    product: Product | None, v: Read, axes: Axes
+) -> tuple[Operand | None, Operand | None, Operand, float] | str:
+    v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
+    if isinstance(v_, str):
+        return v_
+    if product is None:
+        return None, None, v_[0], 1.0
+    q = choose_operand(product.q, (axes.batch, (*axes.heads, *axes.groups), axes.queries, axes.features))
+    k = choose_operand(product.k, (axes.batch, axes.heads, axes.keys, axes.features))
+    if isinstance(q, str) or isinstance(k, str):
+        return q if isinstance(q, str) else str(k)
+    return q[0], k[0], v_[0], q[1] * k[1]
+
+
+def _guarded(search: Search, weights: Weights, bias: Term | None, axes: Axes) -> bool | None:
+    """Whether rows without visible keys are guarded; None if the guard asks for something else."""
+    if weights.guard is None:
+        return weights.guarded
+    if bias is not None and asks_for_empty_rows(weights.guard, bias, axes.keys):
+        return True
+    return _guards_known_rows(search, weights.guard, bias, axes)
+
+
+def _guards_known_rows(search: Search, condition: Term, bias: Term | None, axes: Axes) -> bool | None:
+    """Compare a guard that is known with the rows that a known bias hides; False if it never holds."""
+    rows = [a for a in (*axes.batch, *axes.heads, *axes.groups, *axes.queries) if a in depends_on(condition)]
+    if not search.known.closed_term(condition) or not depends_on(condition) <= frozenset(rows):
+        return None
+    holds = search.known.array(condition, rows)
+    if holds is None:
+        return None
+    if not holds.any():
+        return False
+    if bias is None or not search.known.closed_term(bias) or not depends_on(bias) <= {*rows, *axes.keys}:
+        return None
+    hidden = search.known.array(bias, [*rows, *axes.keys])
+    if hidden is None:
+        return None
+    empty = (hidden == -np.inf).reshape(*holds.shape, -1).all(-1)
+    return True if np.array_equal(empty, holds.astype(bool)) else None

@@ -1,0 +1,212 @@
+"""Attention without a softmax: two products of data in a row, whichever is taken first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rewriter.algebra.index import Atom, Index, resolve
+from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, source, unfold
+from rewriter.sites.assemble import assemble
+from rewriter.sites.formula import Axes, Formula
+from rewriter.sites.operands import choose_operand
+from rewriter.sites.roles import assign_roles
+from rewriter.sites.scores import Product, read_scores
+from rewriter.sites.search import Miss, Search
+from rewriter.sites.site import AttentionSite, Facts
+from rewriter.sites.sums import Sum, as_sum, factors_of, parts_of, same_factors
+
+__all__ = ["Chain", "as_chain", "build_linear", "build_unnormalised", "is_sum_of_weights"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """``scale · sum over features and keys of q k v``: two contractions of three tensors that vary.
+
+    Parameters
+    ----------
+    features, keys
+        Atoms that q and k, and that k and v share and that are summed.
+    """
+
+    q: Read
+    k: Read
+    v: Read
+    features: tuple[Atom, ...]
+    keys: tuple[Atom, ...]
+    scale: float
+
+
+def as_chain(search: Search, at: Term) -> Chain | Miss | None:
+    """Return a read as two contractions in a row; None if it is not that, a `Miss` if it is no attention."""
+    outer = as_sum(at)
+    if outer is None or len(outer.factors) != 2 or not all(map(search.varies, outer.factors)):
+        return None
+    for x, y in (outer.factors, outer.factors[::-1]):
+        inner = _inner(search, y)
+        if inner is not None and isinstance(x, Read):
+            return _ends(search, outer, x, *inner)
+    return None
+
+
+def _inner(search: Search, factor: Term) -> tuple[Sum, float] | None:
+    tree = unfold(factor, budget=8) if isinstance(factor, Read) else factor
+    scale, factors = factors_of(tree)
+    if len(factors) != 1:
+        return None
+    inner = as_sum(factors[0])
+    if inner is None or len(inner.factors) != 2 or not all(map(search.varies, inner.factors)):
+        return None
+    return (inner, scale) if all(isinstance(f, Read) for f in inner.factors) else None
+
+
+def _ends(search: Search, outer: Sum, x: Read, inner: Sum, scale: float) -> Chain | Miss:
+    a, b = (f for f in inner.factors if isinstance(f, Read))
+    atoms = [_atoms(f) for f in (a, b)]
+    bound = frozenset(parts_of(outer.bound))
+    meets = [bool(found & bound) for found in atoms]
+    if meets[0] == meets[1] or not outer.bound or not inner.bound:
+        return Miss("two products follow one another, but share no chain of summed axes", "normaliser", _NAME)
+    k, end = (a, b) if meets[0] else (b, a)
+    scale *= outer.scale * inner.scale
+    keys_last = Chain(end, k, x, inner.bound, outer.bound, scale)
+    keys_first = Chain(x, k, end, outer.bound, inner.bound, scale)
+    return keys_last if _keys_are_summed_last(search, keys_last) else keys_first
+
+
+_NAME = "linear-attention"
+
+
+def _atoms(at: Read) -> frozenset[Atom]:
+    return depends_on(unfold(at, budget=32))
+
+
+def _keys_are_summed_last(search: Search, chain: Chain) -> bool:
+    """Decide which of the two summed axes holds the tokens: what is shown, else the layout of the queries."""
+    tokens = search.tokens(chain.k, chain.keys), search.tokens(chain.k, chain.features)
+    if tokens in ((True, False), (True, None), (None, False)):
+        return True
+    if tokens in ((False, True), (None, True), (False, None)):
+        return False
+    return _last_axis(chain.q) & frozenset(chain.features) != frozenset()
+
+
+def _last_axis(at: Read) -> frozenset[Atom]:
+    *_, end = source(at)
+    index = resolve(end.index)
+    return index[-1].atoms if index else frozenset()
+
+
+def build_linear(
+    search: Search, value: str, output: Index, chain: Chain, normalizer: str, changed: Read | None
+) -> AttentionSite | Miss:
+    """Return the site of a chain.
+
+    Parameters
+    ----------
+    normalizer
+        ``none``, or ``sum`` where the result is divided by the sum of the weights.
+    changed
+        Not used by plain chains.
+    """
+    del changed
+    origins = {_origin(x) for x in (chain.q, chain.k, chain.v)}
+    if len(origins) < 3:
+        return Miss("a product of a tensor with itself, not of queries, keys and values", "normaliser", _NAME)
+    product = Product(chain.k, chain.q, chain.k, chain.features)
+    axes = assign_roles(product, chain.v, chain.keys, output)
+    if isinstance(axes, str):
+        return Miss(axes, "normaliser", _NAME)
+    if not axes.queries or not axes.v_features:
+        return Miss("two products follow one another, but without queries and values", "normaliser", _NAME)
+    if len(axes.queries) > 1 and not axes.batch and not axes.heads:
+        return Miss(
+            "two products with matrices that all of the batch shares: layers, not attention",
+            "normaliser",
+            _NAME,
+        )
+    return _finish(search, value, output, axes, chain, normalizer)
+
+
+def _origin(at: Read) -> object:
+    *_, end = source(at)
+    return end.prim, tuple(map(str, (d.start for d in resolve(end.index))))
+
+
+def _finish(
+    search: Search, value: str, output: Index, axes: Axes, chain: Chain, normalizer: str
+) -> AttentionSite | Miss:
+    groups = (*axes.heads, *axes.groups)
+    q = choose_operand(chain.q, (axes.batch, groups, axes.queries, axes.features), peel=False)
+    k = choose_operand(chain.k, (axes.batch, axes.heads, axes.keys, axes.features), peel=False)
+    v = choose_operand(chain.v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
+    if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
+        return Miss(next(x for x in (q, k, v) if isinstance(x, str)), "operands", _NAME)
+    shape = search.prims[value].shape
+    formula = Formula(
+        axes, q[0], k[0], v[0], chain.scale, (), None, None, resolve(output), shape
+    )  # fmt: skip
+    site = assemble(search, value, _NAME, formula, Facts(dense=True), "never", normalizer, ())
+    return Miss(site, "operands", _NAME) if isinstance(site, str) else site
+
+
+def is_sum_of_weights(search: Search, bottom: Term, chain: Chain) -> bool | None:
+    """Whether a denominator is ``q · sum of k``; None if it is, with something added or clamped."""
+    if isinstance(bottom, Apply) and bottom.fn in ("add", "maximum") and len(bottom.args) == 2:
+        sides = [is_sum_of_weights(search, t, chain) for t in bottom.args if not isinstance(t, Number)]
+        return None if sides == [True] else False
+    outer = as_sum(bottom)
+    if outer is None:
+        return False
+    for k, factor in enumerate(outer.factors):
+        tree = unfold(factor, budget=8) if isinstance(factor, Read) else factor
+        inner = as_sum(tree)
+        if inner is None:
+            continue
+        rest = [f for j, f in enumerate(outer.factors) if j != k]
+        bound = (*outer.bound, *inner.bound)
+        if same_factors([*rest, *inner.factors], [chain.q, chain.k], bound, (*chain.features, *chain.keys)):
+            return True
+    return False
+
+
+def build_unnormalised(
+    search: Search, value: str, output: Index, factor: Read, v: Read, bound: Sequence[Atom]
+) -> AttentionSite | Miss | None:
+    """Return the site whose weights are a function of query-key products that is no normaliser."""
+    name = "unnormalised-attention"
+    scores = read_scores(search, factor, bound, _atoms(v))
+    product = None if isinstance(scores, Miss) else scores.product
+    if product is None or isinstance(scores, Miss):
+        return None
+    function = _function(factor, product.whole)
+    if function == "exp":
+        return Miss("exponentials of the products are not divided by their sum over the keys", "normaliser")
+    if not all(search.varies(x.prim) for x in (product.q, product.k, v)):
+        return None
+    axes = assign_roles(product, v, tuple(bound), output)
+    if isinstance(axes, str) or not axes.queries or not axes.v_features:
+        return Miss("two products follow one another, but without queries and values", "normaliser", name)
+    groups = (*axes.heads, *axes.groups)
+    q = choose_operand(product.q, (axes.batch, groups, axes.queries, axes.features), peel=False)
+    k = choose_operand(product.k, (axes.batch, axes.heads, axes.keys, axes.features), peel=False)
+    v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
+    if isinstance(q, str) or isinstance(k, str) or isinstance(v_, str):
+        return Miss(next(x for x in (q, k, v_) if isinstance(x, str)), "operands", name)
+    shape = search.prims[value].shape
+    formula = Formula(axes, q[0], k[0], v_[0], 1.0, (), None, None, resolve(output), shape, weights=factor)
+    site = assemble(search, value, name, formula, Facts(), "never", function, ())
+    return Miss(site, "operands", name) if isinstance(site, str) else site
+
+
+def _function(factor: Read, hole: Read) -> str:
+    """Return the name of the function that makes weights of scores; ``none`` if it only scales and masks."""
+    at, names = unfold(factor, budget=64), []
+    while isinstance(at, Apply):
+        names.append(at.fn)
+        inside = [t for t in at.args if any(same(x, hole) for x in leaves(t))]
+        if not inside:
+            break
+        at = inside[0]
+    bends = [n for n in names if n not in ("add", "sub", "mul", "div", "neg", "where", "cast")]
+    return bends[0] if bends else "none"
