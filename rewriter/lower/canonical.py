@@ -24,7 +24,7 @@ Compute = Callable[[Emitter, Canonical], Handle]
 def inputs_of(site: AttentionSite) -> tuple[str, ...]:
     """Return the values that a rewritten site reads: `AttentionSite.inputs` less what is proved away."""
     formula = site.formula
-    terms = [t for t, _ in formula.factors] + ([x for x in (formula.rest, formula.sink) if x is not None])
+    terms = [*(t for t, _ in formula.factors), *(t for t in (formula.rest, formula.sink) if t is not None)]
     names = [r.prim.value for t in terms for r in native_reads(t)]
     return tuple(dict.fromkeys([*(x.value for x in formula.operands), *(n for n in names if n)]))
 
@@ -60,12 +60,8 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
         _broadcast(e, k, axes, axes.heads),
         _broadcast(e, v, axes, axes.heads),
     )
-    bias = None
-    if formula.rest is not None:
-        bias = emit_term(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
-    sink = None
-    if formula.sink is not None:
-        sink = emit_term(e, handles, formula.sink, (batch, heads, axes.queries, ()), dtype)
+    bias = _logits(e, handles, formula.rest, (batch, heads, axes.queries, axes.keys), dtype)
+    sink = _logits(e, handles, formula.sink, (batch, heads, axes.queries, ()), dtype)
     result = compute(
         e,
         Canonical(
@@ -80,6 +76,8 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
             softcap=formula.softcap,
             sink=sink,
             shape=dict(zip("BHGIJDE", _shape(axes), strict=True)),
+            softcap=formula.softcap,
+            sink=sink,
         ),
     )
     return restore(e, result, formula, (*batch, *heads, *axes.queries, *axes.v_features))
@@ -88,8 +86,11 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
 def _guard(site: AttentionSite) -> EmptyRow:
     """Return what a form must do about rows that see no key.
 
-    ``uniform`` and ``unmasked`` need nothing: the bias itself is finite and makes them.
+    ``uniform`` and ``unmasked`` need nothing: the bias itself is finite and makes them. A sink is always
+    seen.
     """
+    if site.formula.sink is not None:
+        return "never"
     match site.empty_row:
         case "nan" | "zero":
             return site.empty_row
@@ -164,6 +165,20 @@ def restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> H
         x = e.permute(x, [list(order).index(a) for a in wanted])
     shape = formula.output_shape
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
+
+
+def _logits(
+    e: Emitter,
+    handles: Mapping[str, Handle],
+    term: Term | None,
+    groups: Sequence[Sequence[Atom]],
+    dtype: str,
+) -> Handle | None:
+    """Emit what joins the scores, with one axis per group, of size 1 where it does not depend on it."""
+    if term is None:
+        return None
+    x = emit_term(e, handles, term, groups, dtype)
+    return x if e.shape(x) else e.reshape(x, (ONE,) * len(groups))
 
 
 def emit_term(
