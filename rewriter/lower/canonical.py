@@ -73,8 +73,6 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
             implied=None if formula.split else site.facts.band,
             scale=formula.scale,
             empty_row=_guard(site),
-            softcap=formula.softcap,
-            sink=sink,
             shape=dict(zip("BHGIJDE", _shape(axes), strict=True)),
             softcap=formula.softcap,
             sink=sink,
