@@ -7,10 +7,10 @@ without a source, which is always safe.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rewriter.algebra.sizes import ONE, ZERO, Size, product
 
@@ -19,10 +19,12 @@ __all__ = [
     "AxisKind",
     "Part",
     "Piece",
+    "Source",
     "concatenated",
     "cut",
     "joined",
     "kind_of",
+    "merged",
     "opaque",
     "regroup",
     "resized",
@@ -36,9 +38,27 @@ AxisKind = Literal["token", "feature", "mixed"]
 of a projection make. ``mixed``: operands disagree, or it is of both."""
 
 
+class Source(NamedTuple):
+    """An axis that pieces are cut from.
+
+    Parameters
+    ----------
+    value
+        Name of the native value.
+    axis
+        Which axis of it.
+    steps
+        Strides other than 1 of slices along it.
+    """
+
+    value: str
+    axis: int
+    steps: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One operand of a concatenation along its axis; ``learned`` if it does not depend on the inputs."""
+    """One operand of a concatenation along its axis; ``learned`` if it is a weight."""
 
     size: Size
     axis: Axis
@@ -65,7 +85,7 @@ class Piece:
 
     size: Size
     kind: AxisKind | None = None
-    source: Hashable = None
+    source: Source | None = None
     stride: Size = ONE
     parts: tuple[Part, ...] = ()
 
@@ -137,7 +157,7 @@ def _structure(axis: Axis) -> object:
     return [(p.size, p.source, p.stride, [(q.size, _structure(q.axis)) for q in p.parts]) for p in axis]
 
 
-def resized(axis: Axis, size: Size, new_source: Hashable) -> Axis:
+def resized(axis: Axis, size: Size, new_source: Source | None) -> Axis:
     """Return an axis of places after a sliding window or an interpolation along it.
 
     Parameters
@@ -160,9 +180,10 @@ def cut(axis: Axis, start: Size, size: Size, step: int) -> Axis:
     if len(axis) == 1 and axis[0].parts and step == 1:
         return _between(axis[0], start, start + size)
     if len(axis) == 1 and axis[0].source is not None:
-        piece = axis[0]
-        source = piece.source if step == 1 else ("strided", piece.source, step)
-        return () if size == ONE else (replace(piece, size=size, source=source),)
+        source = axis[0].source
+        if step != 1:
+            source = source._replace(steps=(*source.steps, step))
+        return () if size == ONE else (replace(axis[0], size=size, source=source),)
     return opaque(size, kind_of(axis))
 
 
@@ -230,11 +251,11 @@ def _take(pieces: list[Piece], size: Size) -> Axis | None:
         pieces.append(Piece(high, piece.kind, piece.source, above))
         found.insert(0, Piece(size, piece.kind, piece.source, piece.stride))
         size = ONE
-    return _merged(found)
+    return merged(found)
 
 
-def _merged(pieces: Sequence[Piece]) -> Axis:
-    """Return the axis of pieces, neighbours that lie next to each other in their source made one again."""
+def merged(pieces: Sequence[Piece]) -> Axis:
+    """Return the axis of pieces, slow to fast; neighbours that are adjacent in their source become one."""
     found: list[Piece] = []
     for piece in pieces:
         if found and _adjacent(found[-1], piece):

@@ -30,6 +30,7 @@ from rewriter.sites.lineage import (
     AxisKind,
     Part,
     Piece,
+    Source,
     concatenated,
     cut,
     joined,
@@ -175,20 +176,12 @@ class Origin:
                     return unknown
                 return (*(with_kind(a, "token") for a in axes[:-1]), opaque(prim.shape[-1], "feature"))
             case "convolved":
-                places = self._places(prim, axes, made=True)
-                return (axes[0], opaque(prim.shape[1], "feature"), *places)
+                return (axes[0], opaque(prim.shape[1], "feature"), *_places(prim, axes))
             case _:
                 return tuple(
                     axis if size_of(axis) == n else resized(axis, n, None)
                     for axis, n in zip(axes, prim.shape, strict=True)
                 )
-
-    def _places(self, prim: Prim, axes: Sequence[Axis], made: bool) -> list[Axis]:
-        several = made and len(prim.shape) >= _IMAGE
-        return [
-            resized(axes[k], prim.shape[k], (prim.value, k) if several else None)
-            for k in range(2, len(prim.shape))
-        ]
 
     def _fits(self, prim: Prim) -> bool:
         return prim in self._axes
@@ -254,7 +247,10 @@ class Origin:
             if len(inner) == 1 and inner[0].source is not None:
                 return resized(inner, prim.shape[axis], None)  # padding
         return concatenated(
-            [Part(x.shape[axis], self._known(x)[axis], not self.varies(x)) for x in prim.inputs]
+            [
+                Part(x.shape[axis], self._known(x)[axis], not self.varies(x) and not _is_fill(x))
+                for x in prim.inputs
+            ]
         )
 
     def _gathered(self, prim: Prim, axis: int) -> tuple[Axis, ...]:
@@ -320,9 +316,23 @@ def _settle(
 def _of_input(prim: Prim) -> tuple[Axis, ...]:
     image = len(prim.shape) >= _IMAGE
     return tuple(
-        () if n == ONE else (Piece(n, None, (prim.value, k) if image and k else None),)
+        () if n == ONE else (Piece(n, None, Source(prim.value or "", k) if image and k else None),)
         for k, n in enumerate(prim.shape)
     )
+
+
+def _places(prim: Prim, axes: Sequence[Axis]) -> list[Axis]:
+    """Return the place axes of a convolution of a tensor that has ``axes``."""
+    name, sizes = prim.value or "", prim.shape[2:]
+    if len(sizes) < 2:
+        return [resized(axis, n, None) for axis, n in zip(axes[2:], sizes, strict=True)]
+    sources = {axis[0].source.value if axis[0].source else None for axis in axes[2:] if len(axis) == 1}
+    found = []
+    for k, (axis, n) in enumerate(zip(axes[2:], sizes, strict=True), 2):
+        # places that come from several tensors are places of one tensor from here on
+        known = opaque(size_of(axis), kind_of(axis)) if len(sources) > 1 and len(axis) == 1 else axis
+        found.append(resized(known, n, Source(name, k)))
+    return found
 
 
 def _covered(axis: Axis, size: Size, stride: Size) -> Sequence[Piece]:

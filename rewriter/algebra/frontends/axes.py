@@ -41,7 +41,7 @@ def behaviour(graph: Graph, value: str) -> Behaviour | None:
     node, at = _source(graph, value)
     if node is None:
         return None
-    rule = _aten(node) if node.op.startswith("aten::") else _ONNX.get(op_name(node))
+    rule = _aten(node) if hasattr(node.native, "target") else _ONNX.get(op_name(node))
     if rule is None or at not in _RESULTS.get(op_name(node), (0,)):
         return None
     return Behaviour(rule, tuple(name for name in node.inputs if name))
@@ -86,7 +86,10 @@ _ATEN = _table(
         " feature_dropout softmax _softmax log_softmax _log_softmax cumsum cumprod logcumsumexp"
         " scatter scatter_add scatter_reduce index_put index_add index_copy index_fill masked_scatter"
         " slice_scatter select_scatter fake_quantize_per_tensor_affine"
-        " fake_quantize_per_channel_affine gelu silu relu6 rrelu prelu",
+        " fake_quantize_per_channel_affine silu relu6 rrelu"
+        " prelu _prelu_kernel hardswish log_sigmoid log_sigmoid_forward special_erf dequantize"
+        " quantized_decomposed::quantize_per_tensor quantized_decomposed::dequantize_per_tensor"
+        " quantized_decomposed::quantize_per_channel quantized_decomposed::dequantize_per_channel",
         "convolved": "conv1d conv2d conv3d convolution _convolution conv_transpose1d conv_transpose2d"
         " conv_transpose3d mkldnn_convolution cudnn_convolution",
         "resampled": "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices"
