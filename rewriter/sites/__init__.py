@@ -31,5 +31,5 @@ def raise_sites(program: Program) -> tuple[tuple[AttentionSite, ...], tuple[Refu
         if reason is None:
             kept.append(replace(site, id=f"{site.kind}.{len(kept)}"))
         else:
-            failed.append(Refusal(site.anchor, reason))
+            failed.append(Refusal(site.anchor, reason, None, site.kind, "check"))
     return tuple(kept), tuple(failed)

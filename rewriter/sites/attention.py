@@ -13,7 +13,7 @@ from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.kinds import kind_of
 from rewriter.sites.masks import Mask, analyse
-from rewriter.sites.normalise import Weights, asks_for_empty_rows
+from rewriter.sites.normalise import Weights, asks_for_empty_rows, repeats_mask
 from rewriter.sites.operands import choose_operand
 from rewriter.sites.roles import assign_roles, assign_roles_without_product
 from rewriter.sites.scores import Product, Scores, read_scores
@@ -181,7 +181,9 @@ def _guarded(search: Search, weights: Weights, bias: Term | None, axes: Axes) ->
     """Whether rows without visible keys are guarded; None if the guard asks for something else."""
     if weights.guard is None:
         return weights.guarded
-    if bias is not None and asks_for_empty_rows(weights.guard, bias, axes.keys):
+    if bias is not None and (
+        asks_for_empty_rows(weights.guard, bias, axes.keys) or repeats_mask(weights.guard, bias)
+    ):
         return True
     return _guards_known_rows(search, weights.guard, bias, axes)
 

@@ -36,14 +36,16 @@ def _with_product(search: Search, product: Product, axes: Axes, v: Read) -> str 
             )
         return _predicted(search, axes, v)
     if not q_varies:
-        return _learned_query(search, product, axes)
+        return _learned_query(search, product, axes, v)
     if search.tokens(product.k, axes.keys) is False and search.tokens(product.k, axes.features):
         return "channel-attention"
     return "attention"
 
 
-def _learned_query(search: Search, product: Product, axes: Axes) -> str | Miss:
-    if _adds_a_query(search, product.k, frozenset(axes.keys)):
+def _learned_query(search: Search, product: Product, axes: Axes, v: Read) -> str | Miss:
+    in_k, in_v = (depends_on(unfold(x, budget=32)) for x in (product.k, v))
+    of_a_query = any(a in in_k and a not in in_v for a in axes.batch)
+    if of_a_query or _adds_a_query(search, product.k, frozenset(axes.keys)):
         return "additive-attention"
     return "latent-attention" if axes.queries else "pooling"
 

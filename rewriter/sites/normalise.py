@@ -26,7 +26,20 @@ from rewriter.algebra.term import (
 from rewriter.sites.search import Search
 from rewriter.sites.sums import as_sum, factors_of, parts_of, same_factors
 
-__all__ = ["NotWeights", "Weights", "asks_for_empty_rows", "quotient", "weights_of"]
+__all__ = [
+    "MASKING",
+    "NotWeights",
+    "Weights",
+    "asks_for_empty_rows",
+    "divided",
+    "over_queries",
+    "quotient",
+    "repeats_mask",
+    "weights_of",
+]
+
+MASKING = -1e30
+"""A number at or below this hides a key: added to or put in place of any score it leaves itself."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +150,12 @@ def _mixed(search: Search, tree: Term, keys: Sequence[Atom]) -> Weights | NotWei
     mixtures = [s for t in leaves(tree) if (s := as_sum(t)) is not None and len(s.factors) == 2]
     for mixture in mixtures:
         for inner, matrix in (mixture.factors, mixture.factors[::-1]):
-            if not isinstance(inner, Read) or search.varies(matrix) or depends_on(matrix) & wanted:
+            held = depends_on(matrix)
+            if not isinstance(inner, Read) or held & wanted or len(held) > 2 or not held & {*mixture.bound}:
                 continue
             weights = weights_of(search, inner, keys)
+            if isinstance(weights, Weights) and same(tree, mixture.whole):
+                return replace(weights, mixed=True)
             if isinstance(weights, Weights) and not weights.mixed:
                 return _changed(
                     search, tree, [mixture.whole], keys, replace(weights, mixed=True), "a function"
@@ -190,6 +206,17 @@ def asks_for_empty_rows(condition: Term, bias: Term, keys: Sequence[Atom]) -> bo
         case Apply("not", (Read(Prim(form=Reduce("max", axes)) as top, index),)):
             visible = _visible(bias)
             return visible is not None and _reduces(top, axes, index, visible, keys)
+        case _:
+            return False
+
+
+def repeats_mask(condition: Term, bias: Term) -> bool:
+    """Whether weights become 0 exactly where the bias hides the key: it tells in empty rows only."""
+    match bias:
+        case Apply("where", (hidden, Number(fill), Number(0.0))) if fill <= MASKING:
+            return same(condition, hidden)
+        case Apply("where", (visible, Number(0.0), Number(fill))) if fill <= MASKING:
+            return same(condition, Apply("not", (visible,), "bool"))
         case _:
             return False
 
@@ -247,11 +274,12 @@ def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
     here, wanted = at.atoms, frozenset(parts_of(keys))
     taken = product(a.size for a in here)
     if here == wanted and at.dense() is not None:
-        scores = read(prim.inputs[0], index)
+        scores, shift = _unshifted(unfold(Read(prim.inputs[0], index), budget=64), wanted)
         if at.start == ZERO and taken == length:
             return Weights(scores, prim)
-        sink = _sink(prim, axis, index, at)
-        if sink is not None and length - taken == ONE:
+        sink = _sink(prim, axis, index, at) if length - taken == ONE else None
+        sink = sink if sink is None or not shift else _without(sink, shift)
+        if sink is not None:
             return Weights(scores, prim, sink=sink)
     if not here & wanted:
         reason = "the softmax runs over another axis than the one that is summed with the values"
@@ -350,7 +378,11 @@ def _divided(
             inner, bound = _under(lse, axes, index)
             hit = _matching(top, [Apply("exp", (inner,), None)], bound, keys)
             return None if hit is None else _weights(search, hit, prim, keys, None, False, top)
+    share, parts = factors_of(bottom)
+    if share != 1.0 and len(parts) == 1:
+        bottom = parts[0]
     total, sink, changed = _denominator(bottom)
+    changed = changed or share != 1.0
     if total is None:
         return None
     bottom_sum = as_sum(total)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rewriter.algebra.index import Affine, Atom, Index, operand_index, resolve
 from rewriter.algebra.prims import Map
-from rewriter.algebra.sizes import ONE, ZERO
+from rewriter.algebra.sizes import ONE, ZERO, Size, product
 from rewriter.algebra.term import Apply, Number, Position, Read, Term, source, unfold
 from rewriter.sites.formula import Operand
 
@@ -44,7 +45,7 @@ def choose_operand(
         index = resolve(at.index)
         if any(dim.atoms - kept for dim in index):
             continue  # a tensor that repeats the operand: what it is repeated from is further back
-        cost = _cost(index, wanted)
+        cost = _cost(at.prim.shape, index, wanted)
         # of equals the nearest, except that a constant factor is worth taking into the scale
         if cost is not None and (best is None or cost < best[0] or (cost == best[0] and scale != best[2])):
             best = cost, Operand(at.prim.value, index), scale
@@ -77,9 +78,10 @@ def _behind(start: Read, peel: bool) -> Iterator[tuple[Read, float]]:
             return
 
 
-def _cost(index: Index, wanted: Sequence[Affine]) -> int | None:
+def _cost(shape: Sequence[Size], index: Index, wanted: Sequence[Affine]) -> int | None:
     """Return how many steps bring the tensor into the canonical layout; None if it cannot be read."""
-    if list(index) == list(wanted):
+    sliced = sum(n != product(a.size for a in d.atoms) for n, d in zip(shape, index, strict=True))
+    if not sliced and list(index) == list(wanted):
         return 0
     seen: set[Atom] = set()
     for dim in index:
@@ -89,8 +91,7 @@ def _cost(index: Index, wanted: Sequence[Affine]) -> int | None:
     needed = frozenset(a for w in wanted for a in w.atoms)
     if not seen <= needed:
         return None
-    regrouped = sorted(map(str, index)) != sorted(map(str, wanted))
-    sliced = sum(d.start != ZERO for d in index)
+    regrouped = Counter(index) != Counter(wanted)
     return 1 + regrouped + sliced
 
 

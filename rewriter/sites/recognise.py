@@ -78,6 +78,12 @@ def _at_contraction(search: Search, anchor: Prim) -> AttentionSite | None:
     total = as_sum(Read(anchor, index))
     if total is None:
         return None
+    if len(total.factors) > 2 and any(
+        isinstance(t, Read) and search.may_be_weights(t) for t in total.factors
+    ):
+        search.miss(
+            anchor, Miss("weights, values and another tensor are multiplied in one product", "operands")
+        )
     for weights, v in _pairs(total):
         site = _weighted(search, value, output, weights, v, total.bound)
         if site is not None:

@@ -69,6 +69,9 @@ def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Inde
     queries = tuple(a for a in own if a not in tied)
     if not queries and groups and not expanded:
         queries, groups = groups, ()
+    if not heads and not groups and len(queries) > 1:
+        groups = tuple(a for a in queries if a in _on_head_axis(product.q))
+        queries = tuple(a for a in queries if a not in groups)
     batch = tuple(a for a in shared if a not in heads)
     return Axes(batch, heads, groups, queries, keys, features, v_features)
 
@@ -108,6 +111,12 @@ def _together(heads: frozenset[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
             if dim.atoms & heads:
                 found |= dim.atoms
     return frozenset(found)
+
+
+def _on_head_axis(q: Read) -> frozenset[Atom]:
+    """Return the atoms on the second axis of queries of rank 4 or more, where one head of keys serves all."""
+    index = resolve((_ends([q]) or [q])[0].index)
+    return index[1].atoms if len(index) >= 4 else frozenset()
 
 
 def _by_position(product: Product, shared: list[Atom]) -> frozenset[Atom]:

@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 
 from rewriter.algebra.index import Atom
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, unfold
+from rewriter.sites.normalise import MASKING
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.sums import Sum, as_sum, parts_of
 
 __all__ = ["MASKING", "Product", "Scores", "read_scores"]
-
-MASKING = -1e30
-"""A number at or below this hides a key: added to or put in place of any score it leaves itself."""
 
 REPLACING = -1e8
 """A number at or below this hides a key when it is put in place of the score."""
@@ -31,6 +29,8 @@ class Product:
         Atoms that are summed.
     scale, factors
         Numbers and tensors that multiply the product inside of the contraction.
+    distance
+        It is the square of the distance of queries and keys, of which the product is a part.
     """
 
     whole: Read
@@ -39,6 +39,7 @@ class Product:
     features: tuple[Atom, ...]
     scale: float = 1.0
     factors: tuple[Term, ...] = ()
+    distance: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def read_scores(search: Search, scores: Term, keys: Sequence[Atom], values: froz
     values
         Atoms that the values depend on: an atom of the query side that they also have is batch.
     """
-    tree = unfold(scores, budget=64) if isinstance(scores, Read) else scores
+    tree = _unfolded(scores)
     products = [p for t in _distinct_reads(tree) for p in _products(search, t, keys)]
     if not products:
         return Scores(None, whole=scores)
@@ -94,7 +95,7 @@ def read_scores(search: Search, scores: Term, keys: Sequence[Atom], values: froz
     mixed = _inside_mixture(search, chosen, keys, values)
     if mixed is not None:
         return Scores(mixed, whole=scores, mixed=True)
-    walked = _affine(tree, chosen.whole)
+    walked = None if chosen.distance else _affine(search, tree, chosen.whole)
     if walked is None:
         return Scores(chosen, whole=scores)
     return Scores(
@@ -104,6 +105,17 @@ def read_scores(search: Search, scores: Term, keys: Sequence[Atom], values: froz
         walked.bias,
         None if walked.cap is None else abs(walked.cap),
     )
+
+
+def _unfolded(term: Term) -> Term:
+    """Look through all maps under a term."""
+    match term:
+        case Read():
+            return unfold(term, budget=64)
+        case Apply(fn, args, dtype, whole):
+            return Apply(fn, tuple(_unfolded(t) for t in args), dtype, whole)
+        case _:
+            return term
 
 
 def _main(search: Search, products: Sequence[Product], values: frozenset[Atom]) -> Product:
@@ -121,12 +133,15 @@ def _inside_mixture(
     search: Search, outer: Product, keys: Sequence[Atom], values: frozenset[Atom]
 ) -> Product | None:
     """Return the product inside of what looks like the keys, if the outer one only mixes heads."""
-    if search.varies(outer.q.prim):
+    matrix = _true_atoms(outer.q)
+    if len(matrix) > 2:
         return None
     inner = read_scores(search, outer.k, keys, values)
     if isinstance(inner, Miss) or inner.product is None:
         return None
-    return inner.product if search.varies(inner.product.q.prim) else None
+    # the keys' own projection is a product, too, but its other side is a matrix
+    beside = _true_atoms(inner.product.q) - matrix - frozenset(parts_of(inner.product.features))
+    return inner.product if beside else None
 
 
 def _true_atoms(at: Read) -> frozenset[Atom]:
@@ -144,7 +159,7 @@ def _distinct_reads(tree: Term) -> list[Read]:
 def _products(search: Search, at: Read, keys: Sequence[Atom]) -> Iterator[Product]:
     for split in (False, True):
         total = as_sum(at, split)
-        found = None if total is None else _as_product(total, keys)
+        found = None if total is None else _as_product(total, keys) or _as_distance(total, keys)
         if found is not None:
             yield found
             return
@@ -175,6 +190,20 @@ def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
     return Product(total.whole, q, k, features, total.scale, tuple(beside))
 
 
+def _as_distance(total: Sum, keys: Sequence[Atom]) -> Product | None:
+    """Read ``sum of (q - k)^2``."""
+    match total.factors:
+        case (Apply("sub", (a, b)) as x, y) if same(x, y):
+            pass
+        case (Apply("pow", (Apply("sub", (a, b)), Number(2.0))),):
+            pass
+        case _:
+            return None
+    q, k = (b, a) if depends_on(a) & frozenset(parts_of(keys)) else (a, b)
+    inner = _as_product(replace(total, factors=(q, k)), keys)
+    return None if inner is None else replace(inner, distance=True)
+
+
 def _as_read(term: Term) -> Read | None:
     if isinstance(term, Read):
         return term
@@ -191,7 +220,7 @@ class _Walked:
     cap: float | None = None
 
 
-def _affine(tree: Term, hole: Read) -> _Walked | None:
+def _affine(search: Search, tree: Term, hole: Read) -> _Walked | None:
     """Return the tree as a function of the hole; None if it is no such function."""
     if same(tree, hole):
         return _Walked()
@@ -200,11 +229,11 @@ def _affine(tree: Term, hole: Read) -> _Walked | None:
     inside = [k for k, arg in enumerate(tree.args) if any(same(t, hole) for t in leaves(arg))]
     if len(inside) != 1:
         return None
-    walked = _affine(tree.args[inside[0]], hole)
-    return None if walked is None else _step(tree, inside[0], walked)
+    walked = _affine(search, tree.args[inside[0]], hole)
+    return None if walked is None else _step(search, tree, inside[0], walked)
 
 
-def _step(tree: Apply, at: int, done: _Walked) -> _Walked | None:
+def _step(search: Search, tree: Apply, at: int, done: _Walked) -> _Walked | None:
     """Extend what is known of the operand at position ``at`` by one function."""
     others = [arg for k, arg in enumerate(tree.args) if k != at]
     match tree.fn, at:
@@ -218,7 +247,7 @@ def _step(tree: Apply, at: int, done: _Walked) -> _Walked | None:
         case "neg", _:
             return _scaled("mul", Number(-1.0), done)
         case ("mul", _) | ("div", 0):
-            return _scaled(tree.fn, others[0], done)
+            return _scaled(tree.fn, _number(search, others[0]), done)
         case "where", (1 | 2):
             return _masked(tree, at, done)
         case "tanh", _ if done.cap is None and done.bias is None:
@@ -248,6 +277,14 @@ def _masked(tree: Apply, at: int, done: _Walked) -> _Walked | None:
     rest: Term = Number(0.0) if done.bias is None else done.bias
     branches = (rest, hidden) if at == 1 else (hidden, rest)
     return replace(done, bias=Apply("where", (tree.args[0], *branches), tree.dtype))
+
+
+def _number(search: Search, term: Term) -> Term:
+    """Return a scalar that is computed from constants as the number it is."""
+    if isinstance(term, Number) or depends_on(term) or not search.known.closed_term(term):
+        return term
+    value = search.known.array(term, [])
+    return term if value is None else Number(float(value))
 
 
 def _plus(bias: Term | None, other: Term) -> Term:

@@ -87,11 +87,12 @@ class Search:
         return kinds == {"token"} if kinds in ({"token"}, {"feature"}) else None
 
     def _mixes(self, prim: Prim) -> bool:
-        """Whether normalised weights are contracted with a tensor that does not vary, as heads are mixed."""
+        """Whether normalised weights are contracted with a matrix or a constant, as heads are mixed."""
         if not isinstance(prim.form, Einsum) or len(prim.inputs) != 2:
             return False
         a, b = prim.inputs
-        return any(x in self.normalised and not self.varies(y) for x, y in ((a, b), (b, a)))
+        pairs = ((a, b), (b, a))
+        return any(x in self.normalised and (len(y.shape) <= 2 or not self.varies(y)) for x, y in pairs)
 
     def _multiplies(self, prim: Prim) -> bool:
         if not isinstance(prim.form, Einsum):
