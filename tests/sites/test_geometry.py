@@ -60,8 +60,8 @@ class Model(nn.Module):
         k, v = map(heads, self.kv(self.norm(y)).chunk(2, -1))
         mixed = torch.softmax(q @ k.transpose(-1, -2) * 0.3, -1) @ v
         mixed = x + self.out(mixed.transpose(1, 2).flatten(2))
-        wide: Tensor = self.down(nn.functional.gelu(self.up(self.norm(mixed))))
-        return mixed + wide
+        result: Tensor = mixed + self.down(nn.functional.gelu(self.up(self.norm(mixed))))
+        return result
 
 
 def heads(x: Tensor) -> Tensor:
