@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 import numpy as np
 
 from rewriter.errors import InputError, RewriterError
-from rewriter.forms import Cost, Fidelity, Form
+from rewriter.forms import Cost, Fidelity, Form, refusal
 from rewriter.lower.canonical import replacement
 from rewriter.lower.errors import EmitError
 from rewriter.plan import Plan
@@ -285,7 +285,7 @@ class _Engine:
 
     def commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
         """Verify every assignment and make the edits that pass."""
-        legal = [(site, form) for site, form in wanted if form.why_not(site) is None]
+        legal = [(site, form) for site, form in wanted if refusal(form, site) is None]
         if self._data is not None:
             self._measure(legal)
         elif any(form.fidelity(site) is not Fidelity.EXACT for site, form in legal):
@@ -306,7 +306,7 @@ class _Engine:
         fidelity, measured = form.fidelity(site), self._errors.get((site.id, str(form)))
         before, after = _dense(site), form.cost(site)
         applied = Applied(site.id, str(form), fidelity, False, None, None, None, None, before, after)
-        reason = form.why_not(site)
+        reason = refusal(form, site)
         if reason is not None:
             return replace(applied, reason=reason), None
         if isinstance(measured, str):
@@ -349,7 +349,7 @@ class _Engine:
         self, form: Form, sites: Sequence[AttentionSite], selector: Selector
     ) -> tuple[AttentionSite, ...]:
         """Return the sites where the form is closest to the original, of those that it is legal for."""
-        legal = [site for site in sites if form.why_not(site) is None]
+        legal = [site for site in sites if refusal(form, site) is None]
         if not legal:
             return tuple(sites)  # to be refused, each with its reason
         self._measure([(site, form) for site in legal])

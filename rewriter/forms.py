@@ -9,14 +9,16 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
 
 from rewriter.algebra.sizes import Size
+from rewriter.sites.site import KINDS, Trait
 
 if TYPE_CHECKING:
     import torch
 
+    from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, EmptyRow, Handle
     from rewriter.sites.site import AttentionSite, Band
 
-__all__ = ["Canonical", "Cost", "Fidelity", "Form"]
+__all__ = ["Canonical", "Cost", "Fidelity", "Form", "refusal"]
 
 
 class Fidelity(Enum):
@@ -90,18 +92,33 @@ class Form(ABC):
     A subclass documents every field in its docstring, checks ranges in ``__post_init__`` (raise
     `ValueError` with what was found and what is allowed), and has a class name for people and a
     ``name`` for the command line.
+
+    Attributes
+    ----------
+    kinds
+        Of `rewriter.sites.site.KINDS`, those that the form is legal for.
+    normalizers
+        Those that it computes, as in `AttentionSite.normalizer`.
+    traits
+        What a site may do besides ``softmax(scale · q kᵀ + bias) v``, because the form does it too.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    kinds: ClassVar[frozenset[str]] = frozenset({"attention"})
+    normalizers: ClassVar[frozenset[str]] = frozenset({"softmax"})
+    traits: ClassVar[frozenset[Trait]] = frozenset()
 
     @abstractmethod
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return what this form, with these parameters, is for this site."""
 
-    @abstractmethod
     def why_not(self, site: AttentionSite) -> str | None:
-        """Return the sentence why the form is not legal for the site, or None if it is."""
+        """Return the sentence why the form is not legal for a site of its kinds and traits, or None if it is.
+
+        Ask `refusal`, which looks at these first.
+        """
+        return None
 
     def adapt(self, a: Canonical) -> Canonical:
         """Return the operands as this form takes them: as they are, unless a subclass says otherwise."""
@@ -112,18 +129,10 @@ class Form(ABC):
         """Emit the computation; return ``[B, H, I, E]``."""
 
     @abstractmethod
-    def definition(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        bias: torch.Tensor | None,
-        scale: float,
-        band: Band | None,
-    ) -> torch.Tensor:
+    def definition(self, x: Operands) -> torch.Tensor:
         """Compute the same, densely and plainly, in float32 or wider: what everything is tested against.
 
-        Operands are as in `Canonical`; a band must have a number for its offset.
+        A band must have a number for its offset.
         """
 
     @abstractmethod
@@ -184,6 +193,30 @@ class Form(ABC):
             default = "" if f.default is MISSING or f.default is None else f" = {f.default}"
             lines.append(f"{f.name}: {types[f.name].__name__}{default}")
         return lines
+
+
+_TRAITS: dict[Trait, str] = {
+    "softcap": "is soft-capped",
+    "sink": "has sinks in its softmax",
+    "head-mixing": "mixes its heads",
+    "score-function": "applies a function to the products of queries and keys",
+    "weight-function": "changes its weights before they meet the values",
+}
+
+
+def refusal(form: Form, site: AttentionSite) -> str | None:
+    """Return the sentence why a form is not legal for a site, or None if it is."""
+    if site.kind not in form.kinds:
+        kinds = sorted(form.kinds)
+        for_these = " and ".join([", ".join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)
+        return f"{site.id} is {site.kind} ({KINDS.get(site.kind, 'unknown')}); {form.name} is for {for_these}"
+    if site.normalizer not in form.normalizers:
+        return f"{site.id} is normalised by {site.normalizer}, which {form.name} does not compute"
+    foreign = [trait for trait in site.traits if trait not in form.traits]
+    if foreign:
+        found = " and ".join(f"{_TRAITS[trait]} ({trait})" for trait in foreign)
+        return f"{site.id} {found}, which {form.name} does not compute"
+    return form.why_not(site)
 
 
 def _plain_type(hint: Any) -> type:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, SupportsInt
 
 import torch
 
-__all__ = ["BandLike", "attend", "band_mask", "softmax_attention"]
+__all__ = ["BandLike", "Operands", "attend", "band_mask", "softmax_attention"]
 
 
 class BandLike(Protocol):
@@ -37,15 +38,9 @@ def band_mask(band: BandLike | None, queries: int, keys: int) -> torch.Tensor:
     return seen
 
 
-def attend(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: float,
-    seen: torch.Tensor,
-) -> torch.Tensor:
-    """Return ``softmax(scale · q kᵀ + bias where seen, else -inf) v``; a row that sees nothing gives NaN.
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """What attention is computed from, as tensors.
 
     Parameters
     ----------
@@ -57,31 +52,53 @@ def attend(
         Broadcasts to ``[B, H, I, J]``, or None.
     scale
         Factor on the scores.
+    band
+        What a query sees at most, besides what the bias hides; None is everything.
+    softcap
+        Scaled scores ``s`` become ``softcap · tanh(s / softcap)`` before the bias is added; None leaves them.
+    sink
+        Logits that take part in every softmax and have no value: broadcasts to ``[B, H, I, S]``, or None.
+    """
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    band: BandLike | None = None
+    softcap: float | None = None
+    sink: torch.Tensor | None = None
+
+
+def attend(x: Operands, seen: torch.Tensor) -> torch.Tensor:
+    """Return attention of each query to the keys that it sees, ``[B, H, I, E]`` in float32 or wider.
+
+    That is ``softmax(softcap(scale · q kᵀ) + bias where seen, else -inf; sink) v``, where the weight of the
+    sink is dropped. A row that sees neither key nor sink gives NaN. The band is not read.
+
+    Parameters
+    ----------
+    x
+        Operands.
     seen
         Booleans ``[I, J]``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``[B, H, I, E]`` in float32 or wider.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    share = q.shape[1] // k.shape[1]
-    keys, values = (x.to(wide).repeat_interleave(share, dim=1) for x in (k, v))
-    scores = scale * torch.einsum("bhid,bhjd->bhij", q.to(wide), keys)
-    if bias is not None:
-        scores = scores + bias.to(wide)
+    wide = torch.promote_types(x.q.dtype, torch.float32)
+    share = x.q.shape[1] // x.k.shape[1]
+    keys, values = (t.to(wide).repeat_interleave(share, dim=1) for t in (x.k, x.v))
+    scores = x.scale * torch.einsum("bhid,bhjd->bhij", x.q.to(wide), keys)
+    if x.softcap is not None:
+        scores = x.softcap * torch.tanh(scores / x.softcap)
+    if x.bias is not None:
+        scores = scores + x.bias.to(wide)
     scores = scores.masked_fill(~seen.to(scores.device), float("-inf"))
-    return torch.einsum("bhij,bhje->bhie", scores.softmax(dim=-1), values)
+    if x.sink is not None:
+        beside = x.sink.to(wide).expand(*scores.shape[:3], -1)
+        scores = torch.cat([scores, beside], dim=-1)
+    weights = scores.softmax(dim=-1)[..., : keys.shape[2]]
+    return torch.einsum("bhij,bhje->bhie", weights, values)
 
 
-def softmax_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: float,
-    band: BandLike | None = None,
-) -> torch.Tensor:
-    """Return softmax attention; arguments as `attend`, and the band that the bias leaves out."""
-    return attend(q, k, v, bias, scale, band_mask(band, q.shape[2], k.shape[2]))
+def softmax_attention(x: Operands) -> torch.Tensor:
+    """Return softmax attention, ``[B, H, I, E]`` in float32 or wider."""
+    return attend(x, band_mask(x.band, x.q.shape[2], x.k.shape[2]))

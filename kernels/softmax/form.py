@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
     import torch
 
+    from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, Handle
-    from rewriter.sites.site import AttentionSite, Band
+    from rewriter.sites.site import AttentionSite
 
 __all__ = ["Softmax", "dense_cost"]
 
@@ -26,36 +28,24 @@ class Softmax(Form):
 
     name: ClassVar[str] = "softmax"
     summary: ClassVar[str] = "exact softmax attention by the best fused operator of the target"
+    kinds: ClassVar[frozenset[str]] = frozenset(
+        {"attention", "latent-attention", "pooling", "channel-attention"}
+    )
+    traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT`: it is the site itself."""
         return Fidelity.EXACT
 
-    def why_not(self, site: AttentionSite) -> str | None:
-        """Return why the site is no softmax attention, or None."""
-        if site.kind != "attention":
-            return f"{site.id} is {site.kind}; softmax replaces attention only"
-        if site.normalizer != "softmax":
-            return f"{site.id} is normalised by {site.normalizer}; softmax would be another function"
-        return None
-
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit one fused call."""
         return emit_dense(e, a)
 
-    def definition(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        bias: torch.Tensor | None,
-        scale: float,
-        band: Band | None,
-    ) -> torch.Tensor:
+    def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely."""
         from rewriter.kernels.softmax.definition import softmax_attention
 
-        return softmax_attention(q, k, v, bias, scale, band)
+        return softmax_attention(x)
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score, in one pass."""

@@ -28,6 +28,8 @@ def emit_dense(e: Emitter, a: Canonical, empty_row: EmptyRow | None = None) -> H
         bias=bias,
         causal=causal,
         empty_row=a.empty_row if empty_row is None else empty_row,
+        softcap=a.softcap,
+        sink=a.sink,
     )
 
 

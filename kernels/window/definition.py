@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rewriter.kernels.softmax.definition import BandLike, attend, band_mask
+from rewriter.kernels.softmax.definition import BandLike, Operands, attend, band_mask
 
 __all__ = ["window_attention", "window_mask"]
 
@@ -43,22 +43,13 @@ def window_mask(
 
 
 def window_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor | None,
-    scale: float,
-    band: BandLike | None,
-    *,
-    window: int,
-    sinks: int = 0,
-    grid: tuple[int, int] | None = None,
+    x: Operands, *, window: int, sinks: int = 0, grid: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """Return windowed attention, ``[B, H, I, E]``; a query whose window holds no visible key gives 0.
 
     Operands are as in `rewriter.kernels.softmax.definition.attend`, the mask is `window_mask`.
     """
-    seen = window_mask(q.shape[2], k.shape[2], window, sinks, grid, band)
-    result = attend(q, k, v, bias, scale, seen)
-    hidden = ~seen if bias is None else ~seen | (bias == float("-inf"))
+    seen = window_mask(x.q.shape[2], x.k.shape[2], window, sinks, grid, x.band)
+    result = attend(x, seen)
+    hidden = ~seen if x.bias is None else ~seen | (x.bias == float("-inf"))
     return result.masked_fill(hidden.all(dim=-1, keepdim=True).expand(result.shape), 0.0)

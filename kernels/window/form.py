@@ -12,10 +12,12 @@ from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.window.lowering import emit_grid, emit_sliding, grid_tile, tile_length
+from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
     import torch
 
+    from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, EmptyRow, Handle
     from rewriter.sites.site import AttentionSite, Band
 
@@ -43,6 +45,7 @@ class Window(Form):
     summary: ClassVar[str] = (
         "each query sees its neighbours, along one axis or on a grid, and the first tokens"
     )
+    traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
 
     window: int
     sinks: int = 0
@@ -67,10 +70,6 @@ class Window(Form):
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why the site has no sequence that a window can slide along, or None."""
-        if site.kind != "attention":
-            return f"{site.id} is {site.kind}; a window slides over attention only"
-        if site.normalizer != "softmax":
-            return f"{site.id} is normalised by {site.normalizer}; window is defined for softmax"
         if self._hides_nothing(site.facts.band, site.queries, site.keys):
             return None
         return self._why_no_grid(site) if self.grid is not None else self._why_no_axis(site)
@@ -132,20 +131,12 @@ class Window(Form):
         back, ahead = self._reach(a.band)
         return emit_sliding(e, a, back, ahead, self.sinks, empty_row)
 
-    def definition(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        bias: torch.Tensor | None,
-        scale: float,
-        band: Band | None,
-    ) -> torch.Tensor:
+    def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely, with a mask."""
         from rewriter.kernels.window.definition import window_attention
 
-        grid = self._sides(k.shape[2]) if self.grid is not None else None
-        return window_attention(q, k, v, bias, scale, band, window=self.window, sinks=self.sinks, grid=grid)
+        grid = self._sides(x.k.shape[2]) if self.grid is not None else None
+        return window_attention(x, window=self.window, sinks=self.sinks, grid=grid)
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score that the tiles compute, on keys outside of the window too."""

@@ -208,13 +208,15 @@ def _sink_mask(e: Emitter, a: Canonical, rows: Handle, lead: Handle, dtype: str)
 
 def _first_queries(e: Emitter, a: Canonical, count: int, empty_row: EmptyRow) -> Handle:
     """Emit attention of the first queries to every key that the site lets them see."""
-    bias = a.bias
-    if bias is not None and e.shape(bias)[2] != ONE:
-        if not a.shape["I"].at_least(count):
-            bias = e.pad(bias, 2, 0, count)
-        bias = e.slice(bias, 2, 0, count)
-    rows = replace(a, q=e.slice(a.q, 2, 0, count), bias=bias, shape={**a.shape, "I": Size.of(count)})
-    return emit_dense(e, rows, empty_row)
+
+    def first(x: Handle | None) -> Handle | None:
+        if x is None or e.shape(x)[2] == ONE:
+            return x
+        return e.slice(x if a.shape["I"].at_least(count) else e.pad(x, 2, 0, count), 2, 0, count)
+
+    shape = {**a.shape, "I": Size.of(count)}
+    part = replace(a, q=e.slice(a.q, 2, 0, count), bias=first(a.bias), sink=first(a.sink), shape=shape)
+    return emit_dense(e, part, empty_row)
 
 
 def _pad(e: Emitter, x: Handle, axis: int, after: int) -> Handle:

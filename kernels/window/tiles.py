@@ -35,7 +35,7 @@ class Tiles:
     mask
         Added to the scores, ``[N, 1, T, K]``.
     rows
-        Index of each tile's queries, ``[N, T]``, for a bias that differs by query.
+        Index of each tile's queries, ``[N, T]``, for what differs by query: a bias, a sink.
     """
 
     queries: Handle
@@ -86,7 +86,16 @@ def _attend(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> Hand
         mask = e.reshape(
             e.expand(_lead(e, mask), (batch, *e.shape(mask))), (batch * count, ONE, length, keys)
         )
-    result = e.attention(q, k, v, scale=a.scale, bias=mask, empty_row=empty_row)
+    result = e.attention(
+        q,
+        k,
+        v,
+        scale=a.scale,
+        bias=mask,
+        empty_row=empty_row,
+        softcap=a.softcap,
+        sink=None if a.sink is None else _tiled_sink(e, a.sink, tiles),
+    )
     return e.reshape(token_major(e, result), (batch, count, length, heads, e.shape(a.v)[3]))
 
 
@@ -108,6 +117,22 @@ def _with_bias(e: Emitter, a: Canonical, tiles: Tiles, flat: Handle) -> Handle:
     if b != batch:
         mask = e.expand(mask, (batch, count, h, length, keys))
     return e.reshape(mask, (batch * count, h, length, keys))
+
+
+def _tiled_sink(e: Emitter, sink: Handle, tiles: Tiles) -> Handle:
+    """Emit the sinks of each tile's queries, ``[B·N, h, T, S]``; as they are where all share them."""
+    batch, count, length, _, _ = e.shape(tiles.queries)
+    b, h, i, s = e.shape(sink)
+    if b == ONE and i == ONE:
+        return sink
+    rows = ONE if i == ONE else length
+    if i != ONE:
+        sink = e.gather(sink, e.reshape(tiles.rows, (count * length,)), 2)
+        sink = e.permute(e.reshape(sink, (b, h, count, length, s)), (0, 2, 1, 3, 4))
+    else:
+        sink = e.reshape(sink, (b, ONE, h, ONE, s))
+    sink = e.expand(sink, (batch, count, h, rows, s))
+    return e.reshape(sink, (batch * count, h, rows, s))
 
 
 def _lead(e: Emitter, x: Handle) -> Handle:

@@ -7,10 +7,10 @@ operand; a reshape that cuts an axis splits its atom into two, everywhere at onc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rewriter.algebra.prims import (
     Concat,
@@ -46,19 +46,28 @@ _serial = count()
 class Atom:
     """A named axis with a size. Compared by identity; ``kids`` are set when a reshape has cut it in two."""
 
-    __slots__ = ("kids", "name", "serial", "size")
+    __slots__ = ("_name", "kids", "serial", "size")
+
+    cuts = 0
+    """How many atoms have been cut so far: what was computed since the last cut is up to date."""
 
     def __init__(self, size: SizeLike, name: str = "") -> None:
         self.size = Size.of(size)
         self.serial = next(_serial)
-        self.name = name or f"a{self.serial}"
+        self._name = name
         self.kids: tuple[Atom, Atom] | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self._name or f"a{self.serial}"
 
     def split(self, low: Size) -> bool:
         """Cut into ``(high, low)`` with ``low`` entries in the fast part; False if that is not exact."""
         high = self.size.divide(low)
         if high is None:
             return False
+        Atom.cuts += 1
         self.kids = (Atom(high, self.name + "h"), Atom(low, self.name + "l"))
         return True
 
@@ -102,7 +111,7 @@ class Affine(NamedTuple):
     @property
     def atoms(self) -> frozenset[Atom]:
         """The atoms it depends on."""
-        return frozenset(a for a, _ in self.terms)
+        return frozenset(dict(self.terms))
 
     def highest(self) -> Size:
         """Return the largest value, for strides that are not negative."""
@@ -110,8 +119,8 @@ class Affine(NamedTuple):
 
     def dense(self) -> tuple[tuple[Atom, ...], Size] | None:
         """Return the atoms slow to fast and the step, if the values are an arithmetic progression."""
-        if not self.terms:
-            return (), ONE
+        if len(self.terms) <= 1:
+            return tuple(a for a, _ in self.terms), self.terms[0][1] if self.terms else ONE
         left = dict(self.terms)
         order: list[Atom] = []
         step = next((s for s in left.values() if all(t.divide(s) is not None for t in left.values())), None)
@@ -173,35 +182,45 @@ def atoms_of(index: Index) -> frozenset[Atom]:
     return frozenset(a for dim in resolve(index) for a, _ in dim.terms)
 
 
-def pull(prim: Prim, index: Index) -> tuple[Prim, Index] | None:
+Pulled = tuple[Prim, Index] | None
+
+
+def pull(prim: Prim, index: Index) -> Pulled:
     """Return the operand and the index that one view step reads, or None.
 
     None means that ``prim`` is not a view, or that the index cannot be followed (a reshape whose cuts do
     not line up, a range that straddles a concatenation): the tensor is then read as it is.
     """
-    index = resolve(index)
-    match prim.form:
-        case Permute(order):
-            source = dict(zip(order, index, strict=True))
-            return prim.inputs[0], tuple(source[k] for k in range(len(order)))
-        case Expand():
-            return prim.inputs[0], operand_index(prim.inputs[0].shape, prim.shape, index)
-        case Slice(axis, start, step):
-            dim = index[axis].times(Size.of(step))
-            moved = Affine(dim.start + start, dim.terms)
-            return prim.inputs[0], (*index[:axis], moved, *index[axis + 1 :])
-        case Reshape():
-            pulled = _through_reshape(prim.inputs[0].shape, prim.shape, index)
-            return None if pulled is None else (prim.inputs[0], resolve(pulled))
-        case Concat(axis):
-            return _through_concat(prim, axis, index)
-        case Gather(axis):
-            data, indices = prim.inputs
-            rank = len(indices.shape)
-            at = affine_value(indices, index[axis : axis + rank])
-            return None if at is None else (data, (*index[:axis], at, *index[axis + rank :]))
-        case _:
-            return None
+    step = _STEPS.get(type(prim.form))
+    return None if step is None else step(prim, prim.form, resolve(index))
+
+
+def _through_permute(prim: Prim, form: Permute, index: Index) -> Pulled:
+    source = dict(zip(form.order, index, strict=True))
+    return prim.inputs[0], tuple(source[k] for k in range(len(index)))
+
+
+def _through_expand(prim: Prim, form: Expand, index: Index) -> Pulled:
+    return prim.inputs[0], operand_index(prim.inputs[0].shape, prim.shape, index)
+
+
+def _through_slice(prim: Prim, form: Slice, index: Index) -> Pulled:
+    axis = form.axis
+    dim = index[axis].times(Size.of(form.step))
+    moved = Affine(dim.start + form.start, dim.terms)
+    return prim.inputs[0], (*index[:axis], moved, *index[axis + 1 :])
+
+
+def _through_reshape(prim: Prim, form: Reshape, index: Index) -> Pulled:
+    pulled = _regrouped(prim.inputs[0].shape, prim.shape, index)
+    return None if pulled is None else (prim.inputs[0], resolve(pulled))
+
+
+def _through_gather(prim: Prim, form: Gather, index: Index) -> Pulled:
+    (data, indices), axis = prim.inputs, form.axis
+    rank = len(indices.shape)
+    at = affine_value(indices, index[axis : axis + rank])
+    return None if at is None else (data, (*index[:axis], at, *index[axis + rank :]))
 
 
 def operand_index(shape: Sequence[Size], result: Sequence[Size], index: Index) -> Index:
@@ -268,8 +287,9 @@ def einsum_index(
     return indices, bound
 
 
-def _through_concat(prim: Prim, axis: int, index: Index) -> tuple[Prim, Index] | None:
-    dim, start = index[axis], ZERO
+def _through_concat(prim: Prim, form: Concat, index: Index) -> Pulled:
+    axis, start = form.axis, ZERO
+    dim = index[axis]
     if any(not s.at_least(1) for _, s in dim.terms):
         return None
     for x in prim.inputs:
@@ -280,7 +300,7 @@ def _through_concat(prim: Prim, axis: int, index: Index) -> tuple[Prim, Index] |
     return None
 
 
-def _through_reshape(old: Sequence[Size], new: Sequence[Size], index: Index) -> Index | None:
+def _regrouped(old: Sequence[Size], new: Sequence[Size], index: Index) -> Index | None:
     """Return the index on the operand (shape ``old``) of a row-major regrouping to ``new``."""
     result: dict[int, Affine] = {k: Affine(ZERO) for k, n in enumerate(old) if n == ONE}
     sources = [k for k, n in enumerate(old) if n != ONE]
@@ -338,3 +358,14 @@ def _divmod_start(start: Size, n: Size) -> tuple[Size, Size] | None:
     if start.at_least(0) and (n - 1 - start).at_least(0):
         return ZERO, start
     return None
+
+
+_STEPS: dict[type, Callable[[Prim, Any, Index], Pulled]] = {
+    Permute: _through_permute,
+    Expand: _through_expand,
+    Slice: _through_slice,
+    Reshape: _through_reshape,
+    Concat: _through_concat,
+    Gather: _through_gather,
+}
+"""How an index goes through a view, by its form."""

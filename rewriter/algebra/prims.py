@@ -178,7 +178,7 @@ operator is a `Leaf`.
 """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # never changed; to freeze it would take most of the time to make one
 class Prim:
     """One tensor in primitive form. Compared by identity: shared where the graph shares it.
 
@@ -252,6 +252,8 @@ def broadcast(*shapes: Sequence[Size]) -> tuple[Size, ...]:
 
     A number other than 1 wins over symbols, which can only be it or 1; of two symbols the first one wins.
     """
+    if all(shape == shapes[0] for shape in shapes):
+        return tuple(shapes[0]) if shapes else ()
     rank = max(map(len, shapes), default=0)
     result = []
     for axis in range(rank):

@@ -173,8 +173,8 @@ class Size:
         return total
 
     def __str__(self) -> str:
-        if not self.terms:
-            return "0"
+        if self.static:
+            return str(self._number)
         parts: list[str] = []
         for monomial, c in sorted(self.terms, key=lambda t: (-len(t[0]), t[0])):
             names = "*".join(monomial)

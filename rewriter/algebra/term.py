@@ -42,12 +42,27 @@ __all__ = [
 VIEWS = (Reshape, Permute, Expand, Slice, Concat, Gather)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Read:
     """A tensor at an index."""
 
-    prim: Prim
-    index: Index
+    __slots__ = ("_unfolded", "index", "prim")
+    __match_args__ = ("prim", "index")
+
+    def __init__(self, prim: Prim, index: Index) -> None:
+        self.prim = prim
+        self.index = index
+        self._unfolded: tuple[int, int, Term] | None = None
+
+    def __repr__(self) -> str:
+        return f"Read({self.prim}, {self.index})"
+
+    def unfolded(self, budget: int) -> Term:
+        """Return the term, kept until an atom is cut or another budget is asked for."""
+        known = self._unfolded
+        if known is None or known[0] != Atom.cuts or known[1] != budget:
+            cuts = Atom.cuts
+            known = self._unfolded = cuts, budget, _unfold(self, [budget], None, 0)
+        return known[2]
 
     @property
     def atoms(self) -> frozenset[Atom]:
@@ -120,7 +135,7 @@ def unfold(start: Read, budget: int = 256, stop: Callable[[Prim], bool] | None =
     stop
         Tensors that are not looked into.
     """
-    return _unfold(start, [budget], stop, 0)
+    return start.unfolded(budget) if stop is None else _unfold(start, [budget], stop, 0)
 
 
 def _unfold(at: Read, left: list[int], stop: Callable[[Prim], bool] | None, depth: int) -> Term:

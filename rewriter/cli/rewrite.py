@@ -15,7 +15,7 @@ from rewriter.cli.models import open_model
 from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.paths import check_output
 from rewriter.errors import InputError
-from rewriter.forms import Fidelity
+from rewriter.forms import Fidelity, refusal
 from rewriter.report.console import validation_view, verdict_line
 from rewriter.report.rewriting import rewriting_view
 from rewriter.verify.budget import Budget, parse_budgets
@@ -138,7 +138,7 @@ def _refuse_approximations(program: Program, steps: Plan | Sequence[Step]) -> No
     else:
         wanted = [(site, form) for form, selector in steps for site in selector.candidates(program.sites)]
     for site, form in wanted:
-        if form.why_not(site) is None and form.fidelity(site) is not Fidelity.EXACT:
+        if refusal(form, site) is None and form.fidelity(site) is not Fidelity.EXACT:
             raise InputError(
                 f"{form} is {form.fidelity(site).value} at {site.id}, not exact: say how far the model"
                 " may move with --budget (such as 'cos>=0.99'), or accept any measured error with --no-budget"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -20,8 +20,7 @@ from rewriter.algebra.sizes import Size
 __all__ = ["Graph", "Node", "Value"]
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A tensor of the graph.
 
     Parameters
@@ -39,7 +38,7 @@ class Value:
     dtype: str | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # never changed; to freeze it would take most of the time to make one
 class Node:
     """An operation of the graph.
 

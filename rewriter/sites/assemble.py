@@ -12,6 +12,7 @@ from rewriter.algebra.sizes import ONE, product
 from rewriter.algebra.term import VIEWS, Term
 from rewriter.program.graph import Graph, Node
 from rewriter.sites.formula import Formula
+from rewriter.sites.geometry import geometry
 from rewriter.sites.operands import native_reads
 from rewriter.sites.origin import constant_operands
 from rewriter.sites.search import Search
@@ -73,6 +74,7 @@ def assemble(
         formula=formula,
         traits=traits,
         constant=constant_operands(search.origin, formula),
+        geometry=geometry(search.origin, formula),
     )
 
 

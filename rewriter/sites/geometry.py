@@ -26,8 +26,10 @@ def geometry(origin: Origin, formula: Formula) -> Geometry | None:
     return found if geometry_along(origin, formula.k, axes.keys) == found else None
 
 
-def geometry_along(origin: Origin, operand: Operand, atoms: Sequence[Atom]) -> Geometry | None:
+def geometry_along(origin: Origin, operand: Operand | None, atoms: Sequence[Atom]) -> Geometry | None:
     """Return where the places along atoms of an operand, slow to fast, come from, or None."""
+    if operand is None:
+        return None
     axis = _axis(origin, operand, [p for a in atoms for p in a.parts()])
     if axis is None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from rewriter.algebra.frontends.axes import behaviour, is_random
+from rewriter.algebra.frontends.axes import Behaviour, behaviour, is_random
 from rewriter.algebra.index import Atom, Index, resolve
 from rewriter.algebra.prims import (
     Concat,
@@ -67,15 +67,18 @@ class Origin:
         self._inputs = frozenset(graph.inputs) - graph.constants.keys()
         self._varies: dict[Prim, bool] = {}
         self._axes: dict[Prim, tuple[Axis, ...]] = {}
+        self._behaviours: dict[Prim, Behaviour | None] = {}
         self._reads: dict[str, tuple[Prim, ...] | None] = {}
 
     def varies(self, prim: Prim) -> bool:
         """Whether a tensor may depend on the model's inputs or on anything random; sizes do not count."""
-        return _settle(prim, self._varies, self._causes, self._varies_now)
+        found = self._varies.get(prim)
+        return _settle(prim, self._varies, self._causes, self._varies_now) if found is None else found
 
     def axes(self, prim: Prim) -> tuple[Axis, ...]:
         """Return where each axis of a tensor comes from."""
-        return _settle(prim, self._axes, self._behind, self._axes_now)
+        found = self._axes.get(prim)
+        return _settle(prim, self._axes, self._behind, self._axes_now) if found is None else found
 
     def axis_kind(self, prim: Prim, index: Index, atom: Atom) -> AxisKind | None:
         """Return what an atom of an index on a tensor counts.
@@ -141,9 +144,15 @@ class Origin:
         if not self.varies(prim):
             return ()
         if isinstance(prim.form, Leaf):
-            known = behaviour(self._graph, prim.value) if prim.value is not None else None
+            known = self._behaviour(prim)
             return [self.prims[n] for n in known.operands if n in self.prims] if known is not None else ()
         return [x for x in prim.inputs if self.varies(x)]
+
+    def _behaviour(self, prim: Prim) -> Behaviour | None:
+        if prim not in self._behaviours:
+            known = behaviour(self._graph, prim.value) if prim.value is not None else None
+            self._behaviours[prim] = known
+        return self._behaviours[prim]
 
     def _axes_now(self, prim: Prim) -> tuple[Axis, ...]:
         if not self.varies(prim):
@@ -153,10 +162,9 @@ class Origin:
         return found
 
     def _of_leaf(self, prim: Prim) -> tuple[Axis, ...]:
-        name = prim.value
-        if name in self._inputs:
+        if prim.value in self._inputs:
             return _of_input(prim)
-        known = behaviour(self._graph, name) if name is not None else None
+        known = self._behaviour(prim)
         operands = [self.prims.get(n) for n in known.operands] if known is not None else []
         first = operands[0] if operands else None
         unknown = tuple(map(opaque, prim.shape))
@@ -298,18 +306,16 @@ def _settle(
     prim: Prim, known: dict[Prim, T], needs: Callable[[Prim], Iterable[Prim]], find: Callable[[Prim], T]
 ) -> T:
     """Return what is found of a tensor once it is found of everything that it needs."""
-    stack = [prim]
+    stack, opened = [prim], set()
     while stack:
         at = stack[-1]
-        if at in known:
-            stack.pop()
+        if at not in known and at not in opened:
+            opened.add(at)
+            stack.extend(x for x in needs(at) if x not in known)
             continue
-        waiting = [x for x in needs(at) if x not in known]
-        if waiting:
-            stack.extend(waiting)
-        else:
+        if at not in known:
             known[at] = find(at)
-            stack.pop()
+        stack.pop()
     return known[prim]
 
 

@@ -117,11 +117,15 @@ class Reference:
         return _dimensions(self.program, self.site, self.arrays).require(self.site.queries, self.site.id)
 
     def _defined(self, form: Form, a: Canonical, dtype: str) -> np.ndarray:
-        parts: list[Prim] = [a.q, a.k, a.v, *([a.bias] if a.bias is not None else [])]
+        from rewriter.kernels.softmax.definition import Operands
+
+        names = [name for name in ("q", "k", "v", "bias", "sink") if getattr(a, name) is not None]
+        parts: list[Prim] = [getattr(a, name) for name in names]
         found = evaluate(parts, self._given, self._sizes)
-        q, k, v, *bias = (to_torch(x.astype(dtype)) for x in found)
+        tensors = {name: to_torch(x.astype(dtype)) for name, x in zip(names, found, strict=True)}
         band = a.band and replace(a.band, offset=a.band.offset.substitute(self._sizes))
-        result: np.ndarray = form.definition(q, k, v, bias[0] if bias else None, a.scale, band).numpy()
+        operands = Operands(**tensors, scale=a.scale, band=band, softcap=a.softcap)
+        result: np.ndarray = form.definition(operands).numpy()
         return result
 
     def _native(self, fill: Callable[[Emitter, Canonical, np.ndarray], None]) -> np.ndarray:
@@ -156,13 +160,15 @@ def _dimensions(program: Program, site: AttentionSite, arrays: Arrays) -> Dimens
 def _rows(e: Emitter, a: Canonical, start: int, count: int) -> Canonical:
     """Return the operands of some of the queries, which keep their positions."""
     band = a.band or Band(Size.of(0), None, None)
-    bias = a.bias
-    if bias is not None and e.shape(bias)[2] != ONE:
-        bias = e.slice(bias, 2, start, count)
+
+    def rows(x: Handle | None) -> Handle | None:
+        return x if x is None or e.shape(x)[2] == ONE else e.slice(x, 2, start, count)
+
     return replace(
         a,
         q=e.slice(a.q, 2, start, count),
-        bias=bias,
+        bias=rows(a.bias),
+        sink=rows(a.sink),
         band=replace(band, offset=band.offset + start),
         shape={**a.shape, "I": Size.of(count)},
     )

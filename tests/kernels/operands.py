@@ -10,10 +10,11 @@ import torch
 
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical
+from rewriter.kernels.softmax.definition import Operands
 from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.sites.site import AttentionSite, Band, Facts
 
-__all__ = ["CAUSAL", "by_hand", "canonical", "emitter_of", "site"]
+__all__ = ["CAUSAL", "by_hand", "canonical", "emitter_of", "operands", "site"]
 
 CAUSAL = Band(Size.of(0), None, 0)
 
@@ -30,8 +31,14 @@ def canonical(
     dynamic: bool = False,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    softcap: float | None = None,
+    sink: str | None = None,
 ) -> Canonical:
-    """Return random operands; ``bias`` is ``"keys"`` (some hidden), ``"full"`` or ``"one batch"``."""
+    """Return random operands.
+
+    ``bias`` is ``"keys"`` (some hidden), ``"full"`` or ``"one batch"``; ``sink`` is ``"heads"`` (one logit
+    each), ``"batch"`` (two) or ``"full"``.
+    """
     keys = queries if keys is None else keys
     g = torch.Generator().manual_seed(seed)
     q = torch.randn(batch, heads, queries, 8, generator=g).to(dtype)
@@ -45,12 +52,21 @@ def canonical(
         added = torch.randn(batch, heads, queries, keys, generator=g).to(dtype)
     elif bias == "one batch":
         added = torch.randn(1, 1, queries, keys, generator=g).to(dtype)
+    logits = None
+    if sink is not None:
+        lead = {"heads": (1, heads, 1, 1), "batch": (batch, 1, 1, 2), "full": (batch, heads, queries, 1)}
+        logits = torch.randn(lead[sink], generator=g).to(dtype)
     sizes = {"B": batch, "H": heads, "G": groups, "I": queries, "J": keys, "D": 8, "E": 6}
     shape = {letter: Size.of(n) for letter, n in sizes.items()}
     if dynamic:
         shape["I"] = Size.symbol("n")
         shape["J"] = Size.symbol("n") if queries == keys else Size.symbol("n") + (keys - queries)
-    return Canonical(q, k, v, added, band, 0.3, "never", shape)
+    return Canonical(q, k, v, added, band, 0.3, "never", shape, softcap=softcap, sink=logits)
+
+
+def operands(a: Canonical) -> Operands:
+    """Return what a definition takes."""
+    return Operands(a.q, a.k, a.v, a.bias, a.scale, a.band, a.softcap, a.sink)
 
 
 def emitter_of(a: Canonical, kind: Callable[..., TorchEmitter] = TorchEmitter) -> TorchEmitter:
@@ -61,11 +77,11 @@ def emitter_of(a: Canonical, kind: Callable[..., TorchEmitter] = TorchEmitter) -
         (a.k, (at["B"], at["G"], at["J"], at["D"])),
         (a.v, (at["B"], at["G"], at["J"], at["E"])),
     ]
-    if a.bias is not None:
-        wanted = (at["B"], at["H"], at["I"], at["J"])
-        inputs.append(
-            (a.bias, tuple(Size.of(1) if n == 1 else w for n, w in zip(a.bias.shape, wanted, strict=True)))
-        )
+    for x, last in ((a.bias, at["J"]), (a.sink, None)):
+        if x is not None:
+            wanted = (at["B"], at["H"], at["I"], last or Size.of(x.shape[3]))
+            shape = tuple(Size.of(1) if n == 1 else w for n, w in zip(x.shape, wanted, strict=True))
+            inputs.append((x, shape))
     return kind(inputs)
 
 
@@ -83,14 +99,21 @@ def by_hand(a: Canonical, sees: Callable[[int, int], bool]) -> torch.Tensor:
                     score = a.scale * sum(
                         float(a.q[b, h, i, d]) * float(a.k[b, h // share, j, d]) for d in range(D)
                     )
+                    if a.softcap is not None:
+                        score = a.softcap * math.tanh(score / a.softcap)
                     if a.bias is not None:
                         added = a.bias.expand(B, H, queries, a.k.shape[2])
                         score += float(added[b, h, i, j])
                     scores.append(score)
-                if scores and max(scores) > -math.inf:
-                    weights = [math.exp(s - max(scores)) for s in scores]
+                sinks: list[float] = []
+                if a.sink is not None:
+                    sinks = a.sink.expand(B, H, queries, a.sink.shape[3])[b, h, i].tolist()
+                top = max([*scores, *sinks], default=-math.inf)
+                if top > -math.inf:
+                    weights = [math.exp(s - top) for s in scores]
                     values = [a.v[b, h // share, j].double() * w for j, w in zip(seen, weights, strict=True)]
-                    result[b, h, i] = torch.stack(values).sum(0) / sum(weights)
+                    total = sum(weights) + sum(math.exp(s - top) for s in sinks)
+                    result[b, h, i] = sum(values, torch.zeros(a.v.shape[3])) / total
     return result
 
 

@@ -17,7 +17,7 @@ from rewriter.kernels.window.form import Window
 from rewriter.kernels.window.lowering import grid_tile, tile_length
 from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.sites.site import Band, Facts
-from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, site
+from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
 
 class Counting(TorchEmitter):
@@ -31,7 +31,7 @@ class Counting(TorchEmitter):
 
 
 def defined(form: Window, a: Canonical) -> torch.Tensor:
-    return form.definition(a.q, a.k, a.v, a.bias, a.scale, a.band)
+    return form.definition(operands(a))
 
 
 def tiled(monkeypatch: pytest.MonkeyPatch, length: int = 8, tile: tuple[int, int] = (2, 4)) -> None:
@@ -130,6 +130,45 @@ def test_tiles_keep_the_mask_of_the_site(
     torch.testing.assert_close(form.emit(emitter_of(a), a), defined(form, a), rtol=1e-5, atol=1e-5)
 
 
+TRAITS = [(0.7, None), (None, "batch"), (0.7, "full")]
+SOME_SLIDING = list(itertools.product((1, 9, 33), (1, 7), (0, 5), (CAUSAL, None), (None, "keys", "full")))
+SOME_GRIDS = list(itertools.product(((3, 5), (9, 7)), (1, 3), (0, 3), (None, "keys", "full")))
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize("length", [None, 8], ids=["own tiles", "short tiles"])
+@pytest.mark.parametrize(("softcap", "sink"), TRAITS)
+def test_tiles_cap_scores_and_let_sinks_take_weight(
+    monkeypatch: pytest.MonkeyPatch,
+    dynamic: bool,
+    length: int | None,
+    softcap: float | None,
+    sink: str | None,
+) -> None:
+    if length is not None:
+        tiled(monkeypatch, length)
+    for queries, window, sinks, band, bias in SOME_SLIDING:
+        a = canonical(queries, bias=bias, band=band, dynamic=dynamic, softcap=softcap, sink=sink)
+        form = Window(window, sinks)
+        if bias == "keys" and sink is None and (sinks >= queries or window >= queries):
+            continue  # it is the site itself then, and an empty row gives what the site gives
+        found, want = form.emit(emitter_of(a), a), defined(form, a)
+        case = (queries, window, sinks, band, bias)
+        assert torch.allclose(found, want, rtol=1e-5, atol=1e-5), case
+
+
+def test_a_sink_takes_all_weight_of_a_query_whose_tile_holds_no_visible_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tiled(monkeypatch, 4)
+    a, form = canonical(20, bias="keys", band=CAUSAL, sink="heads"), Window(2)
+    assert a.bias is not None
+    a.bias[0, ..., :8], a.bias[0, ..., 8:] = -math.inf, 0.0
+    found = form.emit(emitter_of(a), a)
+    assert (found[0, :, :8] == 0).all() and (found[0, :, 8:] != 0).all() and found.isfinite().all()
+    torch.testing.assert_close(found, defined(form, a), rtol=1e-5, atol=1e-5)
+
+
 GRIDS = list(
     itertools.product(((1, 1), (3, 5), (8, 8), (9, 7)), (1, 3, 7, 20), (0, 1, 3), (None, "keys", "full"))
 )
@@ -156,6 +195,22 @@ def test_tiles_of_a_grid_meet_the_definition(
         )
 
 
+@pytest.mark.parametrize("tile", [None, (2, 4), (4, 3)], ids=str)
+@pytest.mark.parametrize(("softcap", "sink"), TRAITS)
+def test_tiles_of_a_grid_cap_scores_and_let_sinks_take_weight(
+    monkeypatch: pytest.MonkeyPatch, tile: tuple[int, int] | None, softcap: float | None, sink: str | None
+) -> None:
+    if tile is not None:
+        tiled(monkeypatch, tile=tile)
+    for (rows, columns), window, sinks, bias in SOME_GRIDS:
+        form = Window(window, sinks, f"{rows}x{columns}")
+        a = canonical(rows * columns + sinks, bias=bias, softcap=softcap, sink=sink)
+        if bias == "keys" and sink is None and (window // 2 >= max(rows, columns) - 1):
+            continue  # the site itself
+        found, want = form.emit(emitter_of(a), a), defined(form, a)
+        assert torch.allclose(found, want, rtol=1e-5, atol=1e-5), (rows, columns, window, sinks, bias)
+
+
 def test_a_square_grid_is_found() -> None:
     a = canonical(26)
     auto, given = Window(3, 1, "auto"), Window(3, 1, "5x5")
@@ -165,8 +220,11 @@ def test_a_square_grid_is_found() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     tiled(monkeypatch)
-    for form, band in ((Window(5, 2), CAUSAL), (Window(3, 1, "4x4"), None)):
-        a = canonical(17, band=band, dtype=dtype)
+    plain: dict[str, Any] = {}
+    every = [(Window(5, 2), CAUSAL, plain), (Window(3, 1, "4x4"), None, plain)]
+    every += [(Window(5, 2), CAUSAL, {"softcap": 0.7, "sink": "heads"})]
+    for form, band, traits in every:
+        a = canonical(17, band=band, dtype=dtype, **traits)
         found = form.emit(emitter_of(a), a)
         assert found.dtype == dtype
         error = (found.double() - defined(form, a).double()).abs().max()
@@ -225,8 +283,6 @@ def test_exactness_is_proved(form: Window, changes: dict[str, Any], exact: bool)
 
 
 REFUSED = {
-    "no softmax": (Window(4), {"normalizer": "sigmoid"}, "sigmoid"),
-    "another kind": (Window(4), {"kind": "gate"}, "gate"),
     "cross-attention": (Window(4), {"queries": 7}, "cross-attention"),
     "two dynamic lengths": (Window(4), {"queries": "n", "keys": "m"}, "cross-attention"),
     "queries before the keys": (
@@ -303,7 +359,7 @@ def test_a_window_that_the_site_has_saves_work_and_stays_exact() -> None:
 
 
 def test_large_sites_are_split_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, form = canonical(700, bias="keys", band=CAUSAL), Window(40, 3)
+    a, form = canonical(700, bias="keys", band=CAUSAL, sink="full"), Window(40, 3)
     whole = form.emit(emitter_of(a), a)
     monkeypatch.setattr("rewriter.kernels.window.tiles.LARGEST_COPY", 20_000)
     e = emitter_of(a, Counting)
@@ -334,5 +390,5 @@ def test_it_reads_back_what_it_prints() -> None:
 
 def test_attention_class_matches_the_function() -> None:
     a = canonical(7, band=CAUSAL)
-    want = window_attention(a.q, a.k, a.v, None, a.scale, CAUSAL, window=3, sinks=1)
+    want = window_attention(operands(a), window=3, sinks=1)
     assert torch.equal(defined(Window(3, 1), a), want)

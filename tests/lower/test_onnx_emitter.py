@@ -449,7 +449,8 @@ def _capped(case: tuple[Any, ...], dtype: str) -> tuple[Emit, list[np.ndarray], 
         mask = xs[3] if bias is not None else None
         return e.attention(*xs[:3], scale=0.7, bias=mask, causal=causal, empty_row="zero", **options)
 
-    wanted = attended(*arrays[:3], 0.7, bias, causal, 0.0, softcap, sink)
+    q, k, v, *_ = arrays
+    wanted = attended(q, k, v, 0.7, bias, causal, 0.0, softcap, sink)
     return emit, arrays, shapes, wanted
 
 
@@ -482,7 +483,8 @@ def test_the_standard_says_the_same(case: tuple[Any, ...], opset: int, target: s
         ir.Value(name=f"x{k}", type=ir.TensorType(onnx_type(dtype)), shape=ir.Shape(x.shape))
         for k, x in enumerate(arrays)
     ]
-    out = emit(e, *(e.input(v, [Size.of(n) for n in v.shape or ()], dtype) for v in values))
+    shapes = [[Size.of(n) for n in x.shape] for x in arrays]
+    out = emit(e, *(e.input(v, shape, dtype) for v, shape in zip(values, shapes, strict=True)))
     graph = ir.Graph(values, [out.value], nodes=e.nodes, opset_imports={"": opset}, name="test")
     model = ir.to_proto(ir.Model(graph, ir_version=10))
     (found,) = ReferenceEvaluator(model).run(None, {f"x{k}": x for k, x in enumerate(arrays)})

@@ -281,8 +281,7 @@ SINKS = [None, (1, "h", 1, 1), (2, 1, "i", 3), (2, "h", "i", 1)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (6, 2)])
-@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (3, 7), (1, 9)])
+@pytest.mark.parametrize(("heads", "kv_heads", "queries", "keys"), [(4, 4, 5, 5), (6, 2, 3, 7), (6, 2, 1, 9)])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("bias_shape", [None, (1, 1, 1, "j"), (2, 1, "i", "j"), (1, "h", "i", 1)])
 @pytest.mark.parametrize("softcap", [None, 2.0])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import rewriter
 from rewriter.models_zoo.zoo_model import ZooModel
 from rewriter.program.program import Program
-from rewriter.sites.geometry import geometry, geometry_along
+from rewriter.sites.geometry import geometry_along
 from rewriter.sites.origin import Origin
 from rewriter.sites.site import Geometry
 
@@ -60,7 +60,8 @@ class Model(nn.Module):
         k, v = map(heads, self.kv(self.norm(y)).chunk(2, -1))
         mixed = torch.softmax(q @ k.transpose(-1, -2) * 0.3, -1) @ v
         mixed = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return mixed + self.down(nn.functional.gelu(self.up(self.norm(mixed))))
+        result: Tensor = mixed + self.down(nn.functional.gelu(self.up(self.norm(mixed))))
+        return result
 
 
 def heads(x: Tensor) -> Tensor:
@@ -304,8 +305,7 @@ def plain(found: Geometry | None) -> Shown:
 
 
 def found(program: Program) -> list[Shown]:
-    origin = Origin(program.graph, program.prims())
-    return [plain(geometry(origin, site.formula)) for site in program.sites]
+    return [plain(site.geometry) for site in program.sites]
 
 
 def exported(model: nn.Module, x: Tensor, dialect: str, folder: Path, dynamic: bool = False) -> Program:
@@ -344,9 +344,8 @@ def test_what_a_graph_shows(tokens: Callable[[Model, Tensor], Any], shown: dict[
 @pytest.mark.filterwarnings("ignore")
 def test_images_of_any_size(dialect: str, tmp_path: Path) -> None:
     program = exported(Model(lambda m, x: patches(m, x)).eval(), IMAGE, dialect, tmp_path, dynamic=True)
-    origin = Origin(program.graph, program.prims())
     (site,) = program.sites
-    shown = geometry(origin, site.formula)
+    shown = site.geometry
     assert shown is not None and shown.prefix == 0 and shown.grid is not None
     rows, columns = shown.grid
     assert not rows.static and not columns.static and rows != columns

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from functools import cache
+from typing import Any, Literal, NamedTuple
 
 from rewriter.algebra.frontends.aten_closed import deterministic
 from rewriter.algebra.frontends.onnx_opaque import KEEPS_SHAPE, draws
@@ -67,11 +68,13 @@ def _source(graph: Graph, value: str) -> tuple[Node | None, int]:
 
 
 def _aten(node: Node) -> AxisRule | None:
-    name = node.op.removeprefix("aten::").partition(".")[0]
-    rule = _ATEN.get(name)
-    if rule is None and any(str(tag) == "Tag.pointwise" for tag in getattr(node.native.target, "tags", ())):
-        return "pointwise"
-    return rule
+    rule = _ATEN.get(node.op.removeprefix("aten::").partition(".")[0])
+    return "pointwise" if rule is None and _is_pointwise(node.native.target) else rule
+
+
+@cache
+def _is_pointwise(target: Any) -> bool:
+    return any(str(tag) == "Tag.pointwise" for tag in getattr(target, "tags", ()))
 
 
 def _table(rules: dict[AxisRule, str]) -> dict[str, AxisRule]:

@@ -188,11 +188,8 @@ def _without_names(results: Sequence[Prim], outer: set[int]) -> list[Prim]:
 
 def _output_names(node: Node) -> tuple[str, ...]:
     """Return the names of the outputs by position, ``""`` where the node leaves one out."""
-    if len(node.native.outputs) != len(node.outputs):
-        return tuple(output.name or "" for output in node.native.outputs)
-    return tuple(
-        name if output.name else "" for name, output in zip(node.outputs, node.native.outputs, strict=True)
-    )
+    given = [output.name or "" for output in node.native.outputs]
+    return node.outputs if given == list(node.outputs) else tuple(given)
 
 
 def _translate(call: Call) -> tuple[Sequence[Prim | None] | None, Sequence[Known | None]]:
