@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rewriter.algebra.sizes import Size
+from rewriter.sites.patterns import Band, Blocks, Neighbourhood, Prefix, Segments, Stride
 
 if TYPE_CHECKING:
     from rewriter.sites.formula import Formula
@@ -45,26 +46,10 @@ negative number was added, so the mask cancels.
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
-    """Key ``j`` is visible to query ``i`` iff ``-left <= j - (i + offset) <= right``; None is unbounded.
-
-    Causal attention is ``Band(offset=0, left=None, right=0)``; a causal window of ``w`` keys (the
-    query's own included) is ``Band(0, w - 1, 0)``.
-    """
-
-    offset: Size
-    left: int | None
-    right: int | None
-
-    @property
-    def causal(self) -> bool:
-        """Whether no query sees a key after its own position."""
-        return self.right == 0
-
-
-@dataclass(frozen=True, slots=True)
 class Facts:
     """What is proved of a site's mask. What is not proved is None or False, never assumed.
+
+    A key is visible to a query only if every fact allows it.
 
     Parameters
     ----------
@@ -77,22 +62,68 @@ class Facts:
         The part of the mask besides the band depends on keys (and batch) only.
     dense
         There is no mask and no bias: every query sees every key with an unchanged score.
+    blocks, segments, prefix, neighbourhood, stride
+        Other shapes that are proved; see `rewriter.sites.patterns`. ``segments`` stands for any
+        comparison of ids for equality, also where the ids are proved to be of no simpler kind.
+    hides_keys
+        Some keys are hidden from every query of a batch element.
+    hides_queries
+        Some queries see no key at all.
+    bias
+        Something is added to scores besides what hides keys.
+    unknown
+        Keys are hidden in a way that none of the facts describes.
     """
 
     band: Band | None = None
     only_band: bool = False
     key_padding: bool = False
     dense: bool = False
+    blocks: Blocks | None = None
+    segments: Segments | None = None
+    prefix: Prefix | None = None
+    neighbourhood: Neighbourhood | None = None
+    stride: Stride | None = None
+    hides_keys: bool = False
+    hides_queries: bool = False
+    bias: bool = False
+    unknown: bool = False
 
     @property
     def mask(self) -> str:
-        """One word or two for people: ``none``, ``causal``, ``window``, ``causal+padding`` or ``bias``."""
+        """For people: ``none``, or words joined by ``+``.
+
+        ``causal`` or ``window``, ``block-diagonal``, ``document``, ``prefix``, ``neighbourhood``,
+        ``dilated``, ``padding`` (by keys), ``query-padding``; then ``bias`` for what is merely added and
+        ``unknown`` for what hides keys and is not proved.
+        """
         if self.dense:
             return "none"
-        if self.band is None:
-            return "padding" if self.key_padding else "bias"
-        name = "causal" if self.band.causal and self.band.left is None else "window"
-        return name if self.only_band else f"{name}+{'padding' if self.key_padding else 'bias'}"
+        words = [word for word, holds in self._described() if holds]
+        if self.unknown:
+            words.append("unknown")
+        told = self.only_band or self.unknown or any(w not in ("causal", "window") for w in words)
+        if self.bias or not told:
+            words.append("bias")
+        return "+".join(words)
+
+    def _described(self) -> tuple[tuple[str, bool], ...]:
+        band = self.band
+        causal = band is not None and band.causal and band.left is None
+        return (
+            ("causal", causal),
+            ("window", band is not None and not causal),
+            ("block-diagonal", self.blocks is not None),
+            ("document", self.segments is not None),
+            ("prefix", self.prefix is not None),
+            ("neighbourhood", self.neighbourhood is not None),
+            ("dilated", self.stride is not None or self._dilated()),
+            ("padding", self.key_padding or self.hides_keys),
+            ("query-padding", self.hides_queries),
+        )
+
+    def _dilated(self) -> bool:
+        return self.neighbourhood is not None and any(a.dilation > 1 for a in self.neighbourhood.axes)
 
 
 @dataclass(frozen=True, slots=True)

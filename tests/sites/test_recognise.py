@@ -103,11 +103,11 @@ FIRES: dict[str, tuple[Callable[[], Prim], dict[str, object]]] = {
     "causal, finite": (lambda: masked(SMALLEST), {"mask": "causal", "empty_row": "never"}),
     "open mask, -inf": (
         lambda: tail(P.pointwise("where", operand("m", 2, 1, 7, 9, dtype="bool"), SCORES, number(-np.inf))),
-        {"mask": "bias", "empty_row": "nan"},
+        {"mask": "unknown", "empty_row": "nan"},
     ),
     "open mask, finite": (
         lambda: tail(P.pointwise("where", operand("m", 2, 1, 7, 9, dtype="bool"), SCORES, number(SMALLEST))),
-        {"mask": "bias", "empty_row": "uniform"},
+        {"mask": "unknown", "empty_row": "uniform"},
     ),
     "key padding": (
         lambda: tail(P.pointwise("where", operand("m", 2, 1, 1, 9, dtype="bool"), SCORES, number(-np.inf))),
