@@ -1,0 +1,1 @@
+"""Coverage: small models of many architectures, exported in four forms, raised and verified."""

@@ -1,0 +1,108 @@
+"""Build small models of many architectures, capture each in four forms, raise and verify them.
+
+python -m benchmarks.coverage [--only PATTERN] [--forms FORM ...] [--jobs N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.coverage.children import run_all
+from benchmarks.coverage.forms import FORMS
+from benchmarks.coverage.libraries import LIBRARIES, architectures
+from benchmarks.coverage.page import Entry, page
+from benchmarks.coverage.records import Capture, Folder, Raised, Task
+from benchmarks.coverage.work import advance
+
+
+def main() -> None:
+    """Capture what is not yet captured, raise what is not yet raised, and print a line for each."""
+    args = _arguments()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    folder = Folder(args.cache)
+    tasks = [
+        Task(library, name, form)
+        for form in args.forms
+        for library in args.libraries
+        for name in architectures(library)
+        if any(fnmatch.fnmatchcase(name, p) for p in args.only)
+    ]
+    for task in tasks:
+        _forget(folder, task, args.again)
+    options = {"jobs": args.jobs, "timeout": args.timeout, "memory": args.memory << 20}
+    todo = [t for t in tasks if not _finished(folder, t)]
+    for number, (task, death) in enumerate(run_all(advance, folder.root, todo, **options), 1):
+        if death and folder.capture(task) is None:
+            folder.keep(task, Capture("export", death))
+        elif death:
+            folder.keep(task, Raised("raise", death))
+        print(f"{number}/{len(todo)} {task}: {_line(folder, task)}", flush=True)
+    entries = [Entry(t, c, folder.raised(t)) for t in tasks if (c := folder.capture(t)) is not None]
+    text = page(entries, _versions())
+    if args.write:
+        args.write.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _versions() -> str:
+    names = ("torch", "transformers", "timm", "onnxscript")
+    known = {n: version(n) for n in names if find_spec(n) is not None}
+    return "With " + ", ".join(f"{name} {number}" for name, number in known.items()) + "."
+
+
+def _forget(folder: Folder, task: Task, again: str) -> None:
+    """Remove what is to be done again."""
+    known = folder.capture(task)
+    if again == "all" or (
+        again == "failed" and known is not None and known.stage not in ("done", "not offered")
+    ):
+        folder.forget(task, captured=True)
+    elif again == "raise":
+        folder.forget(task)
+
+
+def _finished(folder: Folder, task: Task) -> bool:
+    known = folder.capture(task)
+    return known is not None and (known.stage != "done" or folder.raised(task) is not None)
+
+
+def _line(folder: Folder, task: Task) -> str:
+    known, raised = folder.capture(task), folder.raised(task)
+    if known is None or known.stage != "done" or raised is None:
+        return "nothing" if known is None else f"{known.stage}: {known.reason}"
+    if raised.stage != "done":
+        return f"{raised.stage}: {raised.reason}"
+    return (
+        f"{len(raised.sites)} of {known.expected} sites, "
+        f"{len(raised.missed)} missed, {len(raised.refused)} refused, "
+        f"{raised.nodes} nodes, captured in {known.seconds:.1f} s, loaded in {raised.load:.1f} s, "
+        f"raised in {raised.seconds:.1f} s"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rewriter" / "coverage"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.coverage", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=["*"], metavar="PATTERN", help="architectures, as file patterns"
+    )
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds per graph")
+    parser.add_argument("--memory", type=int, default=8192, help="MiB of address space per graph")
+    parser.add_argument("--cache", type=Path, default=cache, help="folder of captured graphs and results")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="where to write the table, as Markdown")
+    parser.add_argument("--again", choices=("none", "failed", "raise", "all"), default="none")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Child processes: a crash, a hang or a leak of an exporter costs one entry and nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.process
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from benchmarks.coverage.records import Task
+
+__all__ = ["run_all"]
+
+Work = Callable[[Path, Task], None]
+
+PRELOADED = ["benchmarks.coverage.warm"]
+"""Imported once, in the process that children are forked from: importing takes longer than exporting."""
+
+
+def run_all(
+    work: Work, root: Path, tasks: Iterable[Task], *, jobs: int, timeout: float, memory: int
+) -> Iterator[tuple[Task, str]]:
+    """Run each task in a process of its own; yield tasks as they end, with why they died or an empty string.
+
+    Parameters
+    ----------
+    work
+        What to do with a task.
+    root
+        The folder that results are kept in.
+    tasks
+        What to do.
+    jobs
+        How many processes at a time.
+    timeout
+        Seconds per task.
+    memory
+        Bytes of address space per process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    running: dict[Task, tuple[multiprocessing.process.BaseProcess, float]] = {}
+    waiting = iter(tasks)
+    more = True
+    while running or more:
+        while more and len(running) < jobs:
+            task = next(waiting, None)
+            if task is None:
+                more = False
+                break
+            process = context.Process(target=_bounded, args=(work, root, task, memory), daemon=True)
+            process.start()
+            running[task] = process, time.monotonic()
+        for task, (process, start) in list(running.items()):
+            process.join(0.01 if len(running) > 1 else 0.05)
+            if process.is_alive() and time.monotonic() - start > timeout:
+                process.kill()
+                process.join()
+                del running[task]
+                yield task, f"took more than {timeout:.0f} s"
+            elif not process.is_alive():
+                del running[task]
+                code = process.exitcode or 0
+                yield (
+                    task,
+                    ""
+                    if code == 0
+                    else f"the process died ({'signal' if code < 0 else 'status'} {abs(code)})",
+                )
+
+
+def _bounded(work: Work, root: Path, task: Task, memory: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    work(root, task)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.coverage.page import Entry, page, totals
+from benchmarks.coverage.records import Capture, Raised, Task
+
+SITE: dict[str, Any] = {"kind": "attention", "traits": ["sink"], "mask": "causal", "anchor": "n"}
+REFUSAL = {"anchor": "m", "at": None, "reason": "a | b of 7", "nearest": "pooling", "reached": "scores"}
+TASK = Task("library", "one", "fx-eager")
+DONE = Entry(TASK, Capture("done", expected=2), Raised("done", sites=[SITE, SITE], seconds=0.5))
+SAME = Entry(replace(TASK, form="fx-sdpa"), Capture("done", expected=2), Raised("done", sites=[SITE, SITE]))
+SHORT = Entry(
+    replace(TASK, architecture="two"),
+    Capture("done", expected=3),
+    Raised("done", sites=[SITE], refused=[{**REFUSAL, "missed": True}]),
+)
+BROKEN = Entry(replace(TASK, architecture="three"), Capture("export", "Error: /some/file.py broke"), None)
+UNREAD = Entry(replace(TASK, architecture="four"), Capture("done"), Raised("load", "Error: damaged"))
+WITHOUT = Entry(replace(TASK, architecture="five"), Capture("not offered", "none"), None)
+
+
+def test_totals_count_what_was_raised() -> None:
+    sums = totals([DONE, SAME, SHORT, BROKEN, UNREAD, WITHOUT])
+    assert (sums.architectures, sums.graphs, sums.sites, sums.missed) == (2, 3, 5, 1)
+    assert sums.coverage == 5 / 6
+
+
+def test_no_failure_is_hidden() -> None:
+    text = page([DONE, SAME, SHORT, BROKEN, UNREAD, WITHOUT], "versions")
+    assert "| library | three | FX eager | export | Error: file.py broke |" in text
+    assert "| library | four | FX eager | load | Error: damaged |" in text
+    assert "No SDPA implementation is offered by: five." in text
+    assert "| two | FX eager | `m` | pooling | scores | a \\| b of 7 |" in text
+    assert "| two | FX eager | 3 | 1 | 1 | 1 |" in text
+
+
+def test_forms_with_the_same_findings_share_a_row() -> None:
+    text = page([DONE, SAME], "versions")
+    assert "| one | FX eager, FX SDPA | 2 | attention (sink) | causal | 0 |  | 0.50 |" in text
+
+
+def test_the_page_is_the_same_for_the_same_results() -> None:
+    assert page([DONE, SHORT], "v") == page([DONE, SHORT], "v")
+    assert page([DONE], "v").endswith("|\n")
