@@ -78,11 +78,29 @@ def inspect(
         int | None,
         typer.Option(metavar="N", min=0, help="Exit with 1 when fewer sites are found.", show_default=False),
     ] = None,
+    require_coverage: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0,
+            max=100,
+            help="Exit with 1 when less than P percent of what may be attention is found.",
+            show_default=False,
+        ),
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NODE",
+            help="Draw what stands around a node, and where recognition stopped, instead of the tables.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """List the attention sites of a model, what is proved of them, and near-misses with reasons."""
-    from rewriter.cli.inspect import inspect_model
+    from rewriter.cli.inspect import Inspection, inspect_model
 
-    inspect_model(model, json, require_sites)
+    inspect_model(Inspection(model, require_sites, require_coverage, explain), json)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from rich.text import Text
 from rewriter.report.json_text import dumps
 from rewriter.verify.progress import Progress, silent
 
-__all__ = ["emit_error", "emit_json", "emitted", "fresh", "progress_bar", "say", "show"]
+__all__ = ["emit_error", "emit_json", "emitted", "fresh", "progress_bar", "say", "show", "width"]
 
 PATIENCE = 1.0
 """Seconds before a progress bar shows up."""
@@ -49,6 +49,11 @@ def show(*parts: RenderableType) -> None:
     console = Console()
     for part in parts:
         console.print(part)
+
+
+def width() -> int:
+    """Return how many columns standard output has."""
+    return Console().width
 
 
 def say(message: str, style: str = "") -> None:

@@ -14,11 +14,14 @@ from rewriter.report.text import figure, heads, share
 from rewriter.verify.binding import Binding
 from rewriter.verify.validation import OutputReport, ValidationReport
 
-__all__ = ["inspection_view", "spaced", "table", "validation_view", "verdict_line"]
+__all__ = ["drawing_view", "inspection_view", "spaced", "table", "validation_view", "verdict_line"]
 
 
 LONGEST = 24
 """Characters of a symbolic length in a table."""
+
+FEW = 8
+"""Ids that are listed where many sites have the same."""
 
 
 def table(*columns: str, title: str | None = None, give: Sequence[str] = ()) -> Table:
@@ -91,20 +94,53 @@ def inspection_view(
         f" {_count(len(refused), 'near-miss', 'near-misses')}",
         style="dim",
     )
+    if any(r["missed"] for r in refused):
+        title.append(f", {record['coverage']:.1f}% coverage", style="dim")
     parts: list[RenderableType] = [title]
     if sites:
         parts.append(_sites(sites, shares or {}))
     if sites and shares:
         at = " when " + ", ".join(f"{n}={k}" for n, k in sizes.items()) if sizes else ""
         parts.append(Text(f"cost: share of the arithmetic of all contractions{at}", style="dim"))
+    besides = _besides(sites)
+    if besides is not None:
+        parts.append(besides)
     if refused:
-        view = table("near-miss", "why it is not a site", title="Left alone")
-        for r in refused:
-            view.add_row(Text(r["anchor"]), Text(r["reason"]))
-        parts.append(view)
+        parts.append(_refused(refused))
     if not sites and not refused:
         parts.append(Text("Nothing here looks like attention."))
     return spaced(parts)
+
+
+def drawing_view(lines: Sequence[str]) -> RenderableType:
+    """Return a drawing as it is: nothing in it is markup, and no line is wrapped."""
+    return Text("\n".join(lines), no_wrap=True, overflow="crop")
+
+
+def _refused(refused: Iterable[Mapping[str, Any]]) -> Table:
+    columns = ("near-miss", "nearest to", "stopped at", "why it is not a site")
+    view = table(*columns, title="Left alone", give=["near-miss", "why it is not a site"])
+    for r in refused:
+        at = f" (at {r['at']})" if r["at"] is not None else ""
+        stage = Text(r["reached"], style="yellow" if r["missed"] else "")
+        view.add_row(Text(r["anchor"]), r["nearest"], stage, Text(r["reason"] + at))
+    return view
+
+
+def _besides(sites: Iterable[Mapping[str, Any]]) -> Table | None:
+    """Return what sites have besides the plain formula, or None: traits, constants, readers of the inside."""
+    having: dict[str, list[str]] = {}
+    for site in sites:
+        found = list(site["traits"])
+        found += [f"constant {', '.join(site['constant'])}"] if site["constant"] else []
+        found += ["scores or weights read elsewhere"] if site["consumers"] else []
+        for what in found:
+            having.setdefault(what, []).append(site["id"])
+    view = table("besides", "sites")
+    for what, ids in having.items():
+        shown = ", ".join(ids[:FEW]) + (f" and {len(ids) - FEW} more" if len(ids) > FEW else "")
+        view.add_row(what, shown)
+    return view if having else None
 
 
 def _sites(sites: Iterable[Mapping[str, Any]], shares: Mapping[str, float]) -> Table:

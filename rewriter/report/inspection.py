@@ -8,7 +8,7 @@ from rewriter.program.program import Program
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["inspection", "refusal_record", "site_record"]
+__all__ = ["coverage", "inspection", "refusal_record", "site_record"]
 
 
 def inspection(program: Program, model: str) -> dict[str, Any]:
@@ -25,13 +25,25 @@ def inspection(program: Program, model: str) -> dict[str, Any]:
         "model": model,
         "format": program.format,
         "nodes": len(program.graph.nodes),
+        "coverage": coverage(program),
         "sites": [site_record(site) for site in program.sites],
         "refused": [refusal_record(refusal) for refusal in program.refused],
     }
 
 
+def coverage(program: Program) -> float | None:
+    """Return how much of what may be attention became a site, in percent; None where there is nothing.
+
+    Near-misses that are something else do not count; see `Refusal.missed`.
+    """
+    found = len(program.sites)
+    missed = sum(refusal.missed for refusal in program.refused)
+    return 100 * found / (found + missed) if found + missed else None
+
+
 def site_record(site: AttentionSite) -> dict[str, Any]:
-    """Return one entry of ``sites``; symbolic sizes are strings."""
+    """Return one entry of ``sites``; symbolic sizes are strings, what is unknown is None."""
+    grid, prefix = (site.geometry.grid, site.geometry.prefix) if site.geometry else (None, None)
     return {
         "id": site.id,
         "kind": site.kind,
@@ -46,9 +58,22 @@ def site_record(site: AttentionSite) -> dict[str, Any]:
         "mask": site.facts.mask,
         "anchor": site.anchor,
         "region_nodes": len(site.region),
+        "traits": list(site.traits),
+        "constant": list(site.constant),
+        "empty_row": site.empty_row,
+        "grid": None if grid is None else [size.plain() for size in grid],
+        "prefix_tokens": prefix,
+        "consumers": [{"value": value, "reader": reader} for value, reader in site.consumers],
     }
 
 
 def refusal_record(refusal: Refusal) -> dict[str, Any]:
     """Return one entry of ``refused``."""
-    return {"anchor": refusal.anchor, "reason": refusal.reason}
+    return {
+        "anchor": refusal.anchor,
+        "reason": refusal.reason,
+        "nearest": refusal.nearest,
+        "reached": refusal.reached,
+        "at": refusal.at,
+        "missed": refusal.missed,
+    }

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from rewriter.report.console import inspection_view, validation_view
-from rewriter.report.inspection import refusal_record, site_record
+from rewriter.report.inspection import refusal_record
 from rewriter.report.validation_page import validation_page
 from rewriter.sites.refusal import Refusal
 from rewriter.verify.budget import parse_budget
@@ -28,15 +28,28 @@ SITE = {
     "mask": "causal+padding",
     "anchor": "/model/layers.11/self_attn/[MatMul]_1",
     "region_nodes": 17,
+    "traits": ["softcap"],
+    "constant": ["k", "v"],
+    "empty_row": "never",
+    "grid": None,
+    "prefix_tokens": None,
+    "consumers": [],
+}
+REFUSED = {
+    "anchor": "softmax_[bold]11",
+    "reason": "a softmax over classes: no contraction follows it",
+    "nearest": "pooling",
+    "reached": "normaliser",
+    "at": "other",
+    "missed": False,
 }
 RECORD = {
     "model": "model.onnx",
     "format": "onnx",
     "nodes": 12345,
     "sites": [SITE],
-    "refused": [
-        {"anchor": "softmax_[bold]11", "reason": "a softmax over classes: no contraction follows it"}
-    ],
+    "refused": [REFUSED],
+    "coverage": 100.0,
 }
 DISTANCE = Distance(0, 1.5e-7, 1e-7, 2e-8, 153.2, 1 - 1e-12, 0.0, 1.0, 1e-8, 1e-7, 1.2e-7, 1000)
 
@@ -78,7 +91,10 @@ def test_inspection(width: int) -> None:
     for part in ("12.3%", "12,345 nodes", "1 site", "1 near-miss", "attention.11", "9:3", "64/32", "0.125"):
         assert part in text
     assert "/model/" in text
-    assert "softmax_[bold]11" in text  # a name is no markup
+    assert "softmax_[bold]11" in "".join(text.split())  # a name is no markup
+    for part in ("pooling", "normaliser", "(at other)", "constant k, v"):
+        assert "".join(part.split()) in "".join(text.split())
+    assert "coverage" not in text
 
 
 def test_nothing_found_is_said() -> None:
@@ -109,6 +125,18 @@ def test_the_page_has_the_same_numbers() -> None:
         assert part in page, part
 
 
-def test_site_and_refusal_records_have_the_keys_of_the_contract() -> None:
-    assert refusal_record(Refusal("node", "why", at="other")) == {"anchor": "node", "reason": "why"}
-    assert site_record.__annotations__["return"] == "dict[str, Any]"
+def test_what_was_missed_is_counted() -> None:
+    missed = {**REFUSED, "reached": "scores", "missed": True}
+    text = shown(inspection_view({**RECORD, "refused": [missed], "coverage": 50.0}), 120)
+    assert "50.0% coverage" in text
+
+
+def test_refusal_records_have_the_keys_of_the_contract() -> None:
+    assert refusal_record(Refusal("node", "why", "other", "pooling", "scores")) == {
+        "anchor": "node",
+        "reason": "why",
+        "nearest": "pooling",
+        "reached": "scores",
+        "at": "other",
+        "missed": True,
+    }
