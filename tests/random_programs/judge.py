@@ -1,0 +1,226 @@
+"""Load, raise, rewrite and compare one case; the comparison uses nothing of the product's own checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import rewriter
+from rewriter.engine import Pass, Rewriting
+from rewriter.errors import RewriterError
+from rewriter.sites import AttentionSite
+from rewriter.verify.arrays import to_numpy, to_torch
+from tests.random_programs.as_onnx import as_onnx
+from tests.random_programs.case import Case
+from tests.random_programs.expected import Expected
+from tests.random_programs.feeds import feeds
+from tests.random_programs.steps import as_dtype
+
+__all__ = ["FACTOR", "Verdict", "judged"]
+
+FACTOR = 8.0
+"""How many times the error of the original a rewritten program may have. Verification allows 4 at a site on
+its own probes; the inputs here are others, and so is the largest error of the original on them."""
+
+FLOOR_ULPS = 4.0
+"""Units in the last place of the largest value, below which an error says nothing."""
+
+
+@dataclass
+class Verdict:
+    """What became of a case.
+
+    Parameters
+    ----------
+    problems
+        What is wrong: each begins with a word that says of which kind.
+    skipped
+        Why the original could not be judged, or empty.
+    found
+        Sites that are what was expected.
+    committed, refused
+        Forms at sites; reasons of those that were not committed.
+    near_misses
+        Reasons why something is no site.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    skipped: str = ""
+    found: int = 0
+    committed: int = 0
+    refused: list[str] = field(default_factory=list)
+    near_misses: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    @property
+    def label(self) -> str:
+        """What kind of problem it is, for shrinking."""
+        return self.problems[0].split(":")[0] if self.problems else ""
+
+
+def judged(case: Case) -> Verdict:
+    """Return what becomes of a case."""
+    verdict = Verdict()
+    try:
+        original = _loaded(case)
+        truths = [
+            (n, x, case.program.evaluate(x), _run(original, x)) for n, x in feeds(case.program, case.seed)
+        ]
+    except RewriterError as error:
+        verdict.skipped = f"the runtime does not run it: {_line(error)}"
+        return verdict
+    for name, _, exact, native in truths[:1]:
+        if not _agree(case, exact, native):
+            verdict.skipped = f"the runtime differs from float64 on {name} inputs"
+    try:
+        _judge(case, original, truths, verdict)
+    except Exception as error:  # noqa: BLE001  a crash of any kind is what is looked for
+        verdict.problems.append(f"crash: {type(error).__name__}: {_line(error)}")
+    return verdict
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
+
+
+def _loaded(case: Case) -> rewriter.Program:
+    if case.form == "onnx":
+        from rewriter.program.onnx import OnnxProgram
+
+        return OnnxProgram(as_onnx(case.program, case.draws), str(case))
+    from tests.random_programs.as_module import as_module
+
+    inputs = next(feeds(case.program, case.seed))[1]
+    return rewriter.trace(as_module(case.program), tuple(to_torch(x) for x in inputs.values()))
+
+
+def _run(program: rewriter.Program, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    arrays = [inputs[n] for n in inputs]
+    return [to_numpy(x) for x in program.run(*arrays)]
+
+
+def _agree(case: Case, exact: Sequence[np.ndarray], native: Sequence[np.ndarray]) -> bool:
+    """Whether the original computes what the program says, to a thousand units in the last place."""
+    for truth, found in zip(exact, native, strict=True):
+        seen = np.isfinite(truth) & np.isfinite(found.astype(np.float64))
+        error = np.abs(np.where(seen, truth - found.astype(np.float64), 0)).max(initial=0.0)
+        if error > 1000 * _ulp(case.draws.made["dtype"]) * max(1.0, _largest(truth)):
+            return False
+    return True
+
+
+def _ulp(dtype: object) -> float:
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(as_dtype(str(dtype))).eps)
+
+
+def _largest(x: np.ndarray) -> float:
+    return float(np.abs(x[np.isfinite(x)]).max(initial=0.0))
+
+
+Truth = tuple[str, dict[str, np.ndarray], list[np.ndarray], list[np.ndarray]]
+"""Name of the inputs, the inputs, the outputs in float64, and what the original gives."""
+
+
+def _judge(case: Case, original: rewriter.Program, truths: Sequence[Truth], verdict: Verdict) -> None:
+    sites = original.sites
+    verdict.near_misses = [r.reason for r in original.refused]
+    wrong = _not_found(case.expected, sites)
+    verdict.found = 0 if wrong else case.expected.sites
+    if wrong:
+        verdict.problems.append(f"not found: {wrong}; refused: {verdict.near_misses}")
+    for name, rewritten, report in _rewritten(case, original) if sites else ():
+        verdict.committed += len(report.committed)
+        verdict.refused += [a.reason or "" for a in report.refused]
+        if report.committed and not verdict.skipped:
+            verdict.problems += _differences(case, name, rewritten, truths)
+        verdict.problems += _unverified(name, report)
+
+
+def _rewritten(case: Case, original: rewriter.Program) -> list[tuple[str, rewriter.Program, Rewriting]]:
+    passes: list[tuple[str, Pass]] = [("softmax", rewriter.passes.SoftmaxAttention())]
+    if case.draws.maybe("window_too", 0.15):
+        longest = max(case.expected.sizes[1:])
+        passes.append(("window", rewriter.passes.WindowAttention(2 * longest + 2)))
+    found = []
+    for name, change in passes:
+        rewritten = change(original)
+        assert change.report is not None
+        found.append((name, rewritten, change.report))
+    return found
+
+
+def _unverified(name: str, report: Rewriting) -> list[str]:
+    """Return sites that verification took back: what was raised is not what the graph computes."""
+    taken = [a for a in report.refused if a.check is not None and not a.check.ok]
+    return [f"taken back: {name} at {a.site}: {a.reason}" for a in taken]
+
+
+def _not_found(expected: Expected, sites: Sequence[AttentionSite]) -> str:
+    """Return what is not as expected, or an empty text."""
+    if not expected.sites:
+        return ""
+    kinds = [(s.kind, *sorted(s.traits)) for s in sites]
+    if len(sites) != expected.sites:
+        return f"{len(sites)} sites, not {expected.sites}: {kinds}"
+    for site in sites:
+        if site.kind != expected.kind or frozenset(site.traits) != expected.traits:
+            return f"{kinds[0]} is not {expected.kind} {sorted(expected.traits)}"
+        problem = _wrong_sizes(expected, site) or _wrong_scale(expected, site)
+        if problem:
+            return problem
+    return ""
+
+
+def _wrong_sizes(expected: Expected, site: AttentionSite) -> str:
+    found = [s.known() for s in (site.batch * site.heads, site.queries, site.keys)]
+    if any(n is not None and n != m for n, m in zip(found, expected.sizes, strict=True)):
+        return f"(batch × heads, queries, keys) are {found}, not {list(expected.sizes)}"
+    heads = (site.heads.known(), site.kv_heads.known())
+    wanted = (expected.heads, expected.kv_heads)
+    if None not in wanted and heads != wanted:
+        return f"(heads, heads of keys) are {heads}, not {wanted}"
+    return ""
+
+
+def _wrong_scale(expected: Expected, site: AttentionSite) -> str:
+    if expected.scale is None:
+        return ""
+    close = math.isclose(site.scale, expected.scale, rel_tol=8 * _ulp(site.dtype) if site.dtype else 1e-6)
+    return "" if close else f"the scale is {site.scale}, not {expected.scale}"
+
+
+def _differences(case: Case, name: str, rewritten: rewriter.Program, truths: Sequence[Truth]) -> list[str]:
+    for feed, inputs, exact, native in truths:
+        for k, (truth, old, new) in enumerate(zip(exact, native, _run(rewritten, inputs), strict=True)):
+            wrong = _difference(truth, old.astype(np.float64), new.astype(np.float64), case)
+            if wrong:
+                return [f"wrong commit: {name}, output {k} on {feed} inputs: {wrong}"]
+    return []
+
+
+def _difference(truth: np.ndarray, old: np.ndarray, new: np.ndarray, case: Case) -> str:
+    """Compare where the original gives a number; where it rightly gives none, there must be none."""
+    if old.shape != new.shape:
+        return f"shape {new.shape}, not {old.shape}"
+    seen = np.isfinite(old) & np.isfinite(truth)
+    lost = seen & ~np.isfinite(new)
+    if lost.any():
+        return f"{lost.sum()} numbers became NaN or infinite"
+    gained = np.isnan(old) & np.isnan(truth) & ~np.isnan(new)
+    if gained.any():
+        return f"{gained.sum()} NaN became numbers"
+    before = np.abs(np.where(seen, old - truth, 0)).max(initial=0.0)
+    after = np.abs(np.where(seen, new - truth, 0)).max(initial=0.0)
+    floor = FLOOR_ULPS * _ulp(case.draws.made["dtype"]) * _largest(np.where(seen, truth, 0))
+    if after > FACTOR * max(before, floor):
+        return f"error {after:.3g}; the original's is {before:.3g}"
+    return ""
