@@ -66,6 +66,8 @@ FORMS = {
 def deviation(path: Path, inputs: Inputs, outputs: Inputs) -> float:
     """Return how far an exported ONNX model is from its source, relative to the largest output.
 
+    It is infinite if a shape differs.
+
     Raises
     ------
     Exception
@@ -79,5 +81,7 @@ def deviation(path: Path, inputs: Inputs, outputs: Inputs) -> float:
     given = {n: x.numpy() for n, x in zip(names, inputs, strict=False)}
     found = [torch.from_numpy(x) for x in session.run(None, given)]
     pairs = list(zip(found, outputs, strict=True))
+    if any(x.shape != y.shape for x, y in pairs):
+        return float("inf")
     scale = max(float(torch.nan_to_num(y).abs().max()) for _, y in pairs if y.numel())
     return max(float(torch.nan_to_num(x - y).abs().max()) for x, y in pairs if y.numel()) / max(scale, 1e-30)

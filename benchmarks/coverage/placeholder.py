@@ -48,6 +48,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def provide() -> None:
-    """Make ``import torchvision`` work in this process; call it after transformers has been imported."""
+    """Make ``import torchvision`` work in this process."""
     if NAME not in sys.modules and importlib.util.find_spec(NAME) is None:
+        if importlib.util.find_spec("transformers") is not None:
+            from transformers.utils import is_torchvision_available
+
+            is_torchvision_available()  # the answer is kept: it must not see the stand-in
         sys.meta_path.append(_Finder())

@@ -6,14 +6,17 @@ Child processes are forked with it, which halves the time of a capture.
 from __future__ import annotations
 
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.coverage.forms import FORMS
-from benchmarks.coverage.hf_models import build
+from benchmarks.coverage.libraries import build
 from benchmarks.coverage.work import silent
 
+ARCHITECTURES = (("transformers", "bert"), ("transformers", "llama"), ("timm", "deit_tiny_patch16_224"))
+
 with tempfile.TemporaryDirectory() as folder, silent():
-    for architecture in ("bert", "llama"):
-        for name, form in FORMS.items():
-            model, inputs = build(architecture, form.implementation)
+    for library, architecture in ARCHITECTURES:
+        for name, form in FORMS.items() if find_spec(library) else ():
+            model, inputs = build(library, architecture, form.implementation)
             form.export(model, inputs, Path(folder, name).with_suffix(form.suffix))
