@@ -66,7 +66,7 @@ def spelled_out(
     rows = queries * group_size(e, q, k)
     factor = scale if softcap is None else scale / softcap
     if factor != 1.0:
-        q = e.map("mul", q, e.constant(factor, e.dtype(q)))
+        q = _scaled(e, q, factor)
     scores = e.matmul(e.reshape(q, (batch, groups, rows, width)), e.permute(k, (0, 1, 3, 2)))
     if softcap is not None:
         scores = e.map("mul", e.map("tanh", scores), e.constant(softcap, e.dtype(q)))
@@ -82,6 +82,14 @@ def zero_where_empty(e: Emitter, out: Handle, bias: Handle | None) -> Handle:
         return out
     empty = e.map("eq", e.reduce("max", bias, 3), e.constant(-math.inf, e.dtype(bias)))
     return e.map("where", empty, e.constant(0.0, e.dtype(out)), out)
+
+
+def _scaled(e: Emitter, x: Handle, factor: float) -> Handle:
+    number = e.constant(factor, e.dtype(x))
+    if e.dtype(x) == "float64":
+        # ONNX Runtime moves a factor that is one number into the product, where it is rounded to float32
+        number = e.expand(number, e.shape(x)[-1:])
+    return e.map("mul", x, number)
 
 
 def _expanded(e: Emitter, x: Handle, shape: tuple[Size, ...]) -> Handle:
