@@ -131,6 +131,8 @@ class _Analysis:
                 dropped.append(c)
         if len(dropped) < len(parts):
             total = reduce(Proof.joined, self.together([c for _, c in parts], proofs), total)
+            if total.banded and _is_band(total):
+                dropped = [c for _, c in parts]
         return _Gathered(self, hidden, extra, total, dropped, sees_something(total, self.reader.positions))
 
     def of(self, conjunct: Conjunct) -> Proof:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -179,7 +179,17 @@ def _minimal(found: Sequence[Clause]) -> list[Clause]:
 
 
 def _joined(parts: Sequence[Clause]) -> Clause:
-    return tuple(sorted({literal for part in parts for literal in part}, key=repr))
+    literals = {literal for part in parts for literal in part}
+    return tuple(sorted((x for x in literals if not _within_another(x, literals)), key=repr))
+
+
+def _within_another(literal: Literal, literals: Iterable[Literal]) -> bool:
+    """Whether a limit says no more than a looser one."""
+    if not isinstance(literal, AtMost):
+        return False
+    value = literal.value
+    others = [x.value for x in literals if isinstance(x, AtMost) and x.value.terms == value.terms]
+    return any(x.start != value.start and (value.start - x.start).at_least(0) for x in others)
 
 
 def _certain(clause: Clause) -> bool:
