@@ -130,7 +130,8 @@ def _of_kind(piece: Piece, kind: AxisKind) -> Piece:
 def joined(axes: Sequence[Axis]) -> Axis:
     """Return what is known of an axis that several tensors share, place by place.
 
-    What is not shown gives way to what is; if two tensors show different things, nothing is known.
+    What is not shown gives way to what is, and ``mixed`` to a kind of its own; if two tensors show
+    different things, nothing is known.
     """
     return reduce(_join, axes)
 
@@ -141,6 +142,8 @@ def _join(a: Axis, b: Axis) -> Axis:
     if not (shown(a) and shown(b)):
         main, other = (a, b) if shown(a) else (b, a)
         kind = kind_of(other)
+        if shown(main):
+            return with_kind(main, kind)
         return tuple(replace(p, kind=_meet(p.kind, kind)) for p in main)
     if _structure(a) == _structure(b):
         return tuple(replace(p, kind=_meet(p.kind, q.kind)) for p, q in zip(a, b, strict=True))
@@ -148,9 +151,11 @@ def _join(a: Axis, b: Axis) -> Axis:
 
 
 def _meet(a: AxisKind | None, b: AxisKind | None) -> AxisKind | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a if a == b else "mixed"
+    if a == b or b is None:
+        return a
+    if a is None or a == "mixed":
+        return b
+    return a if b == "mixed" else "mixed"
 
 
 def _structure(axis: Axis) -> object:
