@@ -111,7 +111,16 @@ def _shape(axes: Axes) -> tuple[Size, ...]:
 def arrange_operand(
     e: Emitter, handles: Mapping[str, Handle], operand: Operand, groups: Sequence[Sequence[Atom]], dtype: str
 ) -> Handle:
-    """Bring an operand to one axis per group, in the site's dtype."""
+    """Bring an operand to one axis per group, in the site's dtype; pieces are joined along the keys."""
+    if operand.pieces:
+        keys = next(k for k, group in enumerate(groups) if any(a in group for a in operand.joined))
+        parts = []
+        for piece in operand.pieces:
+            own = [piece.keys if k == keys else group for k, group in enumerate(groups)]
+            part = arrange_operand(e, handles, piece.operand, own, dtype)
+            wanted = tuple(product(a.size for a in group) for group in own)
+            parts.append(part if tuple(e.shape(part)) == wanted else e.expand(part, wanted))
+        return e.concat(parts, keys)
     x = _arrange(e, handles[operand.value], operand.index, groups)
     return x if e.dtype(x) == dtype else e.map("cast", x, dtype=dtype)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 
-from rewriter.algebra.prims import Constant, Prim
+from rewriter.algebra.prims import Constant, Leaf, Prim
 from rewriter.algebra.sizes import ONE, product
 from rewriter.algebra.term import VIEWS, Term
 from rewriter.program.graph import Graph, Node
@@ -45,7 +45,12 @@ def assemble(
     operands = [x.value for x in formula.operands]
     inputs = dict.fromkeys([*operands, *(n for n in reads if n)])
     whole = formula.q is not None and (formula.scores is not None or formula.weights is not None)
-    region = _between(graph, value, operands) if whole else graph.region([value], inputs)
+    steps = _until(search.prims[value], frozenset(operands if whole else inputs))
+    if not whole:
+        inputs.update(
+            dict.fromkeys(p.value for p in steps if isinstance(p.form, Leaf) and p.value is not None)
+        )
+    region = _nodes(graph, _reached(steps, operands) if whole else steps, inputs if not whole else operands)
     if not region or value in inputs:
         return "the result is also an operand"
     producer = graph.producer(value)
@@ -78,25 +83,23 @@ def assemble(
     )
 
 
-def _between(graph: Graph, value: str, operands: Sequence[str]) -> tuple[Node, ...]:
-    """Return the nodes on the way from operands to a value."""
-    producers = [graph.producer(x) for x in operands]
-    first = min((-1 if p is None else graph.position[p.name]) for p in producers)
-    behind: dict[str, Node] = {}
-    stack: list[str | None] = [value]
-    while stack:
-        name = stack.pop()
-        node = None if name is None or name in operands else graph.producer(name)
-        if node is not None and node.name not in behind and graph.position[node.name] > first:
-            behind[node.name] = node
-            stack.extend(node.inputs)
-    reached = set(operands)
-    kept = []
-    for node in sorted(behind.values(), key=lambda n: graph.position[n.name]):
-        if any(v in reached for v in node.inputs):
-            reached.update(node.outputs)
-            kept.append(node)
-    return tuple(kept)
+def _nodes(graph: Graph, steps: Iterable[Prim], stop: Container[str]) -> tuple[Node, ...]:
+    """Return the nodes that compute the steps, in order; arithmetic of shapes is none of them."""
+    found: dict[str, Node] = {}
+    for prim in steps:
+        node = None if prim.value is None or prim.value in stop else graph.producer(prim.value)
+        if node is not None:
+            found[node.name] = node
+    return tuple(sorted(found.values(), key=lambda n: graph.position[n.name]))
+
+
+def _reached(steps: Iterable[Prim], operands: Container[str]) -> list[Prim]:
+    """Return the steps that depend on operands."""
+    reached: dict[Prim, None] = {}
+    for prim in steps:
+        if prim.value in operands or any(x in reached for x in prim.inputs):
+            reached[prim] = None
+    return list(reached)
 
 
 def _costly(search: Search, escapes: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -21,7 +21,7 @@ from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts, Trait
 from rewriter.sites.sums import parts_of
 
-__all__ = ["build"]
+__all__ = ["build", "finish"]
 
 
 def build(
@@ -62,7 +62,10 @@ def build(
         if factor is None:
             return Miss("the weights are changed after the values have been summed", "operands", kind)
         scores = replace(scores, whole=weights.scores)
-    return _finish(search, value, output, kind, weights, factor, v, scores, axes)
+    operands = _operands(scores.product, v, axes)
+    if isinstance(operands, str):
+        return Miss(operands, "operands", kind)
+    return finish(search, value, output, kind, weights, factor, scores, axes, operands)
 
 
 def _whole(scores: Scores) -> Term:
@@ -99,20 +102,22 @@ def _settle(scores: Scores, weights: Weights, axes: Axes) -> Scores:
     return replace(scores, whole=weights.scores) if strange else scores
 
 
-def _finish(
+Operands = tuple[Operand | None, Operand | None, Operand, float]
+"""Queries, keys, values, and the constant factor that was taken off the first two."""
+
+
+def finish(
     search: Search,
     value: str,
     output: Index,
     kind: str,
     weights: Weights,
     factor: Read | None,
-    v: Read,
     scores: Scores,
     axes: Axes,
+    operands: Operands,
 ) -> AttentionSite | Miss:
-    operands = _operands(scores.product, v, axes)
-    if isinstance(operands, str):
-        return Miss(operands, "operands", kind)
+    """Prove what can be proved of the mask, and return the site; the arguments are as in `build`."""
     q, k, v_, scale = operands
     general = scores.whole is not None
     if general:
@@ -162,9 +167,7 @@ def _traits(weights: Weights, scores: Scores) -> tuple[Trait, ...]:
     return tuple(trait for trait, present in found if present)
 
 
-def _operands(
-    product: Product | None, v: Read, axes: Axes
-) -> tuple[Operand | None, Operand | None, Operand, float] | str:
+def _operands(product: Product | None, v: Read, axes: Axes) -> Operands | str:
     v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
     if isinstance(v_, str):
         return v_

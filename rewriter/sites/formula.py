@@ -8,7 +8,7 @@ from rewriter.algebra.index import Atom, Index
 from rewriter.algebra.sizes import Size, product
 from rewriter.algebra.term import Term
 
-__all__ = ["Axes", "Formula", "Operand"]
+__all__ = ["Axes", "Formula", "Operand", "Piece"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +21,25 @@ class Operand:
         Name of the native value.
     index
         One affine form per axis, over the atoms of `Axes`.
+    pieces
+        Where keys or values lie in several tensors, one after the other: all of them, and ``value`` and
+        ``index`` are those of the first.
+    joined
+        The keys of the site that run over all pieces.
     """
 
     value: str
     index: Index
+    pieces: tuple[Piece, ...] = ()
+    joined: tuple[Atom, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of an operand along the keys: read at ``operand`` where the keys of the site are ``keys``."""
+
+    operand: Operand
+    keys: tuple[Atom, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +111,9 @@ class Formula:
 
     @property
     def operands(self) -> tuple[Operand, ...]:
-        """Queries, keys and values, as far as there are any."""
-        return tuple(x for x in (self.q, self.k, self.v) if x is not None)
+        """Where queries, keys and values are read, as far as there are any, pieces one by one."""
+        found = [x for x in (self.q, self.k, self.v) if x is not None]
+        return tuple(y for x in found for y in ([p.operand for p in x.pieces] or [x]))
 
     @property
     def split(self) -> bool:

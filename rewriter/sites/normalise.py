@@ -35,6 +35,7 @@ __all__ = [
     "over_queries",
     "quotient",
     "repeats_mask",
+    "unshifted",
     "weights_of",
 ]
 
@@ -82,6 +83,8 @@ class NotWeights:
 
     reason: str
     normaliser: Prim
+    partial: bool = False
+    """Some entries of a softmax: the others may meet other values."""
 
 
 def weights_of(search: Search, weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | None:
@@ -213,12 +216,27 @@ def asks_for_empty_rows(condition: Term, bias: Term, keys: Sequence[Atom]) -> bo
 def repeats_mask(condition: Term, bias: Term) -> bool:
     """Whether weights become 0 exactly where the bias hides the key: it tells in empty rows only."""
     match bias:
-        case Apply("where", (hidden, Number(fill), Number(0.0))) if fill <= MASKING:
-            return same(condition, hidden)
-        case Apply("where", (visible, Number(0.0), Number(fill))) if fill <= MASKING:
-            return same(condition, Apply("not", (visible,), "bool"))
+        case Apply("where", (hidden, Number(fill), _)) if fill <= MASKING:
+            return _same_condition(condition, hidden)
+        case Apply("where", (visible, _, Number(fill))) if fill <= MASKING:
+            return _same_condition(condition, Apply("not", (visible,), "bool"))
         case _:
             return False
+
+
+def _same_condition(a: Term, b: Term) -> bool:
+    """Whether two conditions are the same, negations taken together."""
+    (x, left), (y, right) = _positive(a), _positive(b)
+    return left == right and same(x, y)
+
+
+def _positive(term: Term) -> tuple[Term, bool]:
+    match term:
+        case Apply("not", (inner,)) | Apply("eq", (inner, Number(0.0))):
+            x, kept = _positive(inner)
+            return x, not kept
+        case _:
+            return term, True
 
 
 def _visible(bias: Term) -> Term | None:
@@ -274,7 +292,7 @@ def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
     here, wanted = at.atoms, frozenset(parts_of(keys))
     taken = product(a.size for a in here)
     if here == wanted and at.dense() is not None:
-        scores, shift = _unshifted(unfold(Read(prim.inputs[0], index), budget=64), wanted)
+        scores, shift = unshifted(unfold(Read(prim.inputs[0], index), budget=64), wanted)
         if at.start == ZERO and taken == length:
             return Weights(scores, prim)
         sink = _sink(prim, axis, index, at) if length - taken == ONE else None
@@ -289,7 +307,7 @@ def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
         reason = f"the softmax runs over {length} entries, of which {taken} are summed with these values"
     else:
         reason = "the softmax runs over more axes than the one that is summed with the values"
-    return NotWeights(reason, prim)
+    return NotWeights(reason, prim, here == wanted)
 
 
 def _sink(prim: Prim, axis: int, index: tuple[Affine, ...], at: Affine) -> Term | None:
@@ -458,7 +476,7 @@ def _weights(
     exponents = [e for t in hit if (e := _exponent(t)) is not None]
     masks = [t for t in hit if _exponent(t) is None]
     if len(exponents) == 1:
-        scores, shift = _unshifted(exponents[0], wanted)
+        scores, shift = unshifted(exponents[0], wanted)
         if sink is not None and shift:
             moved = _without(sink, shift)
             if moved is None and not isinstance(sink, Number):
@@ -529,7 +547,7 @@ def _exponent(term: Term) -> Term | None:
             return None
 
 
-def _unshifted(term: Term, keys: frozenset[Atom]) -> tuple[Term, list[Term]]:
+def unshifted(term: Term, keys: frozenset[Atom]) -> tuple[Term, list[Term]]:
     """Drop what is subtracted from the scores and does not depend on the key: it cancels."""
     shift: list[Term] = []
     while True:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from rewriter.algebra.index import Atom, Index
+from rewriter.algebra.index import Index
 from rewriter.algebra.prims import Einsum, Map, Prim, Softmax
 from rewriter.algebra.term import Read, Term, unfold
 from rewriter.program.graph import Graph
 from rewriter.sites.attention import build
+from rewriter.sites.joined import build_joined
 from rewriter.sites.linear import Chain, as_chain, build_linear, build_unnormalised, is_sum_of_weights
 from rewriter.sites.normalise import NotWeights, divided, over_queries, quotient, weights_of
 from rewriter.sites.refusal import Refusal
@@ -33,6 +34,8 @@ def recognise(
                 site = _at_contraction(search, prim)
         elif _divides(prim):
             site = _at_division(search, prim)
+        elif isinstance(prim.form, Map) and prim.form.fn == "add" and _adds_parts(search, prim):
+            site = _at_addition(search, prim)
         if site is not None:
             found[site.output] = site
     sites = sorted(_outermost(graph, found), key=lambda s: graph.position[s.anchor])
@@ -85,7 +88,7 @@ def _at_contraction(search: Search, anchor: Prim) -> AttentionSite | None:
             anchor, Miss("weights, values and another tensor are multiplied in one product", "operands")
         )
     for weights, v in _pairs(total):
-        site = _weighted(search, value, output, weights, v, total.bound)
+        site = _weighted(search, value, output, weights, v, total)
         if site is not None:
             return site
     return _chained(search, value, output, total)
@@ -105,13 +108,16 @@ def _as_read(term: Term) -> Read | None:
 
 
 def _weighted(
-    search: Search, value: str, output: Index, factor: Read, v: Read, bound: tuple[Atom, ...]
+    search: Search, value: str, output: Index, factor: Read, v: Read, total: Sum
 ) -> AttentionSite | None:
+    bound = total.bound
     if not search.may_be_weights(factor):
         return None
     weights = weights_of(search, factor, bound)
     if isinstance(weights, NotWeights):
-        search.miss(weights.normaliser, Miss(weights.reason, "normaliser"))
+        search.miss(weights.normaliser, Miss(weights.reason, "scores" if weights.partial else "normaliser"))
+        if weights.partial:
+            search.parts[total.whole.prim] = weights.normaliser
         weights = over_queries(search, factor, bound)
     if weights is None:
         return None
@@ -159,6 +165,25 @@ def _at_division(search: Search, anchor: Prim) -> AttentionSite | None:
     if isinstance(chain, Chain) and is_sum_of_weights(search, bottom, chain) is True:
         return _keep(search, anchor, build_linear(search, value, output, chain, "sum", None))
     return _normalised_after(search, anchor, value, output, total, bottom)
+
+
+def _adds_parts(search: Search, prim: Prim) -> bool:
+    """Whether sums with values over parts of one softmax are added here."""
+    found = {search.part_of(x) for x in prim.inputs}
+    return len(found) == 1 and None not in found
+
+
+def _at_addition(search: Search, anchor: Prim) -> AttentionSite | None:
+    """One softmax over keys in several tensors: ``p[:n] v1 + p[n:] v2``."""
+    located = search.output(anchor)
+    if located is None:
+        return None
+    value, output, index = located
+    normaliser = search.part_of(anchor.inputs[0])
+    assert normaliser is not None
+    search.parts[anchor] = normaliser
+    site = build_joined(search, value, output, Read(anchor, index))
+    return None if site is None else _keep(search, normaliser, site)
 
 
 def _normalised_after(

@@ -39,6 +39,8 @@ class Search:
         Tensors that may be weights: a normaliser, or made of one by maps, views and the mixing of heads.
     chained
         Tensors that are a product of two operands that both vary, or made of one by maps and views.
+    parts
+        Sums with values over some of the entries of a softmax, and that softmax.
     """
 
     graph: Graph
@@ -50,6 +52,7 @@ class Search:
     known: Known = field(default_factory=Known)
     raised: set[Prim] = field(default_factory=set)
     misses: dict[Prim, Miss] = field(default_factory=dict)
+    parts: dict[Prim, Prim] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.order = _topological(self.prims.values())
@@ -80,6 +83,12 @@ class Search:
     def may_be_product(self, at: Read) -> bool:
         """Whether a product of two tensors that vary may lie behind a read."""
         return read(at.prim, at.index).prim in self.chained
+
+    def part_of(self, prim: Prim) -> Prim | None:
+        """Return the softmax of which a tensor sums some of the entries, or None."""
+        while prim not in self.parts and moves(prim.form):
+            prim = prim.inputs[0]
+        return self.parts.get(prim)
 
     def tokens(self, at: Read, atoms: Iterable[Atom]) -> bool | None:
         """Whether atoms on an operand are tokens (True), features (False), or it is not shown (None)."""
@@ -146,7 +155,7 @@ class Search:
     def miss(self, prim: Prim, miss: Miss) -> None:
         """Remember why something is no site; what got further wins."""
         known = self.misses.get(prim)
-        if known is None or _FURTHER.index(miss.reached) > _FURTHER.index(known.reached):
+        if known is None or _FURTHER.index(miss.reached) >= _FURTHER.index(known.reached):
             self.misses[prim] = miss
 
 

@@ -95,11 +95,20 @@ class SiteVerdict:
     def __str__(self) -> str:
         if self.pattern:
             return f"{self.pattern} elements are NaN or inf in one of the two only"
+        if not self.ok and self.error <= self.tolerance:
+            return f"the graph differs from its formula by {self.original_error:.2e}: that is no rounding"
         verb = "within" if self.ok else "over"
         return (
             f"error {self.error:.2e} against float64 is {verb} {self.tolerance:.2e}"
             f" (the original's own error is {self.original_error:.2e})"
         )
+
+
+PLAUSIBLE = 0.1
+"""How far the original may be from its formula, relative to the largest value, to be believed.
+
+An error of this size in single precision is no rounding: the formula is not what the graph computes.
+"""
 
 
 def judge_site(exact: np.ndarray, old: np.ndarray, new: np.ndarray, dtype: str | np.dtype) -> SiteVerdict:
@@ -116,13 +125,16 @@ def judge_site(exact: np.ndarray, old: np.ndarray, new: np.ndarray, dtype: str |
     """
     if old.shape != new.shape:
         return SiteVerdict(False, np.inf, 0.0, 0.0, max(old.size, new.size))
-    pattern = pattern_mismatches(old, new)
+    # where the original overflows and its formula does not, the formula is what is wanted
     seen = np.isfinite(old.astype(np.float64))
-    exact_seen = np.where(seen, exact, 0.0)
-    before = max_abs(exact_seen, np.where(seen, old, 0))
-    after = max_abs(exact_seen, np.where(seen, new, 0))
-    tolerance = SITE_FACTOR * max(before, floor(exact_seen, dtype))
-    return SiteVerdict(pattern == 0 and after <= tolerance, after, before, tolerance, pattern)
+    spared = ~seen & np.isfinite(exact) & np.isfinite(new.astype(np.float64))
+    pattern = pattern_mismatches(np.where(spared, 0, old), np.where(spared, 0, new))
+    before = max_abs(np.where(seen, exact, 0.0), np.where(seen, old, 0))
+    compared = np.where(seen | spared, exact, 0.0)
+    after = max_abs(compared, np.where(seen | spared, new, 0))
+    tolerance = SITE_FACTOR * max(before, floor(compared, dtype))
+    believed = epsilon(dtype) > 1e-6 or before <= PLAUSIBLE * np.abs(compared).max(initial=0.0)
+    return SiteVerdict(pattern == 0 and after <= tolerance and believed, after, before, tolerance, pattern)
 
 
 def perturbed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:

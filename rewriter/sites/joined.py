@@ -1,0 +1,194 @@
+"""Keys in several tensors: products that share one softmax, and whose sums with values are added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rewriter.algebra.index import Affine, Atom, Index, resolve
+from rewriter.algebra.prims import Softmax
+from rewriter.algebra.sizes import ZERO, Size, product
+from rewriter.algebra.term import Apply, Read, Term, depends_on, same, substitute, unfold
+from rewriter.sites.attention import finish
+from rewriter.sites.formula import Axes, Operand, Piece
+from rewriter.sites.normalise import Weights, unshifted
+from rewriter.sites.operands import choose_operand
+from rewriter.sites.roles import assign_roles
+from rewriter.sites.scores import Scores, read_scores
+from rewriter.sites.search import Miss, Search
+from rewriter.sites.site import AttentionSite
+from rewriter.sites.sums import as_sum, parts_of
+
+__all__ = ["build_joined"]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The sum with values over one range of a softmax."""
+
+    weights: Read
+    place: Affine
+    keys: tuple[Atom, ...]
+    scores: Scores
+    axes: Axes
+    v: Read
+
+
+def build_joined(search: Search, value: str, output: Index, anchor: Read) -> AttentionSite | Miss | None:
+    """Return the site whose result is a sum of sums with values; None if an addition is nothing like it."""
+    summands = _summands(unfold(anchor, budget=4))
+    if not 2 <= len(summands) <= 8:
+        return None
+    parts = [_part(search, t, output) for t in summands]
+    found = [p for p in parts if isinstance(p, _Part)]
+    if len(found) < len(parts):
+        return None
+    found.sort(key=lambda p: str(p.place.start).rjust(12))
+    start = ZERO
+    ordered: list[_Part] = []
+    while found:
+        at = next((p for p in found if p.place.start == start), None)
+        if at is None or at.weights.prim is not (ordered or [at])[0].weights.prim:
+            return None
+        found.remove(at)
+        ordered.append(at)
+        start = start + _length(at)
+    softmax = ordered[0].weights.prim
+    assert isinstance(softmax.form, Softmax)
+    if start != softmax.shape[softmax.form.axis]:
+        return None
+    return _merge(search, value, output, ordered, start)
+
+
+def _summands(term: Term) -> list[Read]:
+    match term:
+        case Read():
+            return [term]
+        case Apply("add", (a, b)):
+            left, right = _summands(a), _summands(b)
+            return left + right if left and right else []
+        case _:
+            return []
+
+
+def _length(part: _Part) -> Size:
+    return product(a.size for a in part.keys)
+
+
+def _part(search: Search, at: Read, output: Index) -> _Part | None:
+    total = as_sum(at)
+    if total is None or len(total.factors) != 2 or total.scale != 1.0:
+        return None
+    for weights, v in (total.factors, total.factors[::-1]):
+        tree = unfold(weights, budget=4) if isinstance(weights, Read) else weights
+        if isinstance(tree, Read) and isinstance(tree.prim.form, Softmax) and isinstance(v, Read):
+            return _of_softmax(search, tree, tree.prim.form.axis, v, total.bound, output)
+    return None
+
+
+def _of_softmax(
+    search: Search, weights: Read, axis: int, v: Read, bound: Sequence[Atom], output: Index
+) -> _Part | None:
+    in_v = depends_on(unfold(v, budget=32))
+    before = unfold(Read(weights.prim.inputs[0], weights.index), budget=64)
+    scores, _ = unshifted(before, frozenset(parts_of(bound)))
+    found = read_scores(search, scores, bound, in_v)
+    place = resolve(weights.index)[axis]
+    keys = parts_of(bound)
+    if isinstance(found, Miss) or found.product is None or found.whole is not None:
+        return None
+    if place.atoms != frozenset(keys) or place.dense() is None:
+        return None
+    axes = assign_roles(found.product, v, keys, output)
+    return None if isinstance(axes, str) else _Part(weights, place, parts_of(keys), found, axes, v)
+
+
+def _merge(
+    search: Search, value: str, output: Index, parts: Sequence[_Part], length: Size
+) -> AttentionSite | Miss:
+    first = max(parts, key=lambda p: len(p.axes.batch))
+    joined = Atom(length, "j")
+    axes = replace(first.axes, keys=(joined,))
+    names = [_features(p, first) for p in parts]
+    if any(n is None or not _alike(p, first, n) for p, n in zip(parts, names, strict=True)):
+        return Miss("one softmax runs over several products, which are not made alike", "scores")
+    biases = [_over(p, joined, n or {}) for p, n in zip(parts, names, strict=True)]
+    scores = replace(first.scores, bias=biases[0])
+    if any((b is None) != (biases[0] is None) or (b and not same(b, biases[0] or b)) for b in biases):
+        scores = replace(first.scores, whole=_whole(first, joined))
+    q = choose_operand(first.scores.product.q, _groups(axes, "q")) if first.scores.product else ""
+    k = _pieces([_read_at(p, n or {}, "k", first.axes) for p, n in zip(parts, names, strict=True)], joined)
+    v = _pieces([_read_at(p, n or {}, "v", first.axes) for p, n in zip(parts, names, strict=True)], joined)
+    if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
+        return Miss(next(x for x in (q, k, v) if isinstance(x, str)), "operands")
+    weights = Weights(first.weights, first.weights.prim)
+    return finish(search, value, output, "attention", weights, None, scores, axes, (q[0], k, v, q[1]))
+
+
+def _whole(part: _Part, joined: Atom) -> Term:
+    """Return what the softmax is taken of, over the keys of all parts."""
+    prim = part.weights.prim
+    assert isinstance(prim.form, Softmax)
+    index = list(part.weights.index)
+    index[prim.form.axis] = Affine.of(joined)
+    return unfold(Read(prim.inputs[0], tuple(index)), budget=64)
+
+
+def _groups(axes: Axes, which: str) -> tuple[tuple[Atom, ...], ...]:
+    match which:
+        case "q":
+            return axes.batch, (*axes.heads, *axes.groups), axes.queries, axes.features
+        case "k":
+            return axes.batch, axes.heads, axes.keys, axes.features
+        case _:
+            return axes.batch, axes.heads, axes.keys, axes.v_features
+
+
+def _features(part: _Part, first: _Part) -> dict[Atom, Affine] | None:
+    """Return the names that the first product has for the features of another one."""
+    own, wanted = part.axes.features, first.axes.features
+    if [a.size for a in own] != [a.size for a in wanted]:
+        return None
+    return {a: Affine.of(b) for a, b in zip(own, wanted, strict=True)}
+
+
+def _alike(part: _Part, first: _Part, names: dict[Atom, Affine]) -> bool:
+    """Whether two products have the same queries, scale and roles."""
+    a, b = part.scores, first.scores
+    assert a.product is not None and b.product is not None
+    # what is a batch to some of the keys is a query to those that all of the batch shares
+    roles = [({*x.batch, *x.queries}, x.heads, x.groups, x.v_features) for x in (part.axes, first.axes)]
+    plain = not a.factors and not b.factors
+    q = same(substitute(a.product.q, names), b.product.q)
+    return plain and q and roles[0] == roles[1] and (a.scale, a.softcap) == (b.scale, b.softcap)
+
+
+def _over(part: _Part, joined: Atom, names: dict[Atom, Affine]) -> Term | None:
+    """Return the bias of a part over the keys of all."""
+    if part.scores.bias is None:
+        return None
+    if len(part.keys) != 1:
+        return part.scores.bias
+    shifted = Affine(-part.place.start, ((joined, Size.of(1)),))
+    return substitute(part.scores.bias, {**names, part.keys[0]: shifted})
+
+
+def _read_at(
+    part: _Part, names: dict[Atom, Affine], which: str, axes: Axes
+) -> tuple[Operand, tuple[Atom, ...]] | str:
+    assert part.scores.product is not None
+    at = substitute(part.scores.product.k if which == "k" else part.v, names)
+    assert isinstance(at, Read)
+    groups = _groups(replace(axes, keys=part.keys), which)
+    found = choose_operand(at, groups, peel=False)
+    return found if isinstance(found, str) else (found[0], part.keys)
+
+
+def _pieces(found: Sequence[tuple[Operand, tuple[Atom, ...]] | str], joined: Atom) -> Operand | str:
+    pieces = []
+    for each in found:
+        if isinstance(each, str):
+            return each
+        pieces.append(Piece(*each))
+    first = pieces[0].operand
+    return Operand(first.value, first.index, tuple(pieces), (joined,))
