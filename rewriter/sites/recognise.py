@@ -139,7 +139,7 @@ def _chained(search: Search, value: str, output: Index, total: Sum) -> Attention
     if isinstance(chain, Chain):
         return _keep(search, anchor, build_linear(search, value, output, chain, "none", None))
     for weights, v in _pairs(total):
-        if search.may_be_product(weights):
+        if search.may_be_product(weights) and search.varies(v.prim):
             site = build_unnormalised(search, value, output, weights, v, total.bound)
             if site is not None:
                 return _keep(search, anchor, site)
