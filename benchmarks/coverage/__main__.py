@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,8 @@ from benchmarks.coverage.page import Entry, page
 from benchmarks.coverage.records import Capture, Folder, Raised, Task
 from benchmarks.coverage.work import advance
 
+PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
+
 
 def main() -> None:
     """Capture what is not yet captured, raise what is not yet raised, and print a line for each."""
@@ -27,26 +30,31 @@ def main() -> None:
     folder = Folder(args.cache)
     tasks = [
         Task(library, name, form)
-        for form in args.forms
         for library in args.libraries
         for name in architectures(library)
         if any(fnmatch.fnmatchcase(name, p) for p in args.only)
+        for form in args.forms
     ]
     for task in tasks:
         _forget(folder, task, args.again)
     options = {"jobs": args.jobs, "timeout": args.timeout, "memory": args.memory << 20}
-    todo = [t for t in tasks if not _finished(folder, t)]
+    todo = [] if args.table else [t for t in tasks if not _finished(folder, t)]
     for number, (task, death) in enumerate(run_all(advance, folder.root, todo, **options), 1):
         if death and folder.capture(task) is None:
             folder.keep(task, Capture("export", death))
         elif death:
             folder.keep(task, Raised("raise", death))
         print(f"{number}/{len(todo)} {task}: {_line(folder, task)}", flush=True)
-    entries = [Entry(t, c, folder.raised(t)) for t in tasks if (c := folder.capture(t)) is not None]
-    text = page(entries, _versions())
-    if args.write:
+    text = _table(folder, tasks)
+    if args.write is not None:
         args.write.write_text(text, encoding="utf-8")
     print(text)
+
+
+def _table(folder: Folder, tasks: Sequence[Task]) -> str:
+    known = {t: c for t in tasks if (c := folder.capture(t)) is not None}
+    entries = [Entry(t, c, folder.raised(t)) for t, c in known.items()]
+    return page(entries, _versions(), [t for t in tasks if t not in known])
 
 
 def _versions() -> str:
@@ -55,7 +63,7 @@ def _versions() -> str:
     return "With " + ", ".join(f"{name} {number}" for name, number in known.items()) + "."
 
 
-def _forget(folder: Folder, task: Task, again: str) -> None:
+def _forget(folder: Folder, task: Task, again: str | None) -> None:
     """Remove what is to be done again."""
     known = folder.capture(task)
     if again == "all" or (
@@ -99,9 +107,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=180, help="seconds per graph")
     parser.add_argument("--memory", type=int, default=8192, help="MiB of address space per graph")
     parser.add_argument("--cache", type=Path, default=cache, help="folder of captured graphs and results")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="where to write the table, as Markdown")
-    parser.add_argument("--again", choices=("none", "failed", "raise", "all"), default="none")
-    return parser.parse_args()
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help=f"where to write the table (the whole one: {PAGE.name})"
+    )
+    parser.add_argument(
+        "--again",
+        choices=("raise", "failed", "all"),
+        help="do again what is known: raising, failed captures, all",
+    )
+    parser.add_argument("--table", action="store_true", help="run nothing: write what is known")
+    args = parser.parse_args()
+    if (
+        args.write is None
+        and args.only == ["*"]
+        and args.libraries == LIBRARIES
+        and len(args.forms) == len(FORMS)
+    ):
+        args.write = PAGE
+    return args
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def totals(entries: Iterable[Entry]) -> Totals:
     )
 
 
-def page(entries: Sequence[Entry], versions: str) -> str:
-    """Return the page in Markdown."""
+def page(entries: Sequence[Entry], versions: str, waiting: Sequence[Task] = ()) -> str:
+    """Return the page in Markdown; ``waiting`` is what no result is there of."""
     parts = [
         _head(versions),
         _summary(entries),
@@ -81,6 +81,7 @@ def page(entries: Sequence[Entry], versions: str) -> str:
         _fewer(entries),
         _refusals(entries),
         _failures(entries),
+        _waiting(waiting),
         _deviations(entries),
         _architectures(entries),
     ]
@@ -231,6 +232,22 @@ def _failures(entries: Sequence[Entry]) -> Iterator[str]:
     if without:
         yield ""
         yield f"No SDPA implementation is offered by: {', '.join(without)}."
+
+
+def _waiting(tasks: Sequence[Task]) -> Iterator[str]:
+    forms: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for task in tasks:
+        forms[task.library, task.architecture].append(FORMS[task.form].title)
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (library, name), titles in forms.items():
+        names[library, "all" if len(titles) == len(FORMS) else ", ".join(titles)].append(name)
+    if names:
+        yield "## Not run"
+        yield ""
+        yield "| library | forms | architectures |"
+        yield "| --- | --- | --- |"
+    for (library, which), those in sorted(names.items()):
+        yield f"| {library} | {which} | {', '.join(those)} |"
 
 
 def _deviations(entries: Sequence[Entry]) -> Iterator[str]:
