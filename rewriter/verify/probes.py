@@ -10,8 +10,10 @@ import numpy as np
 
 import rewriter.sites.oracle
 from rewriter.algebra.sizes import Size
+from rewriter.algebra.term import Read, Term, leaves
 from rewriter.program.graph import Value
 from rewriter.program.program import Arrays, Program
+from rewriter.sites.formula import Formula
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.binding import Binding, base_symbols, bound_shape, bound_size, numpy_dtype
 from rewriter.verify.metrics import is_floating
@@ -81,8 +83,7 @@ def probes(
         When the shape or dtype of an input is unknown, or a dimension has no number.
     """
     values = [_known(program, name) for name in oracle.free_inputs(program, site)]
-    formula = site.formula
-    operands = {x.value for x in formula.operands}
+    numbers = _numbers(site.formula)
     every = [
         s for name in (*site.inputs, *(v.name for v in values)) for s in _known(program, name).shape or ()
     ]
@@ -95,11 +96,23 @@ def probes(
         }
         for case in _CASES if at == 0 else _CASES[:1]:
             rng = np.random.default_rng([seed, at])
-            free = {v.name: case.array(rng, v, binding, v.name in operands) for v in values}
+            free = {v.name: case.array(rng, v, binding, v.name in numbers) for v in values}
             arrays = oracle.complete(program, site, free, {**derived, **binding})
             if not any(_same(arrays, other.arrays) for other in made):
                 made.append(Probe(case.name + tag, arrays))
     return made
+
+
+def _numbers(formula: Formula) -> set[str]:
+    """Return the values that are no part of a mask: queries, keys and values, factors, sinks."""
+    factors = [term for term, _ in formula.factors]
+    beside = _read_by([*factors, formula.sink]) - _read_by([formula.bias])
+    return {x.value for x in formula.operands} | beside
+
+
+def _read_by(terms: Sequence[Term | None]) -> set[str]:
+    reads = (leaf for term in terms if term is not None for leaf in leaves(term) if isinstance(leaf, Read))
+    return {read.prim.value for read in reads if read.prim.value is not None}
 
 
 def _known(program: Program, name: str) -> Value:

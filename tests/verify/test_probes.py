@@ -10,6 +10,7 @@ import pytest
 
 from rewriter.algebra.prims import leaf
 from rewriter.algebra.sizes import Size
+from rewriter.algebra.term import Read
 from rewriter.verify.probes import Probe, bindings, probes
 
 Declared = tuple[Sequence[int | str], str]
@@ -34,12 +35,17 @@ class Oracle:
 def made(inputs: Mapping[str, Declared], seed: int = 0) -> tuple[Any, list[Probe]]:
     prims = {n: leaf("input", s, d, n) for n, (s, d) in inputs.items()}
     program = SimpleNamespace(prims=lambda: prims)
-    operand = {
-        role: SimpleNamespace(value=next((n for n in inputs if n.startswith(role)), "q")) for role in "qkv"
-    }
+    operands = [SimpleNamespace(value=next((n for n in inputs if n.startswith(role)), "q")) for role in "qkv"]
+    read = {name: Read(prim, ()) for name, prim in prims.items()}
+    formula = SimpleNamespace(
+        operands=operands,
+        factors=[(read[name], False) for name in inputs if name == "temperature"],
+        sink=read.get("sink"),
+        bias=read.get("bias"),
+    )
     site = SimpleNamespace(
         inputs=tuple(inputs),
-        formula=SimpleNamespace(**operand),
+        formula=formula,
         batch=Size.symbol("b"),
         heads=Size.of(3),
         queries=Size.symbol("n"),
@@ -73,6 +79,16 @@ def test_every_input_has_its_shape_and_dtype_at_every_size() -> None:
         )
         assert probe.arrays["ids"].shape == (b, n // 2) and set(np.unique(probe.arrays["ids"])) <= {0, 1}
     assert lengths == {(2, 7), (1, 33), (1, 1), (3, 3)}
+
+
+def test_factors_and_sinks_are_no_masks() -> None:
+    logits: Declared = ((3, 1, 1), "float32")
+    _, found = made({**QKV, "bias": BIAS, "temperature": logits, "sink": logits})
+    for probe in found:
+        assert np.isfinite(probe.arrays["temperature"]).all() and np.isfinite(probe.arrays["sink"]).all()
+    assert any((probe.arrays["bias"] == -np.inf).any() for probe in found)
+    large = named(found)["large"].arrays
+    assert np.abs(large["sink"]).max() > 2 * np.abs(large["bias"]).max()
 
 
 def test_names_are_unique_and_seeds_decide() -> None:
