@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
-from rewriter.algebra.term import Read, Term, depends_on, substitute, unfold
+from rewriter.algebra.prims import Map, Prim
+from rewriter.algebra.term import VIEWS, Read, Term, depends_on, substitute, unfold
 from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.kinds import kind_of
@@ -65,7 +66,21 @@ def build(
     operands = _operands(scores.product, v, axes)
     if isinstance(operands, str):
         return Miss(operands, "operands", kind)
+    if scores.product is not None and _is_made_of(search.prims[operands[2].value], scores.product.whole.prim):
+        scores = replace(scores, whole=weights.scores)  # one projection gives the scores and the values
     return finish(search, value, output, kind, weights, factor, scores, axes, operands)
+
+
+def _is_made_of(prim: Prim, part: Prim, steps: int = 16) -> bool:
+    """Whether a tensor is another one, moved or with something done to each entry."""
+    stack = [prim]
+    while stack and steps:
+        at, steps = stack.pop(), steps - 1
+        if at is part:
+            return True
+        if isinstance(at.form, (Map, *VIEWS)):
+            stack.extend(at.inputs)
+    return False
 
 
 def _whole(scores: Scores) -> Term:

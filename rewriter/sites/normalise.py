@@ -65,6 +65,8 @@ class Weights:
         The weights are changed by another function before they meet the values.
     mixed
         The weights of all heads are mixed by a matrix.
+    beside
+        Other normalisers, of positions, that are mixed in.
     """
 
     scores: Term
@@ -75,6 +77,7 @@ class Weights:
     guard: Term | None = None
     changed: bool = False
     mixed: bool = False
+    beside: tuple[Prim, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def _several(
     if len(varying) > 1:
         return NotWeights("the weights mix several normalisers", main.normaliser)
     fn = tree.fn if isinstance(tree, Apply) else ""
+    main = replace(main, beside=tuple(w.normaliser for _, w in found if w is not main))
     return _changed(search, tree, [t for t, _ in found], keys, main, fn)
 
 

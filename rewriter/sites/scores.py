@@ -159,13 +159,15 @@ def _distinct_reads(tree: Term) -> list[Read]:
 def _products(search: Search, at: Read, keys: Sequence[Atom]) -> Iterator[Product]:
     for split in (False, True):
         total = as_sum(at, split)
-        found = None if total is None else _as_product(total, keys) or _as_distance(total, keys)
+        if total is None:
+            return
+        found = _as_product(search, total, keys) or _as_distance(search, total, keys)
         if found is not None:
             yield found
             return
 
 
-def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
+def _as_product(search: Search, total: Sum, keys: Sequence[Atom]) -> Product | None:
     terms = [unfold(f, budget=32) if isinstance(f, Read) else f for f in total.factors]
     # only now are all atoms split as the factors need them
     features = parts_of(total.bound)
@@ -179,7 +181,9 @@ def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
         else:
             sides[bool(atoms & wanted)].append(factor)
     if not wanted and len(sides[0]) == 2:
-        sides = ([sides[0][0]], [sides[0][1]])  # one key leaves no atom: the second factor holds it
+        # one key leaves no atom: the second factor holds it, unless only the first one varies
+        first = int(search.varies(sides[0][0]) and not search.varies(sides[0][1]))
+        sides = ([sides[0][first]], [sides[0][1 - first]])
     if len(sides[0]) != 1 or len(sides[1]) != 1:
         return None
     q, k = (_as_read(side[0]) for side in sides)
@@ -190,7 +194,7 @@ def _as_product(total: Sum, keys: Sequence[Atom]) -> Product | None:
     return Product(total.whole, q, k, features, total.scale, tuple(beside))
 
 
-def _as_distance(total: Sum, keys: Sequence[Atom]) -> Product | None:
+def _as_distance(search: Search, total: Sum, keys: Sequence[Atom]) -> Product | None:
     """Read ``sum of (q - k)^2``."""
     match total.factors:
         case (Apply("sub", (a, b)) as x, y) if same(x, y):
@@ -200,7 +204,7 @@ def _as_distance(total: Sum, keys: Sequence[Atom]) -> Product | None:
         case _:
             return None
     q, k = (b, a) if depends_on(a) & frozenset(parts_of(keys)) else (a, b)
-    inner = _as_product(replace(total, factors=(q, k)), keys)
+    inner = _as_product(search, replace(total, factors=(q, k)), keys)
     return None if inner is None else replace(inner, distance=True)
 
 
