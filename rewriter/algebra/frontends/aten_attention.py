@@ -11,8 +11,8 @@ from functools import partial
 
 import numpy as np
 
-from rewriter.algebra.frontends.aten_contractions import guarded
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, is_node
+from rewriter.algebra.frontends.guards import guarded
 from rewriter.algebra.prims import (
     Prim,
     constant,

@@ -8,6 +8,7 @@ from string import ascii_letters
 
 from rewriter.algebra.frontends.aten_pointwise import real
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, dtype_name
+from rewriter.algebra.frontends.guards import guarded
 from rewriter.algebra.prims import (
     Prim,
     cast,
@@ -25,7 +26,7 @@ from rewriter.algebra.prims import (
 )
 from rewriter.algebra.sizes import ONE, product
 
-__all__ = ["CONTRACTIONS", "guarded"]
+__all__ = ["CONTRACTIONS"]
 
 
 def _matmul(call: Call) -> Result:
@@ -198,11 +199,6 @@ def _softmax(log: bool, call: Call) -> Result:
 def _safe_softmax(call: Call) -> Result:
     found = _softmax(False, call)
     return guarded(found) if isinstance(found, Prim) else None
-
-
-def guarded(weights: Prim) -> Prim:
-    """Return weights with zeros in rows without any visible key."""
-    return pointwise("where", pointwise("isnan", weights), constant(0.0, weights.dtype), weights)
 
 
 def _cumsum(call: Call) -> Result:

@@ -5,13 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result
+from rewriter.algebra.frontends.guards import selected
 from rewriter.algebra.prims import (
-    Constant,
-    Map,
     Prim,
-    Reduce,
-    Reshape,
-    Softmax,
     cast,
     constant,
     expand,
@@ -92,54 +88,11 @@ def _truth(fn: str, arity: int, call: Call) -> Result:
 
 def _where(call: Call) -> Result:
     condition, a, b = call.tensor(0), call.operand(1), call.operand(2)
-    guard = _row_guard(condition, a, b)
-    if guard is not None:
-        return guard
-    return pointwise("where", condition, a, b)
-
-
-def _row_guard(condition: Prim, a: Prim, b: Prim) -> Prim | None:
-    """Return ``where(isnan(p), 0, p)`` for the guard of a decomposed safe softmax ``p``.
-
-    It is spelled ``where(all(s == -inf), 0, p)`` or, with operators of the core set alone,
-    ``where(not any(not (s == -inf)), 0, p)``.
-    """
-    weights = _behind(b)
-    if not isinstance(weights.form, Softmax) or weights.form.log or not _is_number(a, 0.0):
-        return None
-    rows = _behind(condition)
-    every = rows.form != Map("not")
-    reduced = _behind(rows if every else rows.inputs[0])
-    if isinstance(reduced.form, Reshape):
-        reduced = _behind(reduced.inputs[0])
-    if reduced.form != Reduce("min" if every else "max", (weights.form.axis,)):
-        return None
-    tested = _behind(reduced.inputs[0])
-    if not every:
-        if tested.form != Map("not"):
-            return None
-        tested = _behind(tested.inputs[0])
-    if tested.form != Map("eq") or not _is_number(tested.inputs[1], -float("inf")):
-        return None
-    if _behind(tested.inputs[0]) is not _behind(weights.inputs[0]):
-        return None
-    return pointwise("where", pointwise("isnan", b), constant(0.0, b.dtype), b)
-
-
-def _behind(prim: Prim) -> Prim:
-    while isinstance(prim.form, Map) and prim.form.fn in ("identity", "cast"):
-        prim = prim.inputs[0]
-    return prim
-
-
-def _is_number(prim: Prim, number: float) -> bool:
-    while prim.inputs and len(prim.inputs) == 1:
-        prim = prim.inputs[0]
-    return isinstance(prim.form, Constant) and not prim.shape and float(prim.form.load()) == number
+    return selected(condition, a, b)
 
 
 def _masked_fill(call: Call) -> Result:
-    return pointwise("where", call.tensor(1), call.operand(2), call.tensor(0))
+    return selected(call.tensor(1), call.operand(2), call.tensor(0))
 
 
 def _clamp(call: Call) -> Result:
@@ -171,12 +124,25 @@ def _softplus(call: Call) -> Result:
 
 
 def _nan_to_num(call: Call) -> Result:
-    """Infinities must stay as they are, else it is no guard of empty rows."""
     x = call.tensor(0)
-    nan, above, below = call.arg(1, "nan"), call.arg(2, "posinf"), call.arg(3, "neginf")
-    if above != float("inf") or below != -float("inf"):
+    if x.dtype not in _LARGEST:
         return None
-    return pointwise("where", pointwise("isnan", x), call.scalar(nan or 0.0), x)
+    found, largest = x, _LARGEST[x.dtype]
+    for at, name, infinity, default in ((2, "posinf", _INF, largest), (3, "neginf", -_INF, -largest)):
+        new = call.arg(at, name)
+        new = default if new is None else new
+        if new != infinity:
+            found = selected(pointwise("eq", x, call.scalar(infinity)), call.scalar(new), found)
+    return selected(pointwise("isnan", x), call.scalar(call.arg(1, "nan") or 0.0), found)
+
+
+_INF = float("inf")
+_LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": 2.0**127 * (2 - 2.0**-7),
+    "float32": 2.0**127 * (2 - 2.0**-23),
+    "float64": 2.0**1023 * (2 - 2.0**-52),
+}
 
 
 def _copy(call: Call) -> Result:

@@ -7,8 +7,12 @@ from functools import partial
 from functools import reduce as fold
 from string import ascii_letters
 
+import numpy as np
+
+from rewriter.algebra.frontends.guards import selected
 from rewriter.algebra.frontends.onnx_scope import DTYPES, Call, Handler, Result
 from rewriter.algebra.prims import (
+    Constant,
     Expand,
     Iota,
     Map,
@@ -33,6 +37,9 @@ from rewriter.algebra.prims import (
 from rewriter.algebra.sizes import ONE, Size, product
 
 __all__ = ["OPERATORS"]
+
+LARGEST = 1 << 20
+"""Constants with more entries are not read to see whether they are all equal."""
 
 # pointwise
 
@@ -112,6 +119,19 @@ def _clip(call: Call) -> Result:
         if bound is not None:
             x = pointwise(fn, x, bound)
     return x
+
+
+def _where(call: Call) -> Result:
+    return selected(call[0], _number(call[1]), _number(call[2]))
+
+
+def _number(x: Prim) -> Prim:
+    """Return a constant that is one number everywhere as that number, spread over the same places."""
+    if not isinstance(x.form, Constant) or not 1 < (product(x.shape).known() or 0) <= LARGEST:
+        return x
+    array = np.asarray(x.form.load())
+    uniform = bool((array == array.flat[0]).all())
+    return expand(constant(array.flat[0], x.dtype), x.shape) if uniform else x
 
 
 def _identity(call: Call) -> Result:
@@ -278,7 +298,6 @@ _SAME_NAME = {
     "LessOrEqual": "le",
     "Greater": "gt",
     "GreaterOrEqual": "ge",
-    "Where": "where",
 }
 
 OPERATORS: dict[str, Handler] = {
@@ -296,6 +315,7 @@ OPERATORS: dict[str, Handler] = {
     "CastLike": _cast_like,
     "Clip": _clip,
     "Identity": _identity,
+    "Where": _where,
     "Dropout": _dropout,
     "MatMul": _matmul,
     "Gemm": _gemm,
