@@ -184,6 +184,8 @@ class Origin:
                     return unknown
                 return (*(with_kind(a, "token") for a in axes[:-1]), opaque(prim.shape[-1], "feature"))
             case "convolved":
+                if not any(x is not None and len(x.shape) == rank for x in operands[1:]):
+                    return unknown  # a single image, without a batch axis
                 return (axes[0], opaque(prim.shape[1], "feature"), *_places(prim, axes))
             case _:
                 return tuple(

@@ -207,6 +207,26 @@ def test_an_axis_of_both_kinds() -> None:
     assert [origin.axis_kind(last, index, kid) for kid in atom.kids] == ["token", "feature"]
 
 
+class Single(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.patch(x)
+        return found
+
+
+def test_a_convolution_of_one_image_without_a_batch_axis() -> None:
+    program = rewriter.trace(Single().eval(), (IMAGE[0],))
+    prims = program.prims()
+    made = prims[program.graph.outputs[0]]
+    index = fresh(made.shape)
+    origin = Origin(program.graph, prims)
+    for dim in index:
+        assert origin.axis_kind(made, index, next(iter(dim.atoms))) is None
+
+
 class Noisy(nn.Module):
     def __init__(self, noise: bool) -> None:
         super().__init__()
