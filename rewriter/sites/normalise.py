@@ -508,7 +508,10 @@ def _renormalised(
         for other in hit[1:]:
             whole = Apply("mul", (whole, other), None)
         return Weights(whole, prim, by="sum", changed=changed), rest
-    first = softmaxes[0]
+    varying = [t for t in softmaxes if search.varies(t)]
+    if len(varying) > 1:
+        return NotWeights("the weights mix several normalisers", prim)
+    first = (varying or softmaxes)[0]
     form = first.prim.form
     assert isinstance(form, Softmax)
     over = _over(first.prim, form.axis, first.index, keys)
@@ -521,7 +524,8 @@ def _renormalised(
         for mask in masks:
             scores = Apply("where", (mask, scores, Number(-math.inf)), None)
         return replace(over, scores=scores), rest
-    return replace(over, changed=True), rest
+    beside = tuple(t.prim for t in softmaxes if t is not first)
+    return replace(over, changed=True, beside=beside), rest
 
 
 def _is_bool(term: Term) -> bool:
