@@ -204,7 +204,7 @@ def _through_expand(prim: Prim, form: Expand, index: Index) -> Pulled:
     return prim.inputs[0], operand_index(prim.inputs[0].shape, prim.shape, index)
 
 
-def _through_slice(prim: Prim, form: Slice, index: Index) -> Pulled:
+def _through_slice(prim: Prim, form: Slice, index: Index) -> tuple[Prim, Index]:
     axis = form.axis
     dim = index[axis].times(Size.of(form.step))
     moved = Affine(dim.start + form.start, dim.terms)
@@ -297,7 +297,29 @@ def _through_concat(prim: Prim, form: Concat, index: Index) -> Pulled:
         if (dim.start - start).at_least(0) and (end - 1 - dim.highest()).at_least(0):
             return x, (*index[:axis], Affine(dim.start - start, dim.terms), *index[axis + 1 :])
         start = end
-    return None
+    return _through_parts(prim, axis, index)
+
+
+def _through_parts(prim: Prim, axis: int, index: Index) -> Pulled:
+    """Follow a range across parts that are all cut from one tensor, each from where it stands again."""
+    found: Pulled = None
+    start = ZERO
+    for x in prim.inputs:
+        dim = Affine(index[axis].start - start, index[axis].terms)
+        source = _before_cuts(x, (*index[:axis], dim, *index[axis + 1 :]))
+        if found is not None and (source[0] is not found[0] or source[1] != found[1]):
+            return None
+        found, start = source, start + x.shape[axis]
+    return found
+
+
+def _before_cuts(prim: Prim, index: Index) -> tuple[Prim, Index]:
+    while isinstance(prim.form, Slice) or prim.form == Map("identity"):
+        if isinstance(prim.form, Slice):
+            prim, index = _through_slice(prim, prim.form, index)
+        else:
+            prim = prim.inputs[0]
+    return prim, index
 
 
 def _regrouped(old: Sequence[Size], new: Sequence[Size], index: Index) -> Index | None:

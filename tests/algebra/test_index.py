@@ -39,6 +39,14 @@ VIEWS: dict[str, tuple[Prim, np.ndarray]] = {
         P.slice_(P.concat([P.leaf("input", (4, 2, 5), "float32", "y"), X], 1), 1, 2, 6),
         ARRAY,
     ),
+    "cut and put together": (
+        P.concat([P.slice_(X, 1, 0, 2), P.slice_(X, 1, 2, 1), P.slice_(X, 1, 3, 3)], 1),
+        ARRAY,
+    ),
+    "a part, cut and put together": (
+        P.concat([P.slice_(P.slice_(X, 1, 1, 4), 1, k, 2) for k in (0, 2)], 1),
+        ARRAY[:, 1:5],
+    ),
     "gather by iota": (P.gather(X, P.iota(3, start=1, step=2), 1), ARRAY[:, 1:6:2]),
 }
 
@@ -71,6 +79,18 @@ def test_reshape_that_does_not_line_up_is_not_followed() -> None:
 def test_range_across_a_concat_is_not_followed() -> None:
     both = P.concat([X, X], 1)
     assert pull(both, fresh(both.shape)) is None
+
+
+@pytest.mark.parametrize("parts", [[(2, 4), (0, 2)], [(0, 2), (3, 3)], [(0, 3), (2, 3)]])
+def test_parts_that_stand_elsewhere_are_not_put_together(parts: list[tuple[int, int]]) -> None:
+    moved = P.concat([P.slice_(X, 1, start, size) for start, size in parts], 1)
+    assert pull(moved, fresh(moved.shape)) is None
+
+
+def test_parts_of_another_axis_are_not_put_together() -> None:
+    square = P.leaf("input", (4, 4), "float32", "y")
+    moved = P.concat([P.slice_(square, 0, 0, 2), P.slice_(square, 0, 2, 2)], 1)
+    assert pull(moved, fresh(moved.shape)) is None
 
 
 def test_dynamic_sizes_line_up_exactly() -> None:
