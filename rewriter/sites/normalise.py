@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, resolve
-from rewriter.algebra.prims import Prim, Reduce, Softmax
+from rewriter.algebra.prims import Constant, Prim, Reduce, Softmax
 from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import (
     Apply,
@@ -41,6 +41,10 @@ __all__ = [
 
 MASKING = -1e30
 """A number at or below this hides a key: added to or put in place of any score it leaves itself."""
+
+
+_LARGEST = 1 << 24
+"""Constants with more entries are not compared."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,16 @@ def repeats_mask(condition: Term, bias: Term) -> bool:
 def _same_condition(a: Term, b: Term) -> bool:
     """Whether two conditions are the same, negations taken together."""
     (x, left), (y, right) = _positive(a), _positive(b)
-    return left == right and same(x, y)
+    return left == right and (same(x, y) or _same_constant(x, y))
+
+
+def _same_constant(a: Term, b: Term) -> bool:
+    match a, b:
+        case (Read(Prim(form=Constant(p)) as x, i), Read(Prim(form=Constant(q)), j)):
+            small = (product(x.shape).known() or _LARGEST + 1) <= _LARGEST
+            return small and resolve(i) == resolve(j) and np.array_equal(p(), q())
+        case _:
+            return False
 
 
 def _positive(term: Term) -> tuple[Term, bool]:
