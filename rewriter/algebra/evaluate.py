@@ -2,7 +2,8 @@
 
 Everything floating is computed in one dtype, float64 unless asked otherwise, and casts between
 floating dtypes are ignored: the result is the real-valued function that the graph stands for, not
-what some precision makes of it.
+what some precision makes of it. Integers are what their dtype holds: they wrap around, and positions
+that half precision cannot tell apart are equal.
 """
 
 from __future__ import annotations
@@ -96,11 +97,11 @@ def evaluate(
 
 
 def apply_pointwise(fn: str, operands: Sequence[Array], dtype: str | None = None) -> Array:
-    """Return a `rewriter.algebra.prims.POINTWISE` function of numpy arrays; ``dtype`` is for ``cast``."""
+    """Return a `rewriter.algebra.prims.POINTWISE` function of numpy arrays; ``dtype`` is the result's."""
     with np.errstate(all="ignore"):
         if fn == "cast":
             return _cast(operands[0], dtype, np.dtype(np.float64))
-        return np.asarray(_POINTWISE[fn](*operands))
+        return _held(np.asarray(_POINTWISE[fn](*operands)), dtype)
 
 
 def bind(forms: Iterable[Prim], values: Mapping[str, Array]) -> dict[str, int]:
@@ -169,7 +170,7 @@ def _map(prim: Prim, fn: str, xs: list[Array], real: np.dtype[Any]) -> Array:
         return _cast(xs[0], prim.dtype, real)
     if fn == "pow" and _is_float(prim.dtype):
         return np.asarray(np.power(xs[0].astype(real), xs[1]))
-    return np.asarray(_POINTWISE[fn](*xs))
+    return _held(np.asarray(_POINTWISE[fn](*xs)), prim.dtype)
 
 
 def _view(prim: Prim, xs: list[Array], sizes: Dimensions, real: np.dtype[Any]) -> Array:
@@ -189,7 +190,7 @@ def _view(prim: Prim, xs: list[Array], sizes: Dimensions, real: np.dtype[Any]) -
         case Iota(start, step):
             count = np.arange(sizes.require(prim.shape[0], prim), dtype=np.int64)
             array = sizes.require(start, prim) + sizes.require(step, prim) * count
-            return array.astype(real) if _is_float(prim.dtype) else array
+            return _cast(array, prim.dtype, real)
         case _:
             raise TypeError(f"{prim!r} has a form that cannot be evaluated")
 
@@ -243,15 +244,29 @@ def _coerce(array: Array, real: np.dtype[Any]) -> Array:
 
 def _cast(x: Array, dtype: str | None, real: np.dtype[Any]) -> Array:
     if _is_float(dtype):
+        if x.dtype.kind == "i" and dtype in ("float16", "bfloat16"):
+            x = x.astype(_half(dtype))
         return x if x.dtype.kind == "c" else x.astype(real, copy=False)
     if dtype == "bool":
         return np.not_equal(x, 0)
     if dtype is None or not dtype.startswith(("int", "uint")):
         return x
-    whole = x.astype(np.int64, copy=False)
-    if dtype in ("int8", "int16", "int32", "uint8", "uint16", "uint32"):
-        return whole.astype(dtype).astype(np.int64)
-    return whole
+    return _held(x.astype(np.int64, copy=False), dtype)
+
+
+def _half(dtype: str | None) -> np.dtype[Any]:
+    if dtype == "float16":
+        return np.dtype(np.float16)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _held(x: Array, dtype: str | None) -> Array:
+    """Return integers as their dtype holds them: what does not fit wraps around."""
+    if x.dtype.kind == "i" and dtype in ("int8", "int16", "int32", "uint8", "uint16", "uint32"):
+        return x.astype(dtype).astype(np.int64)
+    return x
 
 
 # pointwise functions and reductions

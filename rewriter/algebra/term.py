@@ -147,7 +147,7 @@ def _unfold(at: Read, left: list[int], stop: Callable[[Prim], bool] | None, dept
         case Constant(load) if product(prim.shape) == ONE:
             return Number(float(np.asarray(load()).reshape(()).astype(np.float64)))
         case Iota():
-            value = affine_value(prim, at.index)
+            value = None if prim.dtype in _NARROW else affine_value(prim, at.index)
             return at if value is None else Position(value)
         case Map(fn) if left[0] > 0 and depth < 200:
             left[0] -= 1
@@ -156,6 +156,8 @@ def _unfold(at: Read, left: list[int], stop: Callable[[Prim], bool] | None, dept
                 _unfold(Read(x, operand_index(x.shape, prim.shape, index)), left, stop, depth + 1)
                 for x in prim.inputs
             )
+            if fn == "cast" and _narrows(prim, args[0]):
+                return at
             if fn in ("identity", "cast") and not _changes_value(prim):
                 return args[0]
             return Apply(fn, args, prim.dtype, at)
@@ -171,6 +173,16 @@ def _changes_value(prim: Prim) -> bool:
     if new == "bool":
         return old != "bool"
     return "float" in old and "int" in new
+
+
+_NARROW = ("float16", "bfloat16", "int8", "int16", "uint8", "uint16", "uint32", "uint64")
+"""dtypes in which positions are not what they are counted to be: they wrap around, or are rounded."""
+
+
+def _narrows(prim: Prim, inner: Term) -> bool:
+    """Whether a cast takes positions to a dtype that may not hold them."""
+    whole = "int" in (prim.inputs[0].dtype or "")
+    return whole and prim.dtype in _NARROW and any(isinstance(at, Position) for at in leaves(inner))
 
 
 def leaves(term: Term) -> Iterator[Read | Number | Position]:

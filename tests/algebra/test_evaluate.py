@@ -231,6 +231,15 @@ def test_casts_between_floats_are_ignored() -> None:
     np.testing.assert_array_equal(got, x)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "last"), [("uint8", 43), ("int8", 43), ("float16", 299), ("bfloat16", 300), ("int32", 299)]
+)
+def test_positions_are_what_their_dtype_holds(dtype: str, last: int) -> None:
+    counted = P.Prim(P.Iota(Size.of(0), Size.of(1)), (), (Size.of(300),), dtype)
+    cast = P.cast(P.iota(300), dtype)
+    assert [int(x[-1]) for x in evaluate([counted, cast], {})] == [last, last]
+
+
 def test_everything_floating_is_float64() -> None:
     values: dict[str, np.ndarray] = {
         "half": np.array([1.5], np.float16),
@@ -247,7 +256,7 @@ def test_everything_floating_is_float64() -> None:
     ]
     got = evaluate(forms, values)
     assert [x.dtype for x in got] == [np.float64, np.float64, np.int64, np.float64]
-    assert [x.item() for x in got] == [1.5, 2.5, 500, 3.0]
+    assert [x.item() for x in got] == [1.5, 2.5, 244, 3.0]
     (single,) = evaluate([P.pointwise("div", brain, P.constant(3.0))], values, dtype=np.float32)
     assert single.dtype == np.float32
 
