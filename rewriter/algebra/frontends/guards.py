@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from rewriter.algebra.prims import (
     Constant,
     Einsum,
@@ -17,7 +19,7 @@ from rewriter.algebra.prims import (
     constant,
     pointwise,
 )
-from rewriter.algebra.sizes import ONE
+from rewriter.algebra.sizes import ONE, product
 
 __all__ = ["guarded", "is_number", "selected"]
 
@@ -116,7 +118,9 @@ def is_number(prim: Prim, number: float) -> bool:
     """Whether a tensor is one number everywhere."""
     while isinstance(prim.form, (Reshape, Permute, Expand, Slice)) or prim.form in _SAME:
         prim = prim.inputs[0]
-    return isinstance(prim.form, Constant) and not prim.shape and float(prim.form.load()) == number
+    if not isinstance(prim.form, Constant) or product(prim.shape) != ONE:
+        return False
+    return float(np.asarray(prim.form.load()).reshape(())) == number
 
 
 _INFINITIES = (float("inf"), -float("inf"))
