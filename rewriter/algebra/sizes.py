@@ -204,7 +204,10 @@ ONE = _number(1)
 
 def product(sizes: Iterable[Size]) -> Size:
     """Return the product of ``sizes``."""
-    return reduce(lambda a, b: a * b, sizes, ONE)
+    total = ONE
+    for size in sizes:
+        total = size if total is ONE else total * size
+    return total
 
 
 def _collect(terms: Iterable[tuple[Monomial, int]]) -> Size:

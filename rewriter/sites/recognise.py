@@ -14,7 +14,7 @@ from rewriter.sites.joined import build_joined
 from rewriter.sites.linear import Chain, as_chain, build_linear, build_unnormalised, is_sum_of_weights
 from rewriter.sites.normalise import NotWeights, divided, over_queries, quotient, weights_of
 from rewriter.sites.refusal import Refusal
-from rewriter.sites.search import Miss, Search, leads_to_sum
+from rewriter.sites.search import Miss, Search, holds_inverse, leads_to_sum
 from rewriter.sites.site import AttentionSite
 from rewriter.sites.sums import Sum, as_sum
 
@@ -30,7 +30,7 @@ def recognise(
     for prim in search.order:
         site = None
         if isinstance(prim.form, Einsum):
-            if any(x in search.normalised or x in search.chained for x in _operands(prim)):
+            if _may_sum_values(search, prim):
                 site = _at_contraction(search, prim)
         elif _divides(prim):
             site = _at_division(search, prim)
@@ -42,17 +42,19 @@ def recognise(
     return tuple(replace(s, id=f"{s.kind}.{k}") for k, s in enumerate(sites)), tuple(_refusals(search))
 
 
-def _operands(prim: Prim) -> Iterator[Prim]:
-    for x in prim.inputs:
-        yield x
-        if len(prim.inputs) == 1:
-            yield from x.inputs
+def _may_sum_values(search: Search, prim: Prim) -> bool:
+    """Whether an operand may be weights: normalised, or a product that meets something that varies too."""
+    operands = prim.inputs if len(prim.inputs) > 1 else (*prim.inputs, *prim.inputs[0].inputs)
+    if not search.normalised.isdisjoint(operands):
+        return True
+    return not search.chained.isdisjoint(operands) and all(map(search.varies, prim.inputs))
 
 
 def _divides(prim: Prim) -> bool:
-    return (
-        isinstance(prim.form, Map) and prim.form.fn in ("div", "mul") and any(map(leads_to_sum, prim.inputs))
-    )
+    """Whether this may be a quotient by a sum."""
+    if not isinstance(prim.form, Map) or prim.form.fn not in ("div", "mul"):
+        return False
+    return (prim.form.fn == "div" or holds_inverse(prim)) and any(map(leads_to_sum, prim.inputs))
 
 
 def _outermost(graph: Graph, found: Mapping[str, AttentionSite]) -> list[AttentionSite]:
@@ -121,8 +123,10 @@ def _weighted(
         weights = over_queries(search, factor, bound)
     if weights is None:
         return None
-    site = build(search, value, output, weights, factor, v, bound)
-    return _keep(search, weights.normaliser, site)
+    site = _keep(search, weights.normaliser, build(search, value, output, weights, factor, v, bound))
+    if site is not None:
+        search.raised.update(weights.beside)
+    return site
 
 
 def _keep(search: Search, normaliser: Prim, site: AttentionSite | Miss) -> AttentionSite | None:

@@ -13,9 +13,13 @@ from rewriter.sites.origin import Origin
 from rewriter.sites.refusal import Stage
 from rewriter.sites.values import Known
 
-__all__ = ["Miss", "Search", "leads_to_sum", "moves"]
+__all__ = ["Miss", "Search", "holds_inverse", "leads_to_sum", "moves"]
 
+_PASS_ON = (Map, *VIEWS)
 _ON_DENOMINATORS = tuple(Map(fn) for fn in ("reciprocal", "add", "maximum", "where", "pow"))
+
+_PRODUCTS = (Map("mul"), Map("neg"))
+_INVERSES = (Map("reciprocal"), Map("pow"), Map("div"))
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Search:
         for prim in self.order:
             for x in dict.fromkeys(prim.inputs):
                 self.children.setdefault(x, []).append(prim)
-            passes_on = isinstance(prim.form, (Map, *VIEWS))
+            passes_on = isinstance(prim.form, _PASS_ON)
             if _is_normaliser(prim) or (passes_on and not self.normalised.isdisjoint(prim.inputs)):
                 self.normalised.add(prim)
             elif self._mixes(prim) or (passes_on and not mixed.isdisjoint(prim.inputs)):
@@ -196,7 +200,7 @@ def _is_normaliser(prim: Prim) -> bool:
 
 def _is_inverse(prim: Prim) -> bool:
     prim = _origin(prim)
-    return prim.form in (Map("reciprocal"), Map("pow"), Map("div"))
+    return prim.form in _INVERSES
 
 
 def _subtracts_logarithm(prim: Prim) -> bool:
@@ -224,6 +228,14 @@ def leads_to_sum(prim: Prim, depth: int = 8) -> bool:
         return True
     if depth and (moves(prim.form) or prim.form in _ON_DENOMINATORS or prim.form == Map("div")):
         return any(leads_to_sum(x, depth - 1) for x in prim.inputs)
+    return False
+
+
+def holds_inverse(prim: Prim, depth: int = 6) -> bool:
+    """Whether a product may have an inverse among its factors."""
+    for x in map(_origin, prim.inputs):
+        if _is_inverse(x) or (depth and x.form in _PRODUCTS and holds_inverse(x, depth - 1)):
+            return True
     return False
 
 

@@ -9,9 +9,10 @@ from itertools import permutations
 import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, einsum_index
-from rewriter.algebra.prims import Constant, Einsum, Map, Prim
+from rewriter.algebra.prims import Concat, Constant, Einsum, Map, Prim
 from rewriter.algebra.sizes import product
 from rewriter.algebra.term import Apply, Number, Read, Term, read, same, substitute, unfold
+from rewriter.sites.search import moves
 
 __all__ = ["Sum", "as_sum", "factors_of", "parts_of", "same_factors"]
 
@@ -106,8 +107,17 @@ def _matched(a: Sequence[Term], b: Sequence[Term]) -> bool:
     return not left
 
 
+def _may_be_known(prim: Prim) -> bool:
+    """Whether a constant may lie behind views and copies, before an index is followed through them."""
+    while moves(prim.form) and not isinstance(prim.form, Concat):
+        prim = prim.inputs[0]
+    return isinstance(prim.form, Constant | Concat)
+
+
 def _is_ones(at: Read) -> bool:
     """Whether a tensor is known to hold nothing but ones."""
+    if not _may_be_known(at.prim):
+        return False
     prim: Prim = read(at.prim, at.index).prim
     while isinstance(prim.form, Map) and prim.form.fn in ("cast", "identity"):
         prim = prim.inputs[0]
