@@ -16,9 +16,10 @@ class SoftmaxAttention(Pass):
     Before: MatMul, Mul, Add, Softmax, MatMul and whatever moves axes between them. After: one call.
 
     Applies when
-        the site is softmax attention, whatever its spelling.
+        the site is softmax attention, whatever its spelling: of tokens or of channels, with given or learned
+        queries, soft-capped or not, with sinks or without.
     Refuses when
-        the site has another normaliser.
+        the site is of another kind, has another normaliser, mixes its heads, or changes scores or weights.
     Numbers
         Exact: the same function, in another order of sums. Rows that see no key keep their behaviour.
 

@@ -19,8 +19,9 @@ class WindowAttention(Pass):
     Applies when
         queries and keys lie on one axis: self-attention, causal or not, or on a grid of known size.
     Refuses when
-        the site has another normaliser, is cross-attention, does not fit the grid, or is masked along its
-        sequence although a grid is asked for.
+        the site is of another kind, has another normaliser, mixes its heads, changes scores or weights, has
+        constant keys, is cross-attention, does not fit the grid, or is masked along its sequence although a
+        grid is asked for.
     Numbers
         Approximate, training-free; exact where the window is proved to hold every key that the site sees. A
         query whose window holds no visible key (all of it is padding) gives 0.

@@ -72,6 +72,8 @@ class Window(Form):
         """Return why the site has no sequence that a window can slide along, or None."""
         if self._hides_nothing(site.facts.band, site.queries, site.keys):
             return None
+        if "k" in site.constant:
+            return f"{site.id}: its keys do not depend on the inputs, so no query stands among them"
         return self._why_no_grid(site) if self.grid is not None else self._why_no_axis(site)
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:

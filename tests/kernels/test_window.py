@@ -284,6 +284,7 @@ def test_exactness_is_proved(form: Window, changes: dict[str, Any], exact: bool)
 
 REFUSED = {
     "cross-attention": (Window(4), {"queries": 7}, "cross-attention"),
+    "constant keys": (Window(4), {"constant": ("k", "v")}, "do not depend on the inputs"),
     "two dynamic lengths": (Window(4), {"queries": "n", "keys": "m"}, "cross-attention"),
     "queries before the keys": (
         Window(4),
