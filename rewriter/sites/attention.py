@@ -53,22 +53,33 @@ def build(
         axes = assign_roles_without_product(_whole(scores), v, tuple(bound), output)
     else:
         axes = assign_roles(scores.product, v, tuple(bound), output)
+        axes = axes if isinstance(axes, str) else _with_shown_heads(search, axes, scores.product.q)
     if isinstance(axes, str):
         return Miss(axes, "scores" if scores.product else "values")
     scores = _settle(scores, weights, axes)
     kind = kind_of(search, scores, weights, axes, v)
     if isinstance(kind, Miss):
         return kind
-    if weights.changed or weights.mixed:
-        if factor is None:
-            return Miss("the weights are changed after the values have been summed", "operands", kind)
-        scores = replace(scores, whole=weights.scores)
+    if (weights.changed or weights.mixed) and factor is None:
+        return Miss("the weights are changed after the values have been summed", "operands", kind)
     operands = _operands(scores.product, v, axes)
     if isinstance(operands, str):
         return Miss(operands, "operands", kind)
     if scores.product is not None and _is_made_of(search.prims[operands[2].value], scores.product.whole.prim):
         scores = replace(scores, whole=weights.scores)  # one projection gives the scores and the values
     return finish(search, value, output, kind, weights, factor, scores, axes, operands)
+
+
+def _with_shown_heads(search: Search, axes: Axes, q: Read) -> Axes:
+    """Tell heads from queries, where one head of keys serves all, by which axis the weights made."""
+    own = (*axes.groups, *axes.queries)
+    if axes.heads or len(own) < 2:
+        return axes
+    made = [search.tokens(q, [a]) is False for a in own]
+    if not any(made) or all(made):
+        return axes
+    heads = tuple(a for a, head in zip(own, made, strict=True) if head)
+    return replace(axes, groups=heads, queries=tuple(a for a in own if a not in heads))
 
 
 def _is_made_of(prim: Prim, part: Prim, steps: int = 16) -> bool:
@@ -136,8 +147,7 @@ def finish(
     q, k, v_, scale = operands
     general = scores.whole is not None
     if general:
-        mask = Mask(Facts(), None, "never" if weights.guard is None else "zero")
-        mask = replace(mask, facts=Facts(dense=False))
+        mask = Mask(Facts(unknown=True), None, "never" if weights.guard is None else "zero")
     else:
         guarded = _guarded(search, weights, scores.bias, axes)
         if guarded is None:
@@ -175,7 +185,7 @@ def _traits(weights: Weights, scores: Scores) -> tuple[Trait, ...]:
         ("head-mixing", mixed),
         (
             "score-function",
-            scores.whole is not None and scores.product is not None and not mixed and not weights.changed,
+            scores.whole is not None and scores.product is not None and not mixed,
         ),
         ("weight-function", weights.changed),
     ]

@@ -197,7 +197,7 @@ def build_unnormalised(
     formula = Formula(axes, q[0], k[0], v_[0], 1.0, (), None, None, resolve(output), shape, weights=factor)
     if function == "none":
         name = "linear-attention"  # with a mask or a decay between the products
-    site = assemble(search, value, name, formula, Facts(), "never", function, ())
+    site = assemble(search, value, name, formula, Facts(unknown=True), "never", function, ())
     return Miss(site, "operands", name) if isinstance(site, str) else site
 
 
