@@ -103,7 +103,7 @@ def all_of(conditions: Sequence[Term]) -> Term:
 
 
 def _condition(visible: Term, fill: float, reader: Reader) -> Hidden:
-    return Hidden(tuple(Conjunct(t, reader.formula(t)) for t in _conjuncts(visible)), fill)
+    return Hidden(tuple(Conjunct(t, reader.formula(t)) for t in _conjuncts(visible)), float(fill))
 
 
 def _not(term: Term) -> Term:
@@ -144,7 +144,7 @@ def _by_value(term: Term, reader: Reader) -> Hidden | None:
     if not fills:
         return Hidden((), 0.0)
     seen = Apply("gt", (term, Number(FAINT)), "bool")
-    return Hidden((Conjunct(seen, _zero(value)),), max(fills), term)
+    return Hidden((Conjunct(seen, _zero(value)),), float(max(fills)), term)
 
 
 def _numbers(value: Value) -> Iterator[float | None]:
