@@ -9,6 +9,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import rewriter
 from benchmarks.coverage.forms import FORMS
 from benchmarks.coverage.libraries import build
 from benchmarks.coverage.work import silent
@@ -19,4 +20,6 @@ with tempfile.TemporaryDirectory() as folder, silent():
     for library, architecture in ARCHITECTURES:
         for name, form in FORMS.items() if find_spec(library) else ():
             model, inputs = build(library, architecture, form.implementation)
-            form.export(model, inputs, Path(folder, name).with_suffix(form.suffix))
+            path = Path(folder, name).with_suffix(form.suffix)
+            form.export(model, inputs, path)
+            assert rewriter.load(path).sites
