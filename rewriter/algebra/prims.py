@@ -239,7 +239,38 @@ def pointwise(fn: str, *operands: Prim, dtype: str | None = None) -> Prim:
     if dtype is None:
         boolean = fn in ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor", "isnan", "isinf")
         dtype = "bool" if boolean else operands[-1].dtype
+    same = _unchanged(fn, operands, dtype)
+    if same is not None:
+        return Prim(Map("identity"), (same,), same.shape, dtype)
     return Prim(Map(fn), operands, broadcast(*(x.shape for x in operands)), dtype)
+
+
+_NEUTRAL = {"add": 0, "sub": 0, "mul": 1, "div": 1}
+
+
+def _unchanged(fn: str, operands: tuple[Prim, ...], dtype: str | None) -> Prim | None:
+    """Return the operand that a function leaves as it is: ``x + 0``, ``x · 1``, ``--x``."""
+    if fn == "neg":
+        inner = operands[0]
+        while inner.form == _IDENTITY:
+            inner = inner.inputs[0]
+        return inner.inputs[0] if inner.form == _NEGATION else None
+    if fn not in _NEUTRAL:
+        return None
+    a, b = operands
+    for x, other in ((a, b),) if fn in ("sub", "div") else ((a, b), (b, a)):
+        if isinstance(other.form, Constant) and x.dtype == dtype and _holds_one(other):
+            broadcasts = broadcast(x.shape, other.shape) != x.shape
+            if not broadcasts and np.asarray(other.form.load()).reshape(()) == _NEUTRAL[fn]:
+                return x
+    return None
+
+
+def _holds_one(x: Prim) -> bool:
+    return all(n == ONE for n in x.shape)
+
+
+_IDENTITY, _NEGATION = Map("identity"), Map("neg")
 
 
 def cast(x: Prim, dtype: str) -> Prim:
