@@ -247,4 +247,29 @@ g (float[N, T, 32] x, float[N, S, 32] memory, bool[N, S] mask, float[1] Scale) =
 }""",
         heads=1,
     ),
+    Graph(
+        "tensorflow/buckets of distances looked up",
+        13,
+        """
+g (float[N, 4, 6, 8] q, float[N, 4, 6, 8] k, float[N, 4, 6, 8] v, float[21, 4] Table) => (float[N, 4, 6, 8] y)
+<int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64 ten = {10}, int64[1] ax0 = {0},
+ int64[1] ax1 = {1}> {
+    shape = Shape (q)
+    t = Gather (shape, two)
+    r = Range (zero, t, one)
+    i = Unsqueeze (r, ax1)
+    j = Unsqueeze (r, ax0)
+    apart = Sub (j, i)
+    at = Add (apart, ten)
+    b0 = Gather (Table, at)
+    b1 = Transpose <perm = [2, 0, 1]> (b0)
+    bias = Unsqueeze (b1, ax0)
+    kt = Transpose <perm = [0, 1, 3, 2]> (k)
+    s0 = MatMul (q, kt)
+    s = Add (s0, bias)
+    w = Softmax <axis = -1> (s)
+    y = MatMul (w, v)
+}""",
+        mask="bias",
+    ),
 )

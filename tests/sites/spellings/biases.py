@@ -304,3 +304,18 @@ def logarithm_of_distances(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @BIASES.spelling(mask="bias")
 def square_of_distances(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return soft(scores(q, k) - distances().float().pow(2) / (2 * 2.0**2), v)
+
+
+@BIASES.spelling(shapes={"q": (B, H, L, D)})
+class RelativeLogitsByReshape(nn.Module):
+    """Relative places of one axis become keys by two paddings and two reshapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(2 * L - 1, D))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        x = (q @ self.places.T).reshape(B * H, L, 2 * L - 1)
+        x = F.pad(x, (0, 1)).flatten(1)
+        x = F.pad(x, (0, L - 1)).reshape(B * H, L + 1, 2 * L - 1)
+        return soft((q @ kt(k) + x[:, :L, L - 1 :].view(B, H, L, L)) * SCALE, v)

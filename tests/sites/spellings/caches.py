@@ -64,6 +64,13 @@ def last_of_a_buffer(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tens
     return soft(q @ kt(k) * SCALE, v)
 
 
+@CACHES.spelling(traits=("score-function",))
+def two_products_one_softmax(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    now = q @ kt(k) * SCALE + torch.full((L, L), -torch.inf).triu(1)
+    weights = torch.cat([q @ kt(keys) * SCALE, now], -1).softmax(-1)
+    return weights[..., :S] @ values + weights[..., S:] @ v
+
+
 @CACHES.spelling(shapes={"x": (B, L, E), "memory": (B, 4, E)}, heads=H)
 class JoinedBeforeTheProjection(nn.Module):
     def __init__(self) -> None:

@@ -65,6 +65,38 @@ def repeated_with_heads_last(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.einsum("bhqk,bkhd->bqhd", s.softmax(-1), v)
 
 
+@GROUPS.spelling(**SHARED)
+def one_head_of_keys_by_einsum(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    s = torch.einsum("bhid,bjd->bhij", q, keys) * SCALE
+    return torch.einsum("bhij,bjd->bhid", s.softmax(-1), values)
+
+
+@GROUPS.spelling(**SHARED)
+def one_head_of_keys_by_a_unit_axis(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    return soft(q @ kt(keys[:, None]) * SCALE, values[:, None])
+
+
+@GROUPS.spelling(**SHARED)
+def one_head_of_keys_in_one_product(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """All queries of all heads are rows of one matrix."""
+    s = torch.baddbmm(torch.zeros(B, H * L, S), q.reshape(B, H * L, D), kt(keys), beta=0, alpha=SCALE)
+    return torch.bmm(s.view(B, H, L, S).softmax(-1).view(B, H * L, S), values).view(B, H, L, D)
+
+
+@GROUPS.spelling(**SHARED)
+def one_head_of_keys_with_heads_inside(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Heads vary faster than queries in the rows of the product."""
+    rows = q.transpose(1, 2).reshape(B, L * H, D)
+    o = torch.bmm((torch.bmm(rows, kt(keys)) * SCALE).softmax(-1), values)
+    return o.view(B, L, H * D)
+
+
+@GROUPS.spelling(**SHARED)
+def keys_are_values(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    both = keys + values
+    return soft(q @ kt(both[:, None]) * SCALE, both[:, None])
+
+
 @GROUPS.spelling(shapes={"keys": (B, 1, S, D)}, heads=H)
 def shared_keys_and_own_values(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return soft(q @ kt(keys) * SCALE, values)

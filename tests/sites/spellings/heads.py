@@ -16,6 +16,16 @@ def scores(q: Tensor, k: Tensor) -> Tensor:
     return q @ kt(k) * SCALE
 
 
+@HEADS.spelling(traits=("head-mixing",), shapes={"mix": (H, H)})
+def scores_mixed(q: Tensor, keys: Tensor, values: Tensor, mix: Tensor) -> Tensor:
+    return soft(torch.einsum("bhij,gh->bgij", scores(q, keys), mix), values)
+
+
+@HEADS.spelling(traits=("head-mixing",), shapes={"mix": (H, H)})
+def weights_mixed(q: Tensor, keys: Tensor, values: Tensor, mix: Tensor) -> Tensor:
+    return torch.einsum("bhij,gh->bgij", scores(q, keys).softmax(-1), mix) @ values
+
+
 @HEADS.spelling(traits=("head-mixing", "weight-function"))
 class MixedBeforeAndAfter(nn.Module):
     """Linear layers over the heads, moved to the last axis; what they add is not normalised."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.sites.spellings.entry import SCALE, B, D, G, H, L, Theme, kt, soft
+from tests.sites.spellings.entry import SCALE, B, D, G, H, L, S, Theme, kt, soft
 
 __all__ = ["PUBLISHED"]
 
@@ -89,6 +89,12 @@ def filled_with_infinity(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @PUBLISHED.spelling(mask="causal")
 def filled_with_the_smallest(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return soft((q @ kt(k) * SCALE).masked_fill(~causal(), SMALLEST), v)
+
+
+@PUBLISHED.spelling(mask="causal")
+def triangle_in_the_graph(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = q @ kt(k) * SCALE
+    return soft(s.masked_fill(torch.tril(torch.ones_like(s)) == 0, -INFINITY), v)
 
 
 @PUBLISHED.spelling(scale=SCALE)
@@ -186,3 +192,10 @@ def softcapped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def sink_as_a_column_of_logits(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     s = torch.cat([q @ kt(k) * SCALE, bias.view(1, H, 1, 1).expand(B, H, L, 1)], -1)
     return torch.softmax(s, -1)[..., :-1] @ v
+
+
+@PUBLISHED.spelling(scale=SCALE)
+def cache_in_two_parts(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    s = torch.cat([q @ kt(keys), q @ kt(k)], -1) * SCALE
+    past, new = s.softmax(-1).split([S, L], -1)
+    return past @ values + new @ v

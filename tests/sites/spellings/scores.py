@@ -50,6 +50,14 @@ def softcapped_then_masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @SCORES.spelling(traits=("sink",), shapes={"bias": (H,)})
+def sink_beside_masked_scores(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    s = q @ kt(k) * SCALE + torch.full((L, L), -torch.inf).triu(1)
+    s = torch.cat([s, bias.reshape(1, -1, 1, 1).expand(B, -1, L, -1)], -1)
+    s = s - s.max(-1, keepdim=True).values
+    return F.softmax(s, -1, dtype=s.dtype)[..., :-1] @ v
+
+
+@SCORES.spelling(traits=("sink",), shapes={"bias": (H,)})
 def sink_first_in_the_row(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     s = torch.cat([bias.view(1, H, 1, 1).expand(B, H, L, 1), q @ kt(keys) * SCALE], -1)
     return s.softmax(-1)[..., 1:] @ values
@@ -76,6 +84,16 @@ def cosines_by_division(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def cosines_with_a_temperature(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     s = F.normalize(q, dim=-1) @ kt(F.normalize(keys, dim=-1))
     return soft(s * bias.clamp(max=math.log(100.0)).exp(), values)
+
+
+@SCORES.spelling(shapes=PER_HEAD)
+def one_temperature_per_head(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    return soft(q @ kt(keys) * bias, values)
+
+
+@SCORES.spelling(shapes=PER_HEAD)
+def divided_by_one_temperature_per_head(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    return soft(q @ kt(keys) / bias.exp(), values)
 
 
 @SCORES.spelling(shapes={"bias": (1,)})
@@ -160,6 +178,12 @@ def square_of_the_distance_written_out(q: Tensor, keys: Tensor, values: Tensor) 
     return soft(-0.5 * (norms - 2 * q @ kt(keys)), values)
 
 
+@SCORES.spelling(traits=("score-function",))
+def square_of_the_distance(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    apart = q[..., :, None, :] - keys[..., None, :, :]
+    return soft(-0.5 * apart.pow(2).sum(-1), values)
+
+
 @SCORES.spelling(shapes={"weight": (D, D)})
 def bilinear_form(q: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> Tensor:
     return soft(q @ weight @ kt(keys), values)
@@ -168,6 +192,11 @@ def bilinear_form(q: Tensor, keys: Tensor, values: Tensor, weight: Tensor) -> Te
 @SCORES.spelling(scale=SCALE)
 def scale_from_the_shape(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return soft(q @ kt(keys) / q.size(-1) ** 0.5, values)
+
+
+@SCORES.spelling(scale=SCALE)
+def scale_as_a_tensor(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    return soft(q @ kt(keys) / torch.sqrt(torch.tensor(D, dtype=torch.float32)), values)
 
 
 @SCORES.spelling(scale=SCALE)
@@ -203,6 +232,13 @@ def alpha_and_no_beta(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def multiplied_feature_by_feature(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     s = (q.unsqueeze(-2) * keys.unsqueeze(-3)).sum(-1) * SCALE
     return (s.softmax(-1).unsqueeze(-1) * values.unsqueeze(-3)).sum(-2)
+
+
+@SCORES.spelling(scale=SCALE)
+def centred_before_the_softmax(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The mean over the keys is subtracted: it cancels."""
+    s = q @ kt(keys) * SCALE
+    return soft(s - s.mean(-1, keepdim=True), values)
 
 
 @SCORES.spelling(shapes={"gain": (B, L, E), "x": (B, L, E)})

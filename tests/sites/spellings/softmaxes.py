@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.sites.spellings.entry import EVERYWHERE, SCALE, L, S, Theme, kt
+from tests.sites.spellings.entry import EVERYWHERE, SCALE, B, D, H, L, S, Theme, kt
 
 __all__ = ["SOFTMAXES"]
 
@@ -29,6 +29,12 @@ def hidden() -> Tensor:
     seen = torch.ones(L, L, dtype=torch.bool).tril()
     seen[0, 0] = False
     return torch.zeros(L, L).masked_fill(~seen, -torch.inf)
+
+
+@SOFTMAXES.spelling(scale=SCALE)
+def nothing_subtracted(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    e = torch.exp(scores(q, keys))
+    return (e / e.sum(-1, keepdim=True)) @ values
 
 
 @SOFTMAXES.spelling(scale=SCALE)
@@ -94,6 +100,18 @@ def sum_by_einsum(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 @SOFTMAXES.spelling(scale=SCALE)
+def values_with_a_column_of_ones(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    o = exponentials(q, keys) @ torch.cat([values, torch.ones(B, H, S, 1)], -1)
+    return o[..., :-1] / o[..., -1:]
+
+
+@SOFTMAXES.spelling(scale=SCALE)
+def values_padded_with_ones(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    o = exponentials(q, keys) @ F.pad(values, (0, 1), value=1.0)
+    return o[..., :D] / o[..., D:]
+
+
+@SOFTMAXES.spelling(scale=SCALE)
 def logarithm_of_the_sum(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     s = scores(q, keys)
     m = s.amax(-1, keepdim=True)
@@ -136,6 +154,37 @@ def moved_to_the_last_axis_and_back(q: Tensor, keys: Tensor, values: Tensor) -> 
 def exponentials_times_the_mask(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
     e = exponentials(q, k) * keep[:, None, None]
     return (e / e.sum(-1, keepdim=True)) @ v
+
+
+@SOFTMAXES.spelling()
+def weights_times_the_mask_and_normalised(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+    p = scores(q, k).softmax(-1) * keep[:, None, None].float()
+    return (p / p.sum(-1, keepdim=True)) @ v
+
+
+@SOFTMAXES.spelling()
+def what_is_not_a_number_replaced(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return torch.nan_to_num((scores(q, k) + hidden()).softmax(-1)) @ v
+
+
+@SOFTMAXES.spelling()
+def what_is_not_a_number_found(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = (scores(q, k) + hidden()).softmax(-1)
+    return torch.where(torch.isnan(weights), torch.zeros_like(weights), weights) @ v
+
+
+@SOFTMAXES.spelling()
+def empty_rows_found(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = scores(q, k) + hidden()
+    empty = (s == -torch.inf).all(-1, keepdim=True)
+    return torch.where(empty, 0.0, s.softmax(-1)) @ v
+
+
+@SOFTMAXES.spelling()
+def zeros_where_hidden(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+    """Weights of hidden keys are zero already: filling them with zeros changes nothing."""
+    gone = ~keep[:, None, None]
+    return scores(q, k).masked_fill(gone, -torch.inf).softmax(-1).masked_fill(gone, 0.0) @ v
 
 
 @SOFTMAXES.spelling()
