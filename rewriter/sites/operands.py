@@ -46,8 +46,10 @@ def choose_operand(
         if any(dim.atoms - kept for dim in index):
             continue  # a tensor that repeats the operand: what it is repeated from is further back
         cost = _cost(at.prim.shape, index, wanted)
-        # of equals the nearest, except that a constant factor is worth taking into the scale
-        if cost is not None and (best is None or cost < best[0] or (cost == best[0] and scale != best[2])):
+        # of equals the nearest, except that a constant factor in the scale is worth a transposition
+        if cost is not None and (
+            best is None or cost < best[0] or (cost <= best[0] + 1 and scale != best[2])
+        ):
             best = cost, Operand(at.prim.value, index), scale
     if best is None:
         return "no tensor of the graph holds an operand in a layout that can be read"
