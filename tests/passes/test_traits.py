@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -73,17 +72,15 @@ def program(module: nn.Module, x: Tensor, kind: str, where: Path) -> rewriter.Pr
         return rewriter.trace(module, (x,))
     if kind == "fx, any length":
         return rewriter.trace(module, (x,), dynamic_shapes=lengths)
-    buffer = io.BytesIO()
     torch.onnx.export(
         module,
         (x,),
-        buffer,
+        where / "model.onnx",
         dynamo=False,
         opset_version=17,
         input_names=["x"],
         output_names=["y"],
     )
-    (where / "model.onnx").write_bytes(buffer.getvalue())
     return rewriter.load(where / "model.onnx")
 
 
@@ -151,7 +148,8 @@ class Several(nn.Module):
             x = x + y.transpose(1, 2).reshape(x.shape)
         _, k, v = self._heads(self.qkv[3](x))
         pooled = (self.query @ k.transpose(2, 3) * SIZE**-0.5).softmax(-1) @ v
-        return pooled.reshape(x.shape[0], WIDTH)
+        result: Tensor = pooled.reshape(x.shape[0], WIDTH)
+        return result
 
     @staticmethod
     def _heads(x: Tensor) -> list[Tensor]:
