@@ -138,8 +138,8 @@ def unfold(start: Read, budget: int = 256, stop: Callable[[Prim], bool] | None =
     return start.unfolded(budget) if stop is None else _unfold(start, [budget], stop, 0)
 
 
-def _unfold(at: Read, left: list[int], stop: Callable[[Prim], bool] | None, depth: int) -> Term:
-    at = read(at.prim, at.index)
+def _unfold(start: Read, left: list[int], stop: Callable[[Prim], bool] | None, depth: int) -> Term:
+    at = read(start.prim, start.index)
     prim = at.prim
     if stop is not None and stop(prim):
         return at
@@ -162,7 +162,16 @@ def _unfold(at: Read, left: list[int], stop: Callable[[Prim], bool] | None, dept
                 return args[0]
             return Apply(fn, args, prim.dtype, at)
         case _:
-            return at
+            return at if all(d.dense() is not None for d in at.index) else _last_dense(start)
+
+
+def _last_dense(start: Read) -> Read:
+    """Return the furthest read whose axes are arithmetic progressions: what an emitter can read."""
+    found = start
+    for at in _views(start):
+        if all(d.dense() is not None for d in resolve(at.index)):
+            found = at
+    return found
 
 
 def _changes_value(prim: Prim) -> bool:
