@@ -259,7 +259,8 @@ def _half(dtype: str | None) -> np.dtype[Any]:
         return np.dtype(np.float16)
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    found: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return found
 
 
 def _held(x: Array, dtype: str | None) -> Array:
