@@ -208,8 +208,14 @@ def _between(piece: Piece, first: Size, end: Size) -> Axis:
 
 
 def concatenated(parts: Sequence[Part]) -> Axis:
-    """Return the axis that holds parts one after the other; parts that are concatenations are opened."""
+    """Return the axis that holds parts one after the other.
+
+    Parts that are concatenations are opened, empty ones (a cache before its first token) are dropped.
+    """
     opened: list[Part] = []
+    parts = [part for part in parts if part.size != ZERO]
+    if len(parts) == 1:
+        return parts[0].axis
     for part in parts:
         inner = part.axis[0].parts if len(part.axis) == 1 else ()
         opened.extend(inner if inner and not part.learned else (part,))

@@ -67,6 +67,10 @@ def test_parts_of_a_concatenation_come_off_whole() -> None:
     assert cut(axis, Size.of(2), size_of(GRID) - 1, 1) == opaque(size_of(GRID) - 1, "token")
 
 
+def test_an_empty_part_is_nothing() -> None:
+    assert concatenated([Part(Size.of(0), (), learned=True), Part(size_of(GRID), GRID)]) == GRID
+
+
 @pytest.mark.parametrize(
     ("start", "size", "step", "expected"),
     [
