@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from rewriter.algebra.index import Index
-from rewriter.algebra.prims import Einsum, Map, Prim, Softmax
+from rewriter.algebra.prims import Einsum, Leaf, Map, Prim, Softmax
 from rewriter.algebra.term import Read, Term, unfold
 from rewriter.program.graph import Graph
 from rewriter.sites.attention import build
@@ -210,16 +210,21 @@ def _normalised_after(
 def _refusals(search: Search) -> list[Refusal]:
     found = []
     for prim in search.order:
-        if prim in search.raised or not (isinstance(prim.form, Softmax) or prim in search.misses):
-            continue
-        miss = search.misses.get(prim)
-        if miss is None:
-            axis = prim.form.axis if isinstance(prim.form, Softmax) else -1
-            length = prim.shape[axis]
-            miss = Miss(
-                f"the softmax over {length} entries is not followed by a sum with values over that axis",
-                "normaliser",
-            )
-        found.append(Refusal(search.node(prim), miss.reason, None, miss.nearest, miss.reached))
+        miss = None if prim in search.raised else search.misses.get(prim) or _unexplained(prim)
+        if miss is not None:
+            found.append(Refusal(search.node(prim), miss.reason, None, miss.nearest, miss.reached))
+    found = list(dict.fromkeys(found))  # an operator may have several results
     found.sort(key=lambda r: search.graph.position.get(r.anchor, 0))
     return found
+
+
+def _unexplained(prim: Prim) -> Miss | None:
+    """Say why a softmax that nothing was made of, or an operator that is attention by name, is no site."""
+    match prim.form:
+        case Softmax(axis):
+            entries = f"the softmax over {prim.shape[axis]} entries"
+            return Miss(f"{entries} is not followed by a sum with values over that axis", "normaliser")
+        case Leaf(why) if "attention" in why.lower():
+            return Miss(f"{why} is not looked into with these settings (active dropout, for one)", "scores")
+        case _:
+            return None
