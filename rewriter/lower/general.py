@@ -25,6 +25,9 @@ def emit_densely(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle])
         weights = _normalised(e, handles, site, scores)
     else:
         scores = e.map("mul", _products(e, handles, site), e.constant(formula.scale, site.dtype))
+        for factor, divides in formula.factors:
+            by = emit_term(e, handles, factor, (*groups[:3], ()), site.dtype)
+            scores = e.map("div" if divides else "mul", scores, by)
         weights = _normalised(e, handles, site, scores)
     wanted = (site.batch, site.heads, site.queries, site.keys)
     weights = weights if tuple(e.shape(weights)) == wanted else e.expand(weights, wanted)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 from rewriter.algebra.index import Atom, Index, resolve
+from rewriter.algebra.prims import Prim, Softmax
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, source, unfold
 from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula
@@ -27,6 +29,8 @@ class Chain:
     ----------
     features, keys
         Atoms that q and k, and that k and v share and that are summed.
+    factors
+        Tensors that multiply the result and depend on neither.
     """
 
     q: Read
@@ -35,17 +39,20 @@ class Chain:
     features: tuple[Atom, ...]
     keys: tuple[Atom, ...]
     scale: float
+    factors: tuple[Term, ...] = ()
 
 
 def as_chain(search: Search, at: Term) -> Chain | Miss | None:
     """Return a read as two contractions in a row; None if it is not that, a `Miss` if it is no attention."""
     outer = as_sum(at)
-    if outer is None or len(outer.factors) != 2 or not all(map(search.varies, outer.factors)):
+    if outer is None or not 2 <= len(outer.factors) <= 3 or not all(map(search.varies, outer.factors)):
         return None
-    for x, y in (outer.factors, outer.factors[::-1]):
-        inner = _inner(search, y)
+    for x, y, *rest in permutations(outer.factors):
+        beside = all(not depends_on(_unfolded(t)) & frozenset(outer.bound) for t in rest)
+        inner = _inner(search, y) if beside else None
         if inner is not None and isinstance(x, Read):
-            return _ends(search, outer, x, *inner)
+            found = _ends(search, outer, x, *inner)
+            return replace(found, factors=tuple(rest)) if isinstance(found, Chain) else found
     return None
 
 
@@ -143,11 +150,25 @@ def _finish(
     if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
         return Miss(next(x for x in (q, k, v) if isinstance(x, str)), "operands", _NAME)
     shape = search.prims[value].shape
+    factors = tuple((t, False) for t in chain.factors)
+    if any(depends_on(t) & {*axes.keys, *axes.v_features} for t in chain.factors):
+        return Miss(
+            "the product of queries, keys and values is multiplied by a tensor of values", "scores", _NAME
+        )
     formula = Formula(
-        axes, q[0], k[0], v[0], chain.scale, (), None, None, resolve(output), shape
+        axes, q[0], k[0], v[0], chain.scale, factors, None, None, resolve(output), shape
     )  # fmt: skip
+    search.raised.update(_feature_maps(chain))
     site = assemble(search, value, _NAME, formula, Facts(dense=True), "never", normalizer, ())
     return Miss(site, "operands", _NAME) if isinstance(site, str) else site
+
+
+def _feature_maps(chain: Chain) -> Iterator[Prim]:
+    """Yield the softmaxes that make features of queries and keys."""
+    for at in (chain.q, chain.k):
+        for term in leaves(unfold(at, budget=32)):
+            if isinstance(term, Read) and isinstance(term.prim.form, Softmax):
+                yield term.prim
 
 
 def is_sum_of_weights(search: Search, bottom: Term, chain: Chain) -> bool | None:
@@ -165,9 +186,14 @@ def is_sum_of_weights(search: Search, bottom: Term, chain: Chain) -> bool | None
             continue
         rest = [f for j, f in enumerate(outer.factors) if j != k]
         bound = (*outer.bound, *inner.bound)
-        if same_factors([*rest, *inner.factors], [chain.q, chain.k], bound, (*chain.features, *chain.keys)):
+        found, wanted = ([_unfolded(t) for t in x] for x in ([*rest, *inner.factors], [chain.q, chain.k]))
+        if same_factors(found, wanted, bound, (*chain.features, *chain.keys)):
             return True
     return False
+
+
+def _unfolded(term: Term) -> Term:
+    return unfold(term, budget=64) if isinstance(term, Read) else term
 
 
 def build_unnormalised(
