@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.random_programs.attention import Recipe, attended
 from tests.random_programs.draws import Draws
@@ -56,11 +56,11 @@ def case(seed: int, **fixed: object) -> Case:
     dtypes = {"float32": 10, "float64": 3, "float16": 2}
     dtype = draws.pick("dtype", {**dtypes, "bfloat16": 2} if form == "fx" else dtypes)
     w = Writer(draws, dtype)
-    sizes, place, recipe = _sizes(draws), "", _recipe(draws)
-    sizes, place = _placed(draws, sizes)
-    _free(w, sizes, place)
-    constant = "q" if place != "packed" and draws.pick("constant", {"no": 14, "q": 1}) == "q" else ""
-    constant = "" if "packed" in place else constant
+    sizes, recipe = _sizes(draws), _recipe(draws)
+    place = _place(draws, sizes)
+    constant = "q" if "packed" not in place and draws.pick("constant", {"no": 14, "q": 1}) == "q" else ""
+    if form == "onnx" and not constant and recipe.mutation == "none":
+        sizes = _free(w, sizes)
     s = sources(w, sizes, place, constant)
     q, k, v = grouped(w, s, sizes.groups)
     recipe = _sensible(recipe, q)
@@ -70,7 +70,7 @@ def case(seed: int, **fixed: object) -> Case:
     result = _finished(w, result)
     w.program.outputs = [result.tensor.name, *(x.tensor.name for x in seen)]
     w.program.prune()
-    found = expected_of(sizes, recipe, constant, s.shown, loop)
+    found = expected_of(sizes, recipe, constant, s.shown, loop, draws.made)
     return Case(seed, dict(fixed), draws, w.program, form, found)
 
 
@@ -89,19 +89,27 @@ def _sizes(draws: Draws) -> Sizes:
     return Sizes(batch, kv * groups or None, groups, queries, keys, qk, v)
 
 
-def _placed(draws: Draws, sizes: Sizes) -> tuple[Sizes, str]:
+def _place(draws: Draws, sizes: Sizes) -> str:
     places = {"inputs": 4.0, "projected": 3.0}
     square = sizes.queries == sizes.keys and sizes.qk_dim == sizes.v_dim and sizes.groups == 1
     if square:
         places.update({"packed": 2.0, "packed projection": 2.0})
-    return sizes, draws.pick("place", places)
+    return draws.pick("place", places)
 
 
-def _free(w: Writer, sizes: Sizes, place: str) -> None:
+def _free(w: Writer, sizes: Sizes) -> Sizes:
     """Leave some sizes open; each is then a prime that no other size is a multiple of."""
-    del place
-    if not w.draws.maybe("dynamic", 0.0):
-        return
+    what = w.draws.pick("dynamic", {"nothing": 8, "batch": 1, "lengths": 1, "all": 1})
+    if what in ("batch", "all") and sizes.batch:
+        w.program.dynamic[11] = "batch"
+        sizes = replace(sizes, batch=(11, *(1 for _ in sizes.batch[1:])))
+    if what in ("lengths", "all"):
+        square = sizes.queries == sizes.keys
+        w.program.dynamic[13] = "length"
+        if not square:
+            w.program.dynamic[17] = "keys"
+        sizes = replace(sizes, queries=13, keys=13 if square else 17)
+    return sizes
 
 
 def _recipe(draws: Draws) -> Recipe:

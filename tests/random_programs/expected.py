@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.random_programs.attention import Recipe
@@ -65,6 +66,8 @@ class Expected:
         Of every site.
     sizes
         ``batch × heads``, queries, keys.
+    rows_only
+        Nothing tells queries from heads: only their product is known.
     heads, kv_heads
         Where the graph shows them, else None.
     scale
@@ -75,31 +78,60 @@ class Expected:
     kind: str = "attention"
     traits: frozenset[str] = frozenset()
     sizes: tuple[int, int, int] = (1, 1, 1)
+    rows_only: bool = False
     heads: int | None = None
     kv_heads: int | None = None
     scale: float | None = None
 
 
-def expected_of(sizes: Sizes, r: Recipe, constant: str, shown: bool, loop: bool) -> Expected:
-    """Return what is to be found where this is computed."""
+TRAITS = {
+    "softcap": "softcap",
+    "sink": "sink",
+    "scores mixed": "head-mixing",
+    "weights mixed": "head-mixing",
+}
+"""What a part of a recipe is called at a site."""
+
+
+def expected_of(
+    sizes: Sizes, r: Recipe, constant: str, shown: bool, loop: bool, made: Mapping[str, object]
+) -> Expected:
+    """Return what is to be found where this is computed.
+
+    Parameters
+    ----------
+    constant
+        ``q`` where the queries are weights.
+    shown
+        Whether an axis holds heads and features.
+    loop
+        Whether every head is computed by itself.
+    made
+        All decisions.
+    """
     if r.mutation in MUTATIONS and not MUTATIONS[r.mutation].attention:
         return Expected(0)
     heads = 1 if loop else sizes.heads or 1
-    traits = {
-        "softcap": "softcap",
-        "sink": "sink",
-        "scores mixed": "head-mixing",
-        "weights mixed": "head-mixing",
-    }
-    found = frozenset(traits[x] for x in r.extras)
-    plain = not found & {"head-mixing"}
-    told = shown and not loop and heads > 1 and plain
+    traits = frozenset(TRAITS[x] for x in r.extras)
+    if _bends(made, len(r.masks)) and "head-mixing" not in traits:
+        traits = traits - {"softcap"} | {"score-function"}
+    told = shown and heads > 1 and sizes.qk_dim > 1 and "head-mixing" not in traits
+    shared = made.get("groups") in ("expand", "tile", "broadcast") or sizes.groups == 1
+    folded = constant and made.get("scale_on") in ("q", "both")
     return Expected(
         sites=(sizes.heads or 1) if loop else 1,
         kind="latent-attention" if constant else "attention",
-        traits=found,
+        traits=traits,
         sizes=(math.prod(sizes.batch) * heads, sizes.queries, sizes.keys),
+        rows_only=bool(constant) or sizes.keys == 1,
         heads=heads if told else None,
-        kv_heads=heads // sizes.groups if told else None,
-        scale=r.scale if plain else None,
+        kv_heads=heads // sizes.groups if told and shared else None,
+        scale=None if folded or traits & {"head-mixing", "score-function"} else r.scale,
+    )
+
+
+def _bends(made: Mapping[str, object], masks: int) -> bool:
+    """Whether scores are replaced by a number that is not so low that it hides them."""
+    return any(
+        (made.get(f"mask{k}_applied"), made.get(f"mask{k}_fill")) == ("where", "-1e4") for k in range(masks)
     )

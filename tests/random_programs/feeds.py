@@ -8,14 +8,17 @@ import numpy as np
 
 from tests.random_programs.steps import Input, Program, as_dtype
 
-__all__ = ["feeds"]
+__all__ = ["ORDINARY", "feeds"]
+
+ORDINARY = ("normal", "huge")
+"""Inputs that hide nothing."""
 
 
 def feeds(program: Program, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yield what is special about some inputs, and the inputs by name."""
-    kinds = ["normal", "huge"]
+    kinds = list(ORDINARY)
     if any(i.content != "numbers" for i in program.inputs):
-        kinds += ["some rows see nothing", "nothing is seen"]
+        kinds += ["some keys are hidden", "some rows see nothing", "nothing is seen"]
     for at, kind in enumerate(kinds):
         rng = np.random.default_rng([seed, at, 1])
         yield kind, {i.tensor.name: _filled(i, kind, rng) for i in program.inputs}
@@ -24,7 +27,7 @@ def feeds(program: Program, seed: int) -> Iterator[tuple[str, dict[str, np.ndarr
 def _filled(given: Input, kind: str, rng: np.random.Generator) -> np.ndarray:
     shape, dtype = given.tensor.shape, as_dtype(given.tensor.dtype)
     if given.content == "keep":
-        seen = rng.random(shape) < 0.7
+        seen = rng.random(shape) < (1.0 if kind in ORDINARY else 0.7)
         if kind == "nothing is seen":
             seen[...] = False
         elif kind == "some rows see nothing":

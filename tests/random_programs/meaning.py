@@ -41,7 +41,7 @@ def _triangle(x: Array, upper: bool, diagonal: int) -> Array:
 
 def _cast(x: Array, to: str) -> Array:
     if to == "bool":
-        return x != 0
+        return np.asarray(x != 0)
     return np.asarray(x.astype(np.int64 if to.startswith("int") else np.float64))
 
 

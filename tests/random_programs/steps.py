@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import ml_dtypes
@@ -17,6 +17,9 @@ Content = Literal["numbers", "keep", "bias"]
 """What an input holds: ordinary numbers, booleans that are True where a key is seen, or an additive mask."""
 
 _KEEPS_DTYPE_OF = {"where": 1, "gather": 0}
+_SIZES = frozenset({"shape", "stop", "count"})
+"""Attributes that are sizes."""
+
 _BOOLEAN = frozenset({"le", "lt", "ge", "gt", "eq", "and", "or", "not", "isnan"})
 
 
@@ -134,6 +137,25 @@ class Program:
                 arrays = found if isinstance(found, list) else [found]
                 values.update((t.name, x) for t, x in zip(step.outputs, arrays, strict=True))
         return [values[name] for name in self.outputs]
+
+    def resized(self, sizes: Mapping[int, int]) -> Program:
+        """Return the same program where sizes that are not fixed are others."""
+
+        def new(size: int) -> int:
+            for old, other in sizes.items():
+                while size and size % old == 0:
+                    size = size // old * other
+            return size
+
+        def renewed(value: Any) -> Any:
+            return tuple(map(new, value)) if isinstance(value, tuple) else new(value)
+
+        inputs = [replace(i, tensor=replace(i.tensor, shape=renewed(i.tensor.shape))) for i in self.inputs]
+        steps = [
+            replace(s, attributes={k: renewed(v) if k in _SIZES else v for k, v in s.attributes.items()})
+            for s in self.steps
+        ]
+        return replace(self, inputs=inputs, steps=steps)
 
     def __str__(self) -> str:
         lines = [

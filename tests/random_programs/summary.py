@@ -13,7 +13,7 @@ from tests.random_programs.judge import Verdict
 
 __all__ = ["Record", "summary"]
 
-PROBLEMS = ("wrong commit", "not found", "taken back", "crash")
+PROBLEMS = ("wrong commit", "wrong site, not committed", "not found", "crash")
 """Kinds of problems: every other count says what the cases were."""
 
 
