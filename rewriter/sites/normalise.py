@@ -23,6 +23,7 @@ from rewriter.algebra.term import (
     same,
     unfold,
 )
+from rewriter.sites.refusal import Stage
 from rewriter.sites.search import Search
 from rewriter.sites.sums import as_sum, factors_of, parts_of, same_factors
 
@@ -90,8 +91,8 @@ class NotWeights:
 
     reason: str
     normaliser: Prim
-    partial: bool = False
-    """Some entries of a softmax: the others may meet other values."""
+    reached: Stage = "normaliser"
+    """How far it got; ``scores``: some entries of a softmax, of which the others may meet other values."""
 
 
 def weights_of(search: Search, weights: Read, keys: Sequence[Atom]) -> Weights | NotWeights | None:
@@ -106,7 +107,7 @@ def weights_of(search: Search, weights: Read, keys: Sequence[Atom]) -> Weights |
         return _several(search, tree, keys, found)
     (term, weights_), *_ = found
     if refusals:
-        return NotWeights("the weights mix several normalisers", weights_.normaliser)
+        return NotWeights("the weights mix several normalisers", weights_.normaliser, "values")
     if same(tree, term):
         return weights_
     if _is_guard(tree, term):
@@ -129,7 +130,7 @@ def _several(
     varying = [w for _, w in found if search.varies(w.scores)]
     main = varying[0] if varying else found[0][1]
     if len(varying) > 1:
-        return NotWeights("the weights mix several normalisers", main.normaliser)
+        return NotWeights("the weights mix several normalisers", main.normaliser, "values")
     fn = tree.fn if isinstance(tree, Apply) else ""
     main = replace(main, beside=tuple(w.normaliser for _, w in found if w is not main))
     return _changed(search, tree, [t for t, _ in found], keys, main, fn)
@@ -143,7 +144,7 @@ def _changed(
     for other in _others(tree, inside):
         if isinstance(other, Read) and other.atoms & wanted and search.varies(other):
             reason = f"the weights are changed after the {weights.by} (by {fn}) before they meet the values"
-            return NotWeights(reason, weights.normaliser)
+            return NotWeights(reason, weights.normaliser, "values")
     return replace(weights, changed=True)
 
 
@@ -324,7 +325,7 @@ def _over(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
         reason = f"the softmax runs over {length} entries, of which {taken} are summed with these values"
     else:
         reason = "the softmax runs over more axes than the one that is summed with the values"
-    return NotWeights(reason, prim, here == wanted)
+    return NotWeights(reason, prim, "scores" if here == wanted else "normaliser")
 
 
 def _sink(prim: Prim, axis: int, index: tuple[Affine, ...], at: Affine) -> Term | None:
@@ -523,7 +524,7 @@ def _renormalised(
         return Weights(whole, prim, by="sum", changed=changed), rest
     varying = [t for t in softmaxes if search.varies(t)]
     if len(varying) > 1:
-        return NotWeights("the weights mix several normalisers", prim)
+        return NotWeights("the weights mix several normalisers", prim, "values")
     first = (varying or softmaxes)[0]
     form = first.prim.form
     assert isinstance(form, Softmax)

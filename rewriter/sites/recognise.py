@@ -117,8 +117,8 @@ def _weighted(
         return None
     weights = weights_of(search, factor, bound)
     if isinstance(weights, NotWeights):
-        search.miss(weights.normaliser, Miss(weights.reason, "scores" if weights.partial else "normaliser"))
-        if weights.partial:
+        search.miss(weights.normaliser, Miss(weights.reason, weights.reached))
+        if weights.reached == "scores":
             search.parts[total.whole.prim] = weights.normaliser
         weights = over_queries(search, factor, bound)
     if weights is None:
