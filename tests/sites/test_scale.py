@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,7 +36,7 @@ def _chained(step: Callable[[str, str], list[onnx.NodeProto]], count: int) -> on
     return _model(nodes, last)
 
 
-def _node(op: str, output: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
+def _node(op: str, output: str, *inputs: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, list(inputs), [output], name="same", **attributes)
 
 
@@ -80,7 +82,7 @@ def read_by_many(count: int) -> onnx.ModelProto:
 
 MODELS: dict[str, Callable[[int], onnx.ModelProto]] = {
     **{
-        step.__name__: (lambda n, step=step: _chained(step, n))
+        step.__name__: partial(_chained, step)
         for step in (pointwise, residual, gates, attention, moved)
     },
     "wide": wide,
