@@ -26,6 +26,7 @@ from rewriter.program.onnx_save import write_model
 from rewriter.program.onnx_session import Session
 from rewriter.program.onnx_tensors import skeleton
 from rewriter.program.program import Arrays, Build, Program, Replacement
+from rewriter.program.stand_ins import read_for_size, stand_ins
 
 if TYPE_CHECKING:
     from rewriter.algebra.prims import Prim
@@ -163,16 +164,20 @@ class OnnxProgram(Program):
                 raise InputError(f"{self.source} has no value {name!r}.")
         if not outputs:
             return lambda arrays: []
-        dtypes = {name: self.graph.values[name].dtype for name in inputs}
+        sized = read_for_size(self.graph, self.prims(), inputs, outputs)
+        dtypes = {name: self.graph.values[name].dtype for name in (*inputs, *sized)}
         known = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
 
-        def compile_with(more: Mapping[str, str]) -> Session:
-            part = cut_out(self._model, self.graph, inputs, outputs, {**known, **more})
-            return Session(part, f"a part of {self.source}")
+        def compile_with(more: Mapping[str, str]) -> Callable[[Arrays], list[np.ndarray]]:
+            part = cut_out(self._model, self.graph, (*inputs, *sized), outputs, {**known, **more})
+            session = Session(part, f"a part of {self.source}")
+            if not sized:
+                return session
+            return lambda arrays: session({**stand_ins(sized, self.prims(), arrays), **arrays})
 
         if len(known) == len(dtypes):
             return compile_with({})
-        sessions: dict[tuple[str, ...], Session] = {}
+        sessions: dict[tuple[str, ...], Callable[[Arrays], list[np.ndarray]]] = {}
 
         def run(arrays: Arrays) -> list[np.ndarray]:
             more = {name: str(arrays[name].dtype) for name in dtypes if name not in known}

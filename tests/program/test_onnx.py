@@ -179,6 +179,35 @@ def test_given_values_win_over_computed_ones() -> None:
     np.testing.assert_array_equal(made.extract(["x", "a"], ["a", "b"])({"x": x, "a": a})[0], a)
 
 
+def test_what_is_read_for_its_size_need_not_be_given() -> None:
+    """``x`` is split into ``a``, and its length tells how to reshape what comes of ``a``."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"]),
+        helper.make_node("Exp", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Shape", ["t"], ["shape"]),
+        helper.make_node("Reshape", ["b", "shape"], ["y"]),
+        helper.make_node("Secret", ["t"], ["hidden"], domain="d"),
+        helper.make_node("Reshape", ["b", "hidden"], ["z"]),
+    ]
+    outputs = [value("y", ["M", "N"]), value("z", None)]
+    made = OnnxProgram(model(nodes, [value("x", ["N", "M"])], outputs, domains=("d",)))
+    a = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(made.extract(["a"], ["y"])({"a": a})[0], -a.reshape(3, 2))
+    with pytest.raises(InputError, match="graph input 'x'"):
+        made.extract(["a"], ["z"])
+
+
+def test_what_one_node_computes_together_is_not_taken_apart() -> None:
+    """The present keys are an output of the node that reads the new ones."""
+    nodes = [helper.make_node("Attention", ["q", "k", "v", "", "kp", "vp"], ["y", "ks", "vs"])]
+    shape: list[int | str | None] = [1, 2, 3, 4]
+    inputs = [value(name, shape) for name in ("q", "k", "v", "kp", "vp")]
+    made = OnnxProgram(model(nodes, inputs, [value(n, None) for n in ("y", "ks", "vs")], opset=23))
+    with pytest.raises(InputError, match="graph input 'k'"):
+        made.extract(["q", "ks", "vs"], ["y"])
+
+
 @pytest.mark.parametrize(
     ("inputs", "outputs", "says"),
     [
