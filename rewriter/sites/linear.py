@@ -105,18 +105,17 @@ def _last_axis(at: Read) -> frozenset[Atom]:
 
 
 def build_linear(
-    search: Search, value: str, output: Index, chain: Chain, normalizer: str, changed: Read | None
+    search: Search, value: str, output: Index, chain: Chain, normalizer: str
 ) -> AttentionSite | Miss:
     """Return the site of a chain.
 
     Parameters
     ----------
+    value, output
+        The native result and its index.
     normalizer
         ``none``, or ``sum`` where the result is divided by the sum of the weights.
-    changed
-        Not used by plain chains.
     """
-    del changed
     origins = {_origin(x) for x in (chain.q, chain.k, chain.v)}
     if len(origins) < 3:
         return Miss("a product of a tensor with itself, not of queries, keys and values", "normaliser", _NAME)

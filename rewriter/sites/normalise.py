@@ -294,7 +294,7 @@ def _as_weights(search: Search, term: Term, keys: Sequence[Atom]) -> Weights | N
             parts = quotient(term)
             if parts is None:
                 return None
-            found = _divided(search, *parts, prim, keys)
+            found = divided(search, *parts, prim, keys)
             return found[0] if isinstance(found, tuple) and not found[1] else _only_refusal(found)
         case _:
             return None
@@ -397,18 +397,12 @@ def _summands(term: Term) -> list[Term]:
 
 
 def divided(
-    search: Search, top: Sequence[Term], bottom: Term, prim: Prim, keys: Sequence[Atom]
-) -> tuple[Weights, list[Term]] | NotWeights | None:
-    """Read factors over a denominator as weights over ``keys``, and what is left of the factors."""
-    return _divided(search, list(top), bottom, prim, keys)
-
-
-def _divided(
     search: Search, top: list[Term], bottom: Term, prim: Prim, keys: Sequence[Atom]
 ) -> tuple[Weights, list[Term]] | NotWeights | None:
+    """Read factors over a denominator as weights over ``keys``, and what is left of the factors."""
     match bottom:
         case Apply("where", (Apply("eq", (tested, Number(0.0))), Number(), kept)) if same(tested, kept):
-            found = _divided(search, top, kept, prim, keys)
+            found = divided(search, top, kept, prim, keys)
             return (replace(found[0], guarded=True), found[1]) if isinstance(found, tuple) else found
         case Read(Prim(form=Reduce("logsumexp", axes)) as lse, index):
             inner, bound = _under(lse, axes, index)
@@ -597,9 +591,8 @@ def _without(logit: Term, shift: Sequence[Term]) -> Term | None:
     return logit
 
 
-def over_queries(search: Search, weights: Read, keys: Sequence[Atom]) -> Weights | None:
+def over_queries(weights: Read, keys: Sequence[Atom]) -> Weights | None:
     """Return weights that are a softmax over another axis than the keys, and nothing else, or None."""
-    del search
     tree = unfold(weights, budget=8)
     if isinstance(tree, Read) and isinstance(tree.prim.form, Softmax):
         axis = tree.prim.form.axis

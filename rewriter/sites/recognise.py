@@ -120,7 +120,7 @@ def _weighted(
         search.miss(weights.normaliser, Miss(weights.reason, weights.reached))
         if weights.reached == "scores":
             search.parts[total.whole.prim] = weights.normaliser
-        weights = over_queries(search, factor, bound)
+        weights = over_queries(factor, bound)
     if weights is None:
         return None
     site = _keep(search, weights.normaliser, build(search, value, output, weights, factor, v, bound))
@@ -141,7 +141,7 @@ def _chained(search: Search, value: str, output: Index, total: Sum) -> Attention
     anchor = total.whole.prim
     chain = as_chain(search, total.whole)
     if isinstance(chain, Chain):
-        return _keep(search, anchor, build_linear(search, value, output, chain, "none", None))
+        return _keep(search, anchor, build_linear(search, value, output, chain, "none"))
     for weights, v in _pairs(total):
         if search.may_be_product(weights) and search.varies(v.prim):
             site = build_unnormalised(search, value, output, weights, v, total.bound)
@@ -167,7 +167,7 @@ def _at_division(search: Search, anchor: Prim) -> AttentionSite | None:
         return None
     chain = as_chain(search, top)
     if isinstance(chain, Chain) and is_sum_of_weights(search, bottom, chain) is True:
-        return _keep(search, anchor, build_linear(search, value, output, chain, "sum", None))
+        return _keep(search, anchor, build_linear(search, value, output, chain, "sum"))
     return _normalised_after(search, anchor, value, output, total, bottom)
 
 

@@ -130,6 +130,9 @@ class Facts:
 class Geometry:
     """Where the tokens of a sequence come from, as far as the graph proves it.
 
+    It is that of the queries. Where there are as many keys as queries it is proved to be that of the keys,
+    too; otherwise nothing is said.
+
     Parameters
     ----------
     prefix
