@@ -33,9 +33,9 @@ MUTATIONS: dict[str, Mutation] = {
     "over heads": Mutation(normaliser="softmax"),
     "over two axes": Mutation(normaliser="exp over sum"),
     "some keys": Mutation(normaliser="softmax"),
-    "keys exchanged": Mutation(attention=True),
-    "values exchanged": Mutation(attention=True),
-    "heads exchanged": Mutation(attention=True),
+    "keys exchanged": Mutation(),
+    "values exchanged": Mutation(),
+    "heads exchanged": Mutation(),
     "hidden late": Mutation(normaliser="softmax"),
     "weights of keys": Mutation(normaliser="softmax"),
     "more below": Mutation(normaliser="exp over sum"),
@@ -113,7 +113,9 @@ def expected_of(
         return Expected(0)
     heads = 1 if loop else sizes.heads or 1
     traits = frozenset(TRAITS[x] for x in r.extras)
-    if _bends(made, len(r.masks)) and "head-mixing" not in traits:
+    if _bends(made, len(r.masks)):
+        if "head-mixing" in traits:
+            return Expected(0)
         traits = traits - {"softcap"} | {"score-function"}
     told = shown and heads > 1 and sizes.qk_dim > 1 and "head-mixing" not in traits
     shared = made.get("groups") in ("expand", "tile", "broadcast") or sizes.groups == 1
@@ -123,7 +125,7 @@ def expected_of(
         kind="latent-attention" if constant else "attention",
         traits=traits,
         sizes=(math.prod(sizes.batch) * heads, sizes.queries, sizes.keys),
-        rows_only=bool(constant) or sizes.keys == 1,
+        rows_only=bool(constant) or 1 in (sizes.queries, sizes.keys) or made.get("q_joined") == "neighbours",
         heads=heads if told else None,
         kv_heads=heads // sizes.groups if told and shared else None,
         scale=None if folded or traits & {"head-mixing", "score-function"} else r.scale,

@@ -99,7 +99,7 @@ def _input(w: Writer, sizes: Sizes, name: str, axes: Sequence[str]) -> Named:
             rest = [a for a in order if a not in ("h", axes[-1])]
             order = (*rest, *w.draws.order(f"{name}_heads_first", ("h", axes[-1])))
             return _divided(w, name, order, (len(rest), len(order)), size)
-        case "neighbours" if len(order) > 2:
+        case "neighbours" if len(order) > 2 and not w.program.dynamic:
             at = w.draws.pick(f"{name}_neighbours", list(range(len(order) - 1)))
             return _divided(w, name, order, (at, at + 2), size)
     extra = w.draws.pick(f"{name}_part", {"all": 6, "slice": 1, "concat": 1, "strided": 0.5})
