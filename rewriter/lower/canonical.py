@@ -142,7 +142,7 @@ def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom
         atoms, step = progression
         size = product(a.size for a in atoms)
         if e.shape(x)[axis] != size or dim.start.terms:
-            x = e.slice(x, axis, dim.start, size, int(step))
+            x = _taken(e, x, axis, dim.start, size, int(step))
         order.extend(atoms)
     sizes = [a.size for a in order]
     if tuple(e.shape(x)) != tuple(sizes):
@@ -157,6 +157,14 @@ def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom
         x = e.expand(x, [a.size for a in spread])
     shape = [product(a.size for a in g) if any(a in order for a in g) else ONE for g in groups]
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
+
+
+def _taken(e: Emitter, x: Handle, axis: int, start: Size, size: Size, step: int) -> Handle:
+    """Take a progression from one axis; one that goes down is taken upwards and turned around."""
+    if step > 0:
+        return e.slice(x, axis, start, size, step)
+    upwards = e.slice(x, axis, start + (size - 1) * step, size, -step)
+    return e.gather(upwards, e.map("sub", e.size(size - 1), e.iota(size)), axis)
 
 
 def restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> Handle:
