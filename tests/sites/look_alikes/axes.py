@@ -133,13 +133,13 @@ CASES: dict[str, LookAlike] = {
         keys_and_heads_summed, SAME, reason=("more axes", "another axis")
     ),
     "half of the keys have values": LookAlike(
-        half_of_the_keys, QKV, ("attention",), ("sink",), reason=("only some",)
+        half_of_the_keys, QKV, ("attention",), ("sink",), reason=("only some", "of which")
     ),
     "weights of the keys before": LookAlike(
         shifted_values, QKV, ("attention",), ("sink",), reason=("only some", "")
     ),
     "every other key has a value": LookAlike(
-        every_other_key, QKV, ("attention",), ("sink",), reason=("only some", "another axis")
+        every_other_key, QKV, ("attention",), ("sink",), reason=("of which", "another axis")
     ),
     "values of the heads": LookAlike(values_of_the_heads, SAME, ("attention",)),
     "summed with the features of the values": LookAlike(summed_with_the_features, SAME, ("attention",)),

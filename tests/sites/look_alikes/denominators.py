@@ -156,6 +156,8 @@ def mean(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 EXACT = ("attention",)
 UNNORMALISED = ("unnormalised-attention",)
+CHANGED = ("attention", "unnormalised-attention")
+TRAIT = ("weight-function",)
 
 CASES: dict[str, LookAlike] = {
     "plus an epsilon": LookAlike(plus_epsilon, QKV, (*EXACT, *UNNORMALISED), ("sink",), ELSE),
@@ -163,9 +165,9 @@ CASES: dict[str, LookAlike] = {
         plus_epsilon_after, QKV, (*EXACT, *UNNORMALISED), ("sink",), ELSE
     ),
     "plus a tiny epsilon": LookAlike(plus_tiny_epsilon, QKV, (*EXACT, *UNNORMALISED), ("sink",), ELSE),
-    "clamped": LookAlike(clamped, QKV, UNNORMALISED, reason=ELSE),
+    "clamped": LookAlike(clamped, QKV, CHANGED, TRAIT, ELSE),
     "plus one": LookAlike(plus_one, QKV, EXACT, ("sink",), ELSE),
-    "plus one after the maximum": LookAlike(plus_one_after_the_maximum, QKV, UNNORMALISED, reason=ELSE),
+    "plus one after the maximum": LookAlike(plus_one_after_the_maximum, QKV, CHANGED, TRAIT, ELSE),
     "of another temperature": LookAlike(other_temperature, QKV, UNNORMALISED, reason=ELSE),
     "of other scores": LookAlike(of_other_scores, QKV, UNNORMALISED, reason=ELSE),
     "of scores without the mask": LookAlike(

@@ -145,6 +145,6 @@ CASES: dict[str, LookAlike] = {
     "additive": LookAlike(additive, PAIR, ADDITIVE, reason=("no product", "")),
     "additive, of numbers": LookAlike(additive_of_numbers, PAIR, ADDITIVE, reason=("no product", "")),
     "by distance": LookAlike(by_distance, PAIR, (*ADDITIVE, "attention"), reason=("no product", "")),
-    "by concatenation": LookAlike(by_concatenation, PAIR, ADDITIVE, reason=("no product", "")),
+    "by concatenation": LookAlike(by_concatenation, PAIR, (*ADDITIVE, "pooling"), reason=("no product", "")),
     "on a list of edges": LookAlike(scatter_graph, (*PAIR, (2, 9)), dtypes=((2, torch.int64),)),
 }

@@ -81,6 +81,20 @@ def one_head_written(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return s.softmax(-1) @ v
 
 
+def scores_flipped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every query is scored as the one at the other end, in the other example."""
+    return (q @ kt(k)).flip((0, 2)).softmax(-1) @ v
+
+
+def keys_and_weights_flipped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = (q @ kt(k)).masked_fill(~lower(), HIDDEN).flip(-1)
+    return scores.softmax(-1).flip(-1) @ v
+
+
+def every_other_key_backwards(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ kt(k)).flip(-1)[..., ::2].softmax(-1) @ v[:, :, ::2]
+
+
 def one_input_thrice(x: Tensor) -> Tensor:
     return (x @ kt(x)).softmax(-1) @ x
 
@@ -141,6 +155,9 @@ CASES: dict[str, LookAlike] = {
     "scores written in halves": LookAlike(written_slices, QKV, EXACT, reason=ANY),
     "written twice": LookAlike(written_twice, QKV, EXACT, reason=ANY),
     "one row written": LookAlike(one_row_written, QKV, EXACT, reason=ANY),
+    "scores flipped": LookAlike(scores_flipped, QKV, EXACT, reason=ANY),
+    "scores and weights flipped": LookAlike(keys_and_weights_flipped, QKV, EXACT, reason=ANY),
+    "every other key, backwards": LookAlike(every_other_key_backwards, QKV, EXACT, reason=ANY),
     "one head written": LookAlike(one_head_written, QKV, EXACT, reason=ANY),
     "one input, three times": LookAlike(one_input_thrice, ONE, EXACT, reason=ANY),
     "keys are exchanged queries": LookAlike(values_are_transposed_queries, (SAME[0],), EXACT, reason=ANY),
