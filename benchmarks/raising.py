@@ -65,13 +65,13 @@ def write(path: Path, layers: int, width: int) -> None:
 
 
 def inspect(path: str) -> tuple[int, int, float, float]:
-    """Return nodes, sites, seconds, and the growth of the process in MiB."""
+    """Return nodes, sites, seconds of the processor, and the growth of the process in MiB."""
     rewriter.load(path)  # what is imported on the way is not the model's
     before = own()
-    start = time.perf_counter()
+    start = time.process_time()
     program = rewriter.load(path)
     sites = len(program.sites)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return len(program.graph.nodes), sites, seconds, own() - before
 
 
