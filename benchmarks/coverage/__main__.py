@@ -38,7 +38,9 @@ def main() -> None:
     for task in tasks:
         _forget(folder, task, args.again)
     options = {"jobs": args.jobs, "timeout": args.timeout, "memory": args.memory << 20}
-    todo = [] if args.table else [t for t in tasks if not _finished(folder, t)]
+    todo = [t for t in tasks if not args.table and not _finished(folder, t)]
+    if args.again == "raise":
+        todo = [t for t in todo if folder.capture(t) is not None]
     for number, (task, death) in enumerate(run_all(advance, folder.root, todo, **options), 1):
         if death and folder.capture(task) is None:
             folder.keep(task, Capture("export", death))
@@ -113,7 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--again",
         choices=("raise", "failed", "all"),
-        help="do again what is known: raising, failed captures, all",
+        help="do again: raising what is captured (and nothing else), failed captures, or all",
     )
     parser.add_argument("--table", action="store_true", help="run nothing: write what is known")
     args = parser.parse_args()
