@@ -16,7 +16,7 @@ from rewriter.sites.kinds import kind_of
 from rewriter.sites.masks import Mask, analyse
 from rewriter.sites.normalise import Weights, asks_for_empty_rows, repeats_mask
 from rewriter.sites.operands import choose_operand
-from rewriter.sites.roles import assign_roles, assign_roles_without_product
+from rewriter.sites.roles import assign_roles, assign_roles_without_product, beside
 from rewriter.sites.scores import Product, Scores, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts, Trait
@@ -60,6 +60,10 @@ def build(
     kind = kind_of(search, scores, weights, axes, v)
     if isinstance(kind, Miss):
         return kind
+    if kind == "channel-attention" and scores.product is not None and not axes.heads:
+        near = beside((*axes.queries, *axes.keys), (scores.product.q, scores.product.k, v))
+        heads = tuple(a for a in axes.batch if a in near)
+        axes = replace(axes, heads=heads, batch=tuple(a for a in axes.batch if a not in near))
     if (weights.changed or weights.mixed) and factor is None:
         return Miss("the weights are changed after the values have been summed", "operands", kind)
     operands = _operands(scores.product, v, axes)

@@ -11,7 +11,7 @@ from rewriter.sites.formula import Axes
 from rewriter.sites.scores import Product
 from rewriter.sites.sums import parts_of
 
-__all__ = ["assign_roles", "assign_roles_without_product"]
+__all__ = ["assign_roles", "assign_roles_without_product", "beside"]
 
 
 def assign_roles_without_product(scores: Term, v: Read, keys: tuple[Atom, ...], output: Index) -> Axes | str:
@@ -31,9 +31,9 @@ def assign_roles_without_product(scores: Term, v: Read, keys: tuple[Atom, ...], 
     shared = [a for a in order if a in in_s and a in in_v]
     queries = tuple(a for a in order if a in in_s and a not in in_v)
     v_features = tuple(a for a in order if a in in_v and a not in in_s)
-    beside = _beside(v_features, (v,))
-    heads = tuple(a for a in shared if a in beside)
-    batch = tuple(a for a in shared if a not in beside)
+    near = beside(v_features, (v,))
+    heads = tuple(a for a in shared if a in near)
+    batch = tuple(a for a in shared if a not in near)
     return Axes(batch, heads, (), queries, keys, (), v_features)
 
 
@@ -59,12 +59,12 @@ def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Inde
         return f"an axis of size {lost[0].size} of the output is in none of queries, keys and values"
     if any(a in in_k and a in in_q and a not in in_v for a in shared) and not v_features:
         return "the output has no axis that comes from the values alone"
-    beside = _beside(features, (product.q, product.k)) | _beside(v_features, (v,))
+    near = beside(features, (product.q, product.k)) | beside(v_features, (v,))
     expanded = (atoms_of(product.k.index) | atoms_of(v.index)) - in_k - in_v
-    if not any(a in beside for a in shared):
-        beside |= _by_position(product, shared)
-    heads = tuple(a for a in shared if a in beside)
-    tied = beside | _together(frozenset(heads), (product.q,)) | expanded
+    if not any(a in near for a in shared):
+        near |= _by_position(product, shared)
+    heads = tuple(a for a in shared if a in near)
+    tied = near | _together(frozenset(heads), (product.q,)) | expanded
     groups = tuple(a for a in own if a in tied)
     queries = tuple(a for a in own if a not in tied)
     if not queries and groups and not expanded:
@@ -93,7 +93,7 @@ def _ends(reads: Iterable[Read]) -> list[Read]:
     return [t for at in reads for t in leaves(unfold(at, budget=32)) if isinstance(t, Read)]
 
 
-def _beside(features: Iterable[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
+def beside(features: Iterable[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
     """Return atoms that share an axis of a source tensor with a feature: heads of a projection."""
     wanted = frozenset(features)
     found: set[Atom] = set()
