@@ -48,14 +48,18 @@ def _attention(call: Call) -> Result:
     scale, group = _scale(q, call.attribute("scale")), q.shape[1].divide(k.shape[1])
     if scale is None or group is None:
         return None
-    visible = _visible(call, q.shape[2], k.shape[2], past)
+    keys, values = k, v
+    if mask is not None and not any(call.outputs[3:4]):
+        keys, values = (_covered(x, mask.shape[-1]) for x in (k, v))
+    visible = _visible(call, q.shape[2], keys.shape[2], past)
     if mask is not None:
-        mask = _padded(mask, k.shape[2])
+        mask = _padded(mask, keys.shape[2])
         if mask.dtype == "bool":
             visible, mask = [mask, *visible], None
     softcap = call.attribute("softcap", 0.0)
     steps = _Steps(call, output=3, shown=call.attribute("qk_matmul_output_mode", 0))
-    result = _attend(q, _repeated(k, group), _repeated(v, group), scale, softcap, mask, visible, steps)
+    keys, values = _repeated(keys, group), _repeated(values, group)
+    result = _attend(q, keys, values, scale, softcap, mask, visible, steps)
     return [_merged(result) if packed else result, k, v, steps.held]
 
 
@@ -259,10 +263,19 @@ def _repeated(x: Prim, group: Size) -> Prim:
     )
 
 
+def _covered(x: Prim, width: Size) -> Prim:
+    """Return the keys or values that a mask of that width covers: those past its end are hidden."""
+    return slice_(x, 2, ZERO, width) if _is_short(width, x.shape[2]) else x
+
+
+def _is_short(width: Size, keys: Size) -> bool:
+    return width != keys and width.static and (keys.static or width == ONE)
+
+
 def _padded(mask: Prim, keys: Size) -> Prim:
     """Return a mask that covers every key; those past its end are hidden."""
     width = mask.shape[-1]
-    if width == keys or not (width.static and (keys.static or width == ONE)):
+    if not _is_short(width, keys):
         return mask
     fill = constant(False) if mask.dtype == "bool" else constant(-np.inf, mask.dtype)
     return concat([mask, expand(fill, [*mask.shape[:-1], keys - width])], len(mask.shape) - 1)
