@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rewriter.errors import InputError
+from rewriter.sites.site import KINDS
 
 if TYPE_CHECKING:
     from rewriter.forms import Form
@@ -15,14 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["FACTS", "Selector", "parse_apply"]
 
+
+def _is_of(kind: str, site: AttentionSite) -> bool:
+    return site.kind == kind
+
+
 FACTS: dict[str, Callable[[AttentionSite], bool]] = {
     "causal": lambda site: site.facts.band is not None and site.facts.band.causal,
     "cross": lambda site: site.queries != site.keys,
     "dense": lambda site: site.facts.dense,
     "self": lambda site: site.queries == site.keys,
     "window": lambda site: site.facts.band is not None and site.facts.band.left is not None,
+    **{kind: partial(_is_of, kind) for kind in KINDS},
 }
-"""Words that select by what is proved of a site."""
+"""Words that select by what is proved of a site, and by its kind."""
 
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _ID = re.compile(r"[a-z][a-z-]*\.\d+")

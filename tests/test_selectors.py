@@ -33,6 +33,7 @@ CHOSEN: dict[str, list[int]] = {
     "0-2,self": [0, 1],
     "all,causal": [0, 3],
     "best=0.5": [0, 1, 2, 3],
+    "attention": [0, 1, 2, 3],
 }
 
 
@@ -40,6 +41,12 @@ CHOSEN: dict[str, list[int]] = {
 def test_chooses(text: str, numbers: list[int]) -> None:
     found = Selector.parse(text).candidates(SITES)
     assert [s.id for s in found] == [f"attention.{n}" for n in numbers]
+
+
+def test_kinds_select() -> None:
+    sites = (*SITES, site(id="pooling.4", kind="pooling"))
+    assert [s.id for s in Selector.parse("pooling").candidates(sites)] == ["pooling.4"]
+    assert len(Selector.parse("attention,self").candidates(sites)) == 3
 
 
 WRONG = {
