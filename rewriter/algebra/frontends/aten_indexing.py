@@ -10,6 +10,8 @@ import numpy as np
 from rewriter.algebra.frontends.aten_pointwise import recast
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, is_node
 from rewriter.algebra.prims import (
+    Constant,
+    Map,
     Prim,
     broadcast,
     constant,
@@ -19,11 +21,14 @@ from rewriter.algebra.prims import (
     permute,
     pointwise,
     reshape,
+    slice_,
     unsqueeze,
 )
 from rewriter.algebra.sizes import ONE, Size, product
 
 __all__ = ["INDEXING"]
+
+_SMALL = 1 << 16
 
 # creation
 
@@ -92,7 +97,21 @@ def _embedding(call: Call) -> Result:
 
 def _index_select(call: Call) -> Result:
     x, places = call.tensor(0), call.tensor(2)
-    return gather(x, places if places.shape else reshape(places, [1]), call.axis(1, len(x.shape)))
+    return _read(x, places if places.shape else reshape(places, [1]), call.axis(1, len(x.shape)))
+
+
+def _read(x: Prim, places: Prim, axis: int) -> Prim:
+    """Read along one axis; known places that are evenly spaced are a slice."""
+    known = places
+    while known.form == Map("identity"):
+        known = known.inputs[0]
+    count = known.shape[0].known() if len(known.shape) == 1 else None
+    if isinstance(known.form, Constant) and count is not None and 1 < count <= _SMALL:
+        at = np.asarray(known.form.load())
+        strides = np.diff(at)
+        if (at >= 0).all() and strides[0] and (strides == strides[0]).all():
+            return slice_(x, axis, int(at[0]), count, int(strides[0]))
+    return gather(x, places, axis)
 
 
 def _index(call: Call) -> Result:
@@ -103,7 +122,7 @@ def _index(call: Call) -> Result:
     places = {axis: _wrapped(call, p, x.shape[axis]) for axis, p in places.items()}
     if len(places) == 1:
         ((axis, at),) = places.items()
-        return gather(x, at, axis)
+        return _read(x, at, axis)
     if _apart(list(places.values())):
         return _read_apart(x, places, call.shape)
     return _read_together(call, x, places)
