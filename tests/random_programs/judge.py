@@ -153,14 +153,14 @@ def _judge(case: Case, original: Program, truths: Sequence[Truth], verdict: Verd
     verdict.found = 0 if wrong else case.expected.sites
     if wrong:
         verdict.problems.append(f"not found: {wrong}; refused: {verdict.near_misses}")
-    for name, apply in _passes(case) if sites else ():
+    for name, apply in _passes(case, sites) if sites else ():
         _rewrite(case, name, apply, original, truths, verdict)
 
 
-def _passes(case: Case) -> list[tuple[str, Apply]]:
+def _passes(case: Case, sites: Sequence[AttentionSite]) -> list[tuple[str, Apply]]:
     found: list[tuple[str, Apply]] = [("softmax", SoftmaxAttention)]
     if not case.program.dynamic and case.draws.maybe("window_too", 0.15):
-        longest = max(case.expected.sizes[1:])
+        longest = max(n.known() or 1 for s in sites for n in (s.queries, s.keys))
         found.append(("window", partial(WindowAttention, 2 * longest + 2)))
     return found
 
