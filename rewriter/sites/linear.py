@@ -200,7 +200,7 @@ def build_unnormalised(
 ) -> AttentionSite | Miss | None:
     """Return the site whose weights are a function of query-key products that is no normaliser."""
     name = "unnormalised-attention"
-    scores = read_scores(search, factor, bound, _atoms(v))
+    scores = read_scores(search, factor, bound, _atoms(v), budget=16)
     product = None if isinstance(scores, Miss) else scores.product
     if product is None or isinstance(scores, Miss):
         return None

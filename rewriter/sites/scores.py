@@ -75,7 +75,9 @@ class Scores:
     mixed: bool = False
 
 
-def read_scores(search: Search, scores: Term, keys: Sequence[Atom], values: frozenset[Atom]) -> Scores | Miss:
+def read_scores(
+    search: Search, scores: Term, keys: Sequence[Atom], values: frozenset[Atom], budget: int = 64
+) -> Scores | Miss:
     """Find ``q kᵀ`` in the scores and write the rest as an affine function of it.
 
     Parameters
@@ -86,8 +88,10 @@ def read_scores(search: Search, scores: Term, keys: Sequence[Atom], values: froz
         Atoms the softmax runs over.
     values
         Atoms that the values depend on: an atom of the query side that they also have is batch.
+    budget
+        How many maps are looked into.
     """
-    tree = _unfolded(scores)
+    tree = _unfolded(scores, budget)
     products = [p for t in _distinct_reads(tree) for p in _products(search, t, keys)]
     if not products:
         return Scores(None, whole=scores)
@@ -107,13 +111,13 @@ def read_scores(search: Search, scores: Term, keys: Sequence[Atom], values: froz
     )
 
 
-def _unfolded(term: Term) -> Term:
-    """Look through all maps under a term."""
+def _unfolded(term: Term, budget: int) -> Term:
+    """Look through the maps under a term."""
     match term:
         case Read():
-            return unfold(term, budget=64)
+            return unfold(term, budget)
         case Apply(fn, args, dtype, whole):
-            return Apply(fn, tuple(_unfolded(t) for t in args), dtype, whole)
+            return Apply(fn, tuple(_unfolded(t, budget) for t in args), dtype, whole)
         case _:
             return term
 
