@@ -42,25 +42,27 @@ def outputs(program: rewriter.Program, case: LookAlike, seed: int) -> list[Tenso
     return [torch.as_tensor(x) for x in program.run(*case.inputs(seed))]
 
 
-PENDING = {
+MISNAMED = {
     "axes: over the batch",  # said to run over the queries
     "axes: over the heads",
-    "masks: shown again",  # a finite fill over an infinite one
-    "weights: active dropout of the fused operator",  # left alone without a word
-    "weights: entropy",  # one query per head, and called attention
+    "weights: entropy",  # one query per head, values of its own, and called attention
+    "weights: expected score",
 }
 """What is known to be named or explained badly. None of it is rewritten wrongly."""
 
+UNPROVED = {"masks: shown again"}
+"""A finite fill over an infinite one: rows of padding see the future. The mask is kept whole all the same."""
 
-def cases(prefix: str = "") -> list[Any]:
+
+def cases(known: set[str], prefix: str = "") -> list[Any]:
     return [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=False)] if name in PENDING else [])
+        pytest.param(name, marks=[pytest.mark.xfail(strict=False)] if name in known else [])
         for name in CASES
         if name.startswith(prefix)
     ]
 
 
-@pytest.mark.parametrize("name", cases())
+@pytest.mark.parametrize("name", cases(MISNAMED))
 def test_nothing_is_mistaken(name: str) -> None:
     case = CASES[name]
     program = case.traced()
@@ -104,7 +106,7 @@ def noticed(program: rewriter.Program, case: LookAlike, seed: int) -> tuple[Tens
     return torch.stack(seen, -1), base.isnan().any(-1)
 
 
-@pytest.mark.parametrize("name", cases("masks: "))
+@pytest.mark.parametrize("name", cases(UNPROVED, "masks: "))
 def test_facts_of_masks_hold(name: str) -> None:
     case = CASES[name]
     program = case.traced()
