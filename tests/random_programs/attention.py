@@ -73,7 +73,9 @@ def _scored(w: Writer, q: Named, k: Named, r: Recipe) -> Named:
     if where == "k":
         k = w.scaled(k, r.scale, "scale")
     if where == "both":
-        q, k = (w.apply("mul", x, w.number(abs(r.scale) ** 0.5)) for x in (q, k))
+        root = abs(r.scale) ** 0.5
+        q = w.apply("mul", q, w.number(root if r.scale > 0 else -root))
+        k = w.apply("mul", k, w.number(root))
     scores = disturbed(w, contracted(w, q, k, "d", "qk"), "scores")
     if where == "scores":
         scores = w.scaled(scores, r.scale, "scale")

@@ -62,8 +62,8 @@ class Expected:
     ----------
     sites
         How many; 0 where nothing is expected.
-    kind, traits
-        Of every site.
+    kinds, traits
+        Of every site; one of the kinds.
     sizes
         ``batch × heads``, queries, keys.
     rows_only
@@ -75,7 +75,7 @@ class Expected:
     """
 
     sites: int
-    kind: str = "attention"
+    kinds: tuple[str, ...] = ("attention",)
     traits: frozenset[str] = frozenset()
     sizes: tuple[int, int, int] = (1, 1, 1)
     rows_only: bool = False
@@ -111,6 +111,8 @@ def expected_of(
     """
     if r.mutation in MUTATIONS and not MUTATIONS[r.mutation].attention:
         return Expected(0)
+    if _leaves_no_trace(sizes, r):
+        return Expected(0)
     heads = 1 if loop else sizes.heads or 1
     traits = frozenset(TRAITS[x] for x in r.extras)
     if _bends(made, len(r.masks)):
@@ -122,13 +124,32 @@ def expected_of(
     folded = constant and made.get("scale_on") in ("q", "both")
     return Expected(
         sites=(sizes.heads or 1) if loop else 1,
-        kind="latent-attention" if constant else "attention",
+        kinds=_kinds(constant, sizes),
         traits=traits,
         sizes=(math.prod(sizes.batch) * heads, sizes.queries, sizes.keys),
-        rows_only=bool(constant) or 1 in (sizes.queries, sizes.keys) or made.get("q_joined") == "neighbours",
+        rows_only=bool(constant) or 1 in (sizes.queries, sizes.keys) or _hides_heads(made, told),
         heads=heads if told else None,
         kv_heads=heads // sizes.groups if told and shared else None,
         scale=None if folded or traits & {"head-mixing", "score-function"} else r.scale,
+    )
+
+
+def _kinds(constant: str, sizes: Sizes) -> tuple[str, ...]:
+    if not constant:
+        return ("attention",)
+    return ("latent-attention", "pooling") if sizes.queries == 1 else ("latent-attention",)
+
+
+def _hides_heads(made: Mapping[str, object], told: bool) -> bool:
+    """Whether queries may as well be more heads: an axis holds both, or nothing shows the groups."""
+    return made.get("q_joined") == "neighbours" or (made.get("groups") == "broadcast" and not told)
+
+
+def _leaves_no_trace(sizes: Sizes, r: Recipe) -> bool:
+    """Whether there is one key and no operator that says that something is normalised over it."""
+    named = ("softmax", "wider", "log softmax", "guarded")
+    return sizes.keys == 1 and (
+        r.normaliser not in named or bool(r.extras & {"scores mixed", "weights mixed"})
     )
 
 

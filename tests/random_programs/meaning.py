@@ -1,4 +1,4 @@
-"""What each step of a program means, in numpy and in float64. Nothing of the product is used."""
+"""What each step of a program means, in numpy. Nothing of the product is used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _triangle(x: Array, upper: bool, diagonal: int) -> Array:
 def _cast(x: Array, to: str) -> Array:
     if to == "bool":
         return np.asarray(x != 0)
-    return np.asarray(x.astype(np.int64 if to.startswith("int") else np.float64))
+    return np.asarray(x.astype(np.int64 if to.startswith("int") else np.longdouble))
 
 
 def _pad(x: Array, axis: int, before: int, after: int, value: float) -> Array:

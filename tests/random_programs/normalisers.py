@@ -113,7 +113,7 @@ def sunk(w: Writer, scores: Named) -> tuple[Named, tuple[int, int]]:
     logit = w.aligned(Named(w.weight("sink", [scores.size(a) for a in heads]), tuple(heads)), scores.axes)
     sizes = {a: scores.size(a) for a in scores.axes if a != "j"}
     logit = w.expanded(logit, sizes)
-    first = w.draws.maybe("sink_first", 0.3)
+    first = not w.program.dynamic and w.draws.maybe("sink_first", 0.3)
     pair = (logit, scores) if first else (scores, logit)
     joined = w.program.apply("concat", *(x.tensor for x in pair), axis=scores.at("j"))
     start = int(first)

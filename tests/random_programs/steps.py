@@ -128,10 +128,10 @@ class Program:
         self.inputs = [i for i in self.inputs if i.tensor.name in needed]
 
     def evaluate(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Return the outputs in float64."""
+        """Return the outputs, computed in extended precision: float64 is no reference for itself."""
         values: dict[str, np.ndarray] = {}
         for name, array in (*self.constants.items(), *inputs.items()):
-            values[name] = array.astype(np.float64) if array.dtype.kind not in "bi" else array
+            values[name] = array.astype(np.longdouble) if array.dtype.kind not in "bi" else array
         with np.errstate(all="ignore"):
             for step in self.steps:
                 found = MEANING[step.op](*(values[n] for n in step.inputs), **step.attributes)
