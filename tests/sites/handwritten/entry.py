@@ -36,6 +36,8 @@ class Graph:
         Inputs whose names begin with a capital are weights: they get numbers, and are no inputs.
     in_nodes
         Weights are held by Constant nodes, not by initializers.
+    refused
+        What a refusal says, where attention is seen and cannot be lifted.
     sites, kind, traits, heads, kv_heads, mask, scale
         As in `tests.sites.spellings.entry.Spelling`.
     """
@@ -44,6 +46,7 @@ class Graph:
     opset: int
     text: str
     in_nodes: bool = False
+    refused: str | None = None
     sites: int = 1
     kind: str = "attention"
     traits: tuple[Trait, ...] = ()

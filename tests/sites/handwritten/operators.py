@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.sites.handwritten.entry import Graph
 
-__all__ = ["OPERATORS"]
+__all__ = ["OPERATORS", "REFUSED"]
 
 QKV = "float[3, 4, 6, 8] q, float[3, 4, 10, 8] k, float[3, 4, 10, 8] v"
 
@@ -372,3 +372,36 @@ g (float[N, 4, 1, 8] q, float[N, 4, 1, 8] k, float[N, 4, 1, 8] v, float[N, 4, S,
 }""",
     ),
 )
+
+REFUSED = (
+    Graph(
+        "operators/Einsum of three operands",
+        13,
+        """
+g (float[N, T, 32] x, float[32, 4, 8] Wq, float[32, 4, 8] Wk, float[32, 4, 8] Wv, float[4, 8, 32] Wo)
+=> (float[N, T, 32] y) {
+    q = Einsum <equation = "bte,ehd->bthd"> (x, Wq)
+    k = Einsum <equation = "bte,ehd->bthd"> (x, Wk)
+    v = Einsum <equation = "bte,ehd->bthd"> (x, Wv)
+    s = Einsum <equation = "bihd,bjhd->bhij"> (q, k)
+    w = Softmax <axis = -1> (s)
+    y = Einsum <equation = "bhij,bjhd,hde->bie"> (w, v, Wo)
+}""",
+        sites=0,
+        refused="weights, values and another tensor are multiplied in one product",
+    ),
+    Graph(
+        "operators/contributed Attention between contributed norms",
+        17,
+        """
+g (float[N, T, 32] x, int32[N, T] mask, float[32, 96] W, float[96] B, float[32, 32] Wo, float[32] Bo,
+   float[32] G, float[32] Gb) => (float[N, T, 32] y) {
+    a = com.microsoft.Attention <num_heads = 4> (x, W, B, mask)
+    o = MatMul (a, Wo)
+    y = com.microsoft.SkipLayerNormalization <epsilon = 1e-5> (o, x, G, Gb, Bo)
+}""",
+        sites=0,
+        refused="no tensor of the graph holds an operand",
+    ),
+)
+"""Attention that is inside one operator: what it reads has no name in the graph."""

@@ -13,6 +13,9 @@ __all__ = ["GROUPS"]
 GROUPS = Theme("groups")
 EACH = H // G
 GROUPED = {"shapes": dict.fromkeys(("keys", "values"), (B, G, S, D)), "heads": H, "kv_heads": G}
+REPEATED = {"shapes": GROUPED["shapes"], "heads": H}
+"""Which heads share their keys is not proved."""
+
 SHARED = {"shapes": dict.fromkeys(("keys", "values"), (B, S, D)), "heads": H, "kv_heads": 1}
 
 
@@ -38,6 +41,18 @@ def einsum_over_groups_second(q: Tensor, keys: Tensor, values: Tensor) -> Tensor
 @GROUPS.spelling(**GROUPED)
 def tiled(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     k, v = (x.repeat(1, EACH, 1, 1) for x in (keys, values))
+    return soft(q @ kt(k) * SCALE, v)
+
+
+@GROUPS.spelling(**REPEATED)
+def stacked_and_flattened(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    k, v = (torch.stack([x] * EACH, 2).flatten(1, 2) for x in (keys, values))
+    return soft(q @ kt(k) * SCALE, v)
+
+
+@GROUPS.spelling(**REPEATED)
+def heads_looked_up(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    k, v = (x[:, torch.arange(H) // EACH] for x in (keys, values))
     return soft(q @ kt(k) * SCALE, v)
 
 

@@ -197,6 +197,12 @@ def multiply_and_sum(x: Tensor, memory: Tensor) -> Tensor:
 
 
 @LAYOUTS.spelling(shapes={"x": (L, E), "memory": (S, E)}, heads=1)
+def tensordot_of_two_sequences(x: Tensor, memory: Tensor) -> Tensor:
+    s = torch.tensordot(x, memory, dims=([1], [1])) * E**-0.5
+    return torch.tensordot(s.softmax(1), memory, dims=1)
+
+
+@LAYOUTS.spelling(shapes={"x": (L, E), "memory": (S, E)}, heads=1)
 def plain_matrices(x: Tensor, memory: Tensor) -> Tensor:
     return torch.mm(torch.mm(x, memory.t()).div(E**0.5).softmax(1), memory)
 

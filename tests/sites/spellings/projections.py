@@ -246,6 +246,19 @@ class FewerKeysByProjectionOfPlaces(nn.Module):
 
 
 @PROJECTIONS.spelling(heads=H)
+class ProjectionByEinsum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Parameter(torch.randn(E, H, D) * 0.2) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (torch.einsum("ble,ehd->blhd", x, w) for w in (self.q, self.k, self.v))
+        s = torch.einsum("bqhd,bkhd->bhqk", q * SCALE, k)
+        o = torch.einsum("bhqk,bkhd->bqhd", s.softmax(-1), v)
+        return torch.einsum("bqhd,ehd->bqe", o, self.out)
+
+
+@PROJECTIONS.spelling(heads=H)
 class ProjectionByTensordot(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -265,6 +278,19 @@ class OneMatrixPerHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (x[:, None] @ w for w in (self.q, self.k, self.v))
         return soft(q @ kt(k) * SCALE, v)
+
+
+@PROJECTIONS.spelling(heads=H)
+class OneMatrixForQueriesAndKeys(nn.Module):
+    """The product of the two projections is learned itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qk, self.v = (nn.Parameter(torch.randn(H, E, E) * 0.1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = torch.einsum("bhif,bjf->bhij", torch.einsum("bie,hef->bhif", x, self.qk), x)
+        return torch.einsum("bhij,bhjf->bihf", s.softmax(-1), torch.einsum("bje,hef->bhjf", x, self.v))
 
 
 @PROJECTIONS.spelling(heads=H)
@@ -296,6 +322,36 @@ class CompressedKeysAndValues(nn.Module):
         k, v = heads(self.up(self.norm(latent))).split([D, 5], -1)
         k = torch.cat([k, shared.view(B, 1, L, 4).expand(B, H, L, 4)], -1)
         return merged(soft(q @ kt(k) * (D + 4) ** -0.5, v))
+
+
+@PROJECTIONS.spelling(heads=H, kv_heads=1)
+class AbsorbedCompression(nn.Module):
+    """The latent itself is key and value of all heads; what made keys of it has moved into the queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.down = nn.Linear(E, E), nn.Linear(E, 12)
+        self.k, self.v = (nn.Parameter(torch.randn(H, D, 12) * 0.3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        latent = self.down(x)
+        q = torch.einsum("bqhd,hdc->bqhc", self.q(x).view(B, L, H, D), self.k)
+        s = torch.einsum("bqhc,bkc->bqhk", q, latent) * SCALE
+        o = torch.einsum("bqhk,bkc->bqhc", s.softmax(-1), latent)
+        return torch.einsum("bqhc,hdc->bqhd", o, self.v).flatten(2)
+
+
+@PROJECTIONS.spelling(mask="none")
+class HeadsStackedIntoTheBatch(nn.Module):
+    """Heads are split off and laid one after another along the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(E, E) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (torch.cat(p(x).split(D, 2), 0) for p in (self.q, self.k, self.v))
+        return torch.cat(soft(q @ kt(k) * SCALE, v).split(B, 0), 2)
 
 
 @PROJECTIONS.spelling(heads=H, shapes={"values": (B, H, S, 5)})
