@@ -9,7 +9,7 @@ import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
 from rewriter.algebra.prims import Map, Prim
-from rewriter.algebra.term import VIEWS, Read, Term, depends_on, substitute, unfold
+from rewriter.algebra.term import VIEWS, Read, Term, depends_on, leaves, substitute, unfold
 from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.kinds import kind_of
@@ -47,13 +47,11 @@ def build(
     scores = read_scores(search, weights.scores, bound, in_v)
     if isinstance(scores, Miss):
         return scores
+    if _holds_scores(search, v, weights, scores):
+        return Miss("the values are made of the same scores: a statistic of the weights, not attention")
     if scores.product is not None and (weights.mixed or scores.mixed):
         scores = replace(scores, product=_with_heads_of(scores.product, v, bound, output))
-    if scores.product is None:
-        axes = assign_roles_without_product(_whole(scores), v, tuple(bound), output)
-    else:
-        axes = assign_roles(scores.product, v, tuple(bound), output)
-        axes = axes if isinstance(axes, str) else _with_shown_heads(search, axes, scores.product.q)
+    axes = _roles(search, scores, v, tuple(bound), output)
     if isinstance(axes, str):
         return Miss(axes, "scores" if scores.product else "values")
     scores = _settle(scores, weights, axes)
@@ -61,9 +59,7 @@ def build(
     if isinstance(kind, Miss):
         return kind
     if kind == "channel-attention" and scores.product is not None and not axes.heads:
-        near = beside((*axes.queries, *axes.keys), (scores.product.q, scores.product.k, v))
-        heads = tuple(a for a in axes.batch if a in near)
-        axes = replace(axes, heads=heads, batch=tuple(a for a in axes.batch if a not in near))
+        axes = _with_heads_beside_channels(axes, scores.product, v)
     if (weights.changed or weights.mixed) and factor is None:
         return Miss("the weights are changed after the values have been summed", "operands", kind)
     operands = _operands(scores.product, v, axes)
@@ -72,6 +68,15 @@ def build(
     if scores.product is not None and _is_made_of(search.prims[operands[2].value], scores.product.whole.prim):
         scores = replace(scores, whole=weights.scores)  # one projection gives the scores and the values
     return finish(search, value, output, kind, weights, factor, scores, axes, operands)
+
+
+def _holds_scores(search: Search, v: Read, weights: Weights, scores: Scores) -> bool:
+    """Whether values are a function of the scores or of the weights that they meet."""
+    product = scores.product
+    own = {weights.normaliser}
+    if product is not None and search.varies(product.q.prim):
+        own.add(product.whole.prim)
+    return any(isinstance(t, Read) and t.prim in own for t in leaves(unfold(v, budget=16)))
 
 
 def _with_shown_heads(search: Search, axes: Axes, q: Read) -> Axes:
@@ -84,6 +89,19 @@ def _with_shown_heads(search: Search, axes: Axes, q: Read) -> Axes:
         return axes
     heads = tuple(a for a, head in zip(own, made, strict=True) if head)
     return replace(axes, groups=heads, queries=tuple(a for a in own if a not in heads))
+
+
+def _roles(search: Search, scores: Scores, v: Read, bound: tuple[Atom, ...], output: Index) -> Axes | str:
+    if scores.product is None:
+        return assign_roles_without_product(_whole(scores), v, bound, output)
+    axes = assign_roles(scores.product, v, bound, output)
+    return axes if isinstance(axes, str) else _with_shown_heads(search, axes, scores.product.q)
+
+
+def _with_heads_beside_channels(axes: Axes, product: Product, v: Read) -> Axes:
+    near = beside((*axes.queries, *axes.keys), (product.q, product.k, v))
+    heads = tuple(a for a in axes.batch if a in near)
+    return replace(axes, heads=heads, batch=tuple(a for a in axes.batch if a not in near))
 
 
 def _is_made_of(prim: Prim, part: Prim, steps: int = 16) -> bool:

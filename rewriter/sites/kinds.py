@@ -87,7 +87,7 @@ def _without_product(search: Search, scores: Term | None, axes: Axes, v: Read) -
 
 
 def _over_queries(scores: Scores, weights: Weights, axes: Axes) -> str | Miss:
-    if scores.product is None or not axes.queries:
+    if scores.product is None or not weights.over or not weights.over <= frozenset(axes.queries):
         return Miss("the softmax runs over another axis than the one that is summed with the values")
     if not weights.changed:
         return Miss("the softmax runs over the queries, not over the keys", "values", "slot-attention")

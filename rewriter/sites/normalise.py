@@ -72,6 +72,8 @@ class Weights:
         The weights of all heads are mixed by a matrix.
     beside
         Other normalisers, of positions, that are mixed in.
+    over
+        What a softmax that is not over the keys runs over.
     """
 
     scores: Term
@@ -83,6 +85,7 @@ class Weights:
     changed: bool = False
     mixed: bool = False
     beside: tuple[Prim, ...] = ()
+    over: frozenset[Atom] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -525,7 +528,8 @@ def _renormalised(
     over = _over(first.prim, form.axis, first.index, keys)
     if isinstance(over, NotWeights):
         before = read(first.prim.inputs[0], first.index)
-        return Weights(before, first.prim, by="softmax over queries", changed=True), rest
+        over_ = resolve(first.index)[form.axis].atoms
+        return Weights(before, first.prim, by="softmax over queries", changed=True, over=over_), rest
     masks = [t for t in hit if not same(t, first)]
     if len(softmaxes) == 1 and len(masks) == len(hit) - 1 and all(map(_is_bool, masks)) and not changed:
         scores: Term = over.scores
@@ -595,7 +599,8 @@ def over_queries(weights: Read, keys: Sequence[Atom]) -> Weights | None:
     """Return weights that are a softmax over another axis than the keys, and nothing else, or None."""
     tree = unfold(weights, budget=8)
     if isinstance(tree, Read) and isinstance(tree.prim.form, Softmax):
-        axis = tree.prim.form.axis
-        if not resolve(tree.index)[axis].atoms & frozenset(parts_of(keys)):
-            return Weights(read(tree.prim.inputs[0], tree.index), tree.prim, by="softmax over queries")
+        over = resolve(tree.index)[tree.prim.form.axis].atoms
+        if not over & frozenset(parts_of(keys)):
+            scores = read(tree.prim.inputs[0], tree.index)
+            return Weights(scores, tree.prim, by="softmax over queries", over=over)
     return None
