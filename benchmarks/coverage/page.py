@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.coverage.forms import FORMS
 from benchmarks.coverage.records import Capture, Raised, Task
+from benchmarks.coverage.special import EXPLAINED
 
 __all__ = ["Entry", "page", "totals"]
 
@@ -174,12 +175,13 @@ def _fewer(entries: Sequence[Entry]) -> Iterator[str]:
     if not rows:
         yield "None."
         return
-    yield "| architecture | form | seen | sites | missed | refused |"
-    yield "| --- | --- | ---: | ---: | ---: | ---: |"
+    yield "| architecture | form | seen | sites | missed | refused | why |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | --- |"
     for e in rows:
         yield (
             f"| {e.task.architecture} | {FORMS[e.task.form].title} | {e.capture.expected} "
-            f"| {len(e.seen.sites)} | {len(e.seen.missed)} | {len(e.seen.refused)} |"
+            f"| {len(e.seen.sites)} | {len(e.seen.missed)} | {len(e.seen.refused)} "
+            f"| {EXPLAINED.get(e.task.architecture, 'not explained')} |"
         )
 
 
@@ -310,5 +312,5 @@ def _counted(counter: Counter[str]) -> str:
 
 def _cell(text: str) -> str:
     """Return text that fits a cell, without a machine's paths."""
-    text = re.sub(r"\x1b\[[0-9;]*m|\(?/\S*/(?:site-packages/)?", "", text)
+    text = re.sub(r"\x1b\[[0-9;]*m|(?<![\w:/.])/\S*/", "", text)
     return re.sub(r"\s+", " ", text).replace("|", "\\|").strip()[:240]

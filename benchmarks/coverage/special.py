@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["FIELDS", "INPUTS", "REQUIRED"]
+__all__ = ["EXPLAINED", "FIELDS", "INPUTS", "REQUIRED"]
 
 _SECTIONS: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}
@@ -115,3 +115,14 @@ INPUTS: dict[str, dict[str, str]] = {
     "encodec": {"input_values": "float:2x1x2000"},
 }
 """Model type to inputs: what is made of ``"dtype:2x9"``; "absent" leaves an input out."""
+
+EXPLAINED: dict[str, str] = {
+    "convit_tiny": "a layer mixes the weights of two softmaxes: one site",
+    "deepseek_v4": "softmaxes that mix residual streams meet a matrix product and are no attention",
+    "efficientvim_m1": "weights over the tokens are multiplied by a projection of them: no attention",
+    "led": "the window is computed on diagonals, padded and skewed: not lifted",
+    "lilt": "one stream of the last layer has no effect on the outputs and is not exported",
+    "longformer": "the window is computed on diagonals, padded and skewed: not lifted",
+    "pegasus_x": "global tokens of the last layer have no effect on the outputs and are not exported",
+}
+"""Why fewer sites are found in an architecture than attentions are counted while it runs."""

@@ -16,7 +16,11 @@ SHORT = Entry(
     Capture("done", expected=3),
     Raised("done", sites=[SITE], refused=[{**REFUSAL, "missed": True}]),
 )
-BROKEN = Entry(replace(TASK, architecture="three"), Capture("export", "Error: /some/file.py broke"), None)
+BROKEN = Entry(
+    replace(TASK, architecture="three"),
+    Capture("export", "Error: /some/file.py broke, see https://host/page"),
+    None,
+)
 UNREAD = Entry(replace(TASK, architecture="four"), Capture("done"), Raised("load", "Error: damaged"))
 WITHOUT = Entry(replace(TASK, architecture="five"), Capture("not offered", "none"), None)
 
@@ -29,11 +33,11 @@ def test_totals_count_what_was_raised() -> None:
 
 def test_no_failure_is_hidden() -> None:
     text = page([DONE, SAME, SHORT, BROKEN, UNREAD, WITHOUT], "versions")
-    assert "| library | three | FX eager | export | Error: file.py broke |" in text
+    assert "| library | three | FX eager | export | Error: file.py broke, see https://host/page |" in text
     assert "| library | four | FX eager | load | Error: damaged |" in text
     assert "No SDPA implementation is offered by: five." in text
     assert "| two | FX eager | `m` | pooling | scores | a \\| b of 7 |" in text
-    assert "| two | FX eager | 3 | 1 | 1 | 1 |" in text
+    assert "| two | FX eager | 3 | 1 | 1 | 1 | not explained |" in text
 
 
 def test_forms_with_the_same_findings_share_a_row() -> None:
