@@ -13,7 +13,7 @@ __all__ = ["GROUPS"]
 GROUPS = Theme("groups")
 EACH = H // G
 GROUPED = {"shapes": dict.fromkeys(("keys", "values"), (B, G, S, D)), "heads": H, "kv_heads": G}
-REPEATED = {"shapes": GROUPED["shapes"], "heads": H}
+REPEATED = {"shapes": GROUPED["shapes"]}
 """Which heads share their keys is not proved."""
 
 SHARED = {"shapes": dict.fromkeys(("keys", "values"), (B, S, D)), "heads": H, "kv_heads": 1}
