@@ -9,7 +9,7 @@ import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
 from rewriter.algebra.prims import Map, Prim
-from rewriter.algebra.term import VIEWS, Read, Term, depends_on, leaves, substitute, unfold
+from rewriter.algebra.term import VIEWS, Number, Read, Term, depends_on, leaves, substitute, unfold
 from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.kinds import kind_of
@@ -147,6 +147,8 @@ def _settle(scores: Scores, weights: Weights, axes: Axes) -> Scores:
     strange = any(depends_on(t) & keys for t, _ in scores.factors)
     strange |= scores.bias is not None and not depends_on(scores.bias) <= known
     strange |= weights.by != "softmax"
+    whole = scores.product.whole.prim  # read again, transposed for one, in what is added
+    strange |= any(isinstance(t, Read) and t.prim is whole for t in leaves(scores.bias or Number(0.0)))
     return replace(scores, whole=weights.scores) if strange else scores
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rewriter.algebra.term import Apply, Number, Term
+from rewriter.algebra.term import Apply, Number, Term, leaves
 from rewriter.sites.masks.coordinates import Linear
 from rewriter.sites.masks.formulas import FALSE, TRUE, Formula, both, either, negate
 from rewriter.sites.masks.reader import Reader, is_truth
@@ -73,10 +73,10 @@ def take_apart(bias: Term, reader: Reader) -> tuple[list[Hidden], list[Term]]:
         match at:
             case Apply("add", (a, b)):
                 stack.extend((b, a))
-            case Apply("where", (condition, Number(fill), rest)) if fill <= MASKING:
+            case Apply("where", (condition, Number(fill), rest)) if _hides(fill, rest):
                 hidden.append(_condition(_not(condition), fill, reader))
                 stack.append(rest)
-            case Apply("where", (condition, rest, Number(fill))) if fill <= MASKING:
+            case Apply("where", (condition, rest, Number(fill))) if _hides(fill, rest):
                 hidden.append(_condition(condition, fill, reader))
                 stack.append(rest)
             case Apply("mul", (Apply("sub", (Number(1.0), seen)), Number(fill))) if (
@@ -92,6 +92,11 @@ def take_apart(bias: Term, reader: Reader) -> tuple[list[Hidden], list[Term]]:
                 elif found.conjuncts:
                     hidden.append(found)
     return hidden, others
+
+
+def _hides(fill: float, rest: Term) -> bool:
+    """Whether a number hides a key, and does not stand where a lower one would have hidden it for good."""
+    return fill <= MASKING and not any(isinstance(t, Number) and t.value < fill for t in leaves(rest))
 
 
 def all_of(conditions: Sequence[Term]) -> Term:
