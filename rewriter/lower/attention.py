@@ -88,7 +88,7 @@ def _scaled(e: Emitter, x: Handle, factor: float) -> Handle:
     number = e.constant(factor, e.dtype(x))
     if e.dtype(x) == "float64":
         # ONNX Runtime moves a factor that is one number into the product, where it is rounded to float32
-        number = e.expand(number, e.shape(x)[-1:])
+        number = e.expand(number, e.shape(x)[-1:] if e.shape(x)[-1] != ONE else e.shape(x)[-2:])
     return e.map("mul", x, number)
 
 
