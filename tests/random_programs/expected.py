@@ -119,7 +119,8 @@ def expected_of(
         if "head-mixing" in traits:
             return Expected(0)
         traits = traits - {"softcap"} | {"score-function"}
-    told = shown and heads > 1 and sizes.qk_dim > 1 and "head-mixing" not in traits
+    opaque = made.get("before_scores", "nothing") != "nothing" and heads == sizes.groups
+    told = shown and heads > 1 and sizes.qk_dim > 1 and not opaque and "head-mixing" not in traits
     shared = made.get("groups") in ("expand", "tile", "broadcast") or sizes.groups == 1
     folded = constant and made.get("scale_on") in ("q", "both")
     return Expected(

@@ -78,7 +78,7 @@ def _view(w: Writer, x: Named, kind: str, name: str) -> Named:
         case "in two parts" if size > 1 and size not in w.program.dynamic:
             parts = w.program.split("split", x.tensor, axis=at, sizes=(1, size - 1))
             return Named(w.program.apply("concat", *parts, axis=at), x.axes)
-        case "padded" if size not in w.program.dynamic:
+        case "padded" if not any(n % p == 0 for n in (size, size + 1) for p in w.program.dynamic):
             more = w.program.apply("pad", x.tensor, axis=at, before=1, after=2, value=0.0)
             return Named(w.program.apply("slice", more, axis=at, start=1, stop=size + 1), x.axes)
         case "looked up" if size not in w.program.dynamic:

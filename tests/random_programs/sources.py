@@ -132,6 +132,8 @@ def _part(w: Writer, name: str, order: Sequence[str], size: dict[str, int], toke
         return Named(w.program.apply("concat", *tensors, axis=at), axes)
     step = 2 if extra == "strided" else 1
     shape[at] = length * step + 2
+    if any(shape[at] % n == 0 for n in w.program.dynamic):
+        shape[at] += 1  # a size that is not fixed stands nowhere else
     whole = Named(w.input(name, shape), axes)
     return w.apply("slice", whole, axis=at, start=1, stop=1 + length * step, step=step)
 
