@@ -147,11 +147,10 @@ def _hides_heads(made: Mapping[str, object], told: bool) -> bool:
 
 
 def _leaves_no_trace(sizes: Sizes, r: Recipe) -> bool:
-    """Whether there is one key and no operator that says that something is normalised over it."""
+    """Whether one head is mixed, or nothing names the axis of the only key."""
     named = ("softmax", "wider", "log softmax", "guarded")
-    return sizes.keys == 1 and (
-        r.normaliser not in named or bool(r.extras & {"scores mixed", "weights mixed"})
-    )
+    mixed = bool(r.extras & {"scores mixed", "weights mixed"})
+    return (sizes.heads == 1 and mixed) or (sizes.keys == 1 and (mixed or r.normaliser not in named))
 
 
 def _bends(made: Mapping[str, object], masks: int) -> bool:

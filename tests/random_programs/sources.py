@@ -131,11 +131,12 @@ def _part(w: Writer, name: str, order: Sequence[str], size: dict[str, int], toke
         tensors = [w.input(f"{name}_{k}", s) for k, s in zip(("past", "new"), parts, strict=True)]
         return Named(w.program.apply("concat", *tensors, axis=at), axes)
     step = 2 if extra == "strided" else 1
-    shape[at] = length * step + 2
-    if any(shape[at] % n == 0 for n in w.program.dynamic):
-        shape[at] += 1  # a size that is not fixed stands nowhere else
+    start, end = 1, 1 + length * step
+    while any(n % p == 0 for n in (end, end + 1) for p in w.program.dynamic):
+        start, end = start + 1, end + 1  # a size that is not fixed stands nowhere else
+    shape[at] = end + 1
     whole = Named(w.input(name, shape), axes)
-    return w.apply("slice", whole, axis=at, start=1, stop=1 + length * step, step=step)
+    return w.apply("slice", whole, axis=at, start=start, stop=end, step=step)
 
 
 def _stream(w: Writer, sizes: Sizes, streams: dict[str, Named], token: str) -> Named:
