@@ -29,6 +29,7 @@ def test_totals_count_what_was_raised() -> None:
     sums = totals([DONE, SAME, SHORT, BROKEN, UNREAD, WITHOUT])
     assert (sums.architectures, sums.graphs, sums.sites, sums.missed) == (2, 3, 5, 1)
     assert sums.coverage == 5 / 6
+    assert (sums.seen, sums.found) == (7, 5)
 
 
 def test_no_failure_is_hidden() -> None:
