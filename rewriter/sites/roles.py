@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rewriter.algebra.index import Atom, Index, atoms_of, resolve
 from rewriter.algebra.sizes import ONE
-from rewriter.algebra.term import Read, Term, depends_on, leaves, unfold
+from rewriter.algebra.term import Read, Term, depends_on, leaves, read, unfold
 from rewriter.sites.formula import Axes
 from rewriter.sites.scores import Product
 from rewriter.sites.sums import parts_of
@@ -90,7 +90,8 @@ def _rank(stride: object) -> tuple[int, str]:
 
 
 def _ends(reads: Iterable[Read]) -> list[Read]:
-    return [t for at in reads for t in leaves(unfold(at, budget=32)) if isinstance(t, Read)]
+    found = [t for at in reads for t in leaves(unfold(at, budget=32)) if isinstance(t, Read)]
+    return [read(t.prim, t.index) for t in found]
 
 
 def beside(features: Iterable[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
