@@ -341,6 +341,35 @@ g ({QKV}) => (float[3, 4, 6, 8] y) {{
         scale=8**-0.5,
     ),
     Graph(
+        "operators/interleaved heads, sequence first",
+        11,
+        """
+g (float[6, N, 96] p) => (float[6, N, 32] y)
+<int64[5] split = {6, 0, 4, 3, 8}, int64[3] flat = {-1, 6, 8}, int64 k0 = {0}, int64 k1 = {1}, int64 k2 = {2},
+ float root = {2.8284270763397217}, int64[4] back = {-1, 4, 6, 8}, int64[3] merged = {6, -1, 32}> {
+    p0 = Reshape (p, split)
+    q0 = Gather <axis = 3> (p0, k0)
+    q1 = Transpose <perm = [1, 2, 0, 3]> (q0)
+    q2 = Reshape (q1, flat)
+    q = Div (q2, root)
+    kk0 = Gather <axis = 3> (p0, k1)
+    kk1 = Transpose <perm = [1, 2, 0, 3]> (kk0)
+    kk = Reshape (kk1, flat)
+    v0 = Gather <axis = 3> (p0, k2)
+    v1 = Transpose <perm = [1, 2, 0, 3]> (v0)
+    v = Reshape (v1, flat)
+    kt = Transpose <perm = [0, 2, 1]> (kk)
+    s = MatMul (q, kt)
+    w = Softmax <axis = 2> (s)
+    o0 = MatMul (w, v)
+    o1 = Reshape (o0, back)
+    o2 = Transpose <perm = [2, 0, 1, 3]> (o1)
+    y = Reshape (o2, merged)
+}""",
+        heads=4,
+        scale=8**-0.5,
+    ),
+    Graph(
         "operators/halves with the softmax in single precision",
         17,
         """
