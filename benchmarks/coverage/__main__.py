@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.coverage.children import run_all
+from benchmarks.coverage.children import CAPTURING, RAISING, run_all
 from benchmarks.coverage.forms import FORMS
 from benchmarks.coverage.libraries import LIBRARIES, architectures
 from benchmarks.coverage.page import Entry, page
@@ -37,11 +37,19 @@ def main() -> None:
     ]
     for task in tasks:
         _forget(folder, task, args.again)
-    options = {"jobs": args.jobs, "timeout": args.timeout, "memory": args.memory << 20}
     todo = [t for t in tasks if not args.table and not _finished(folder, t)]
     if args.again == "raise":
         todo = [t for t in todo if folder.capture(t) is not None]
-    for number, (task, death) in enumerate(run_all(advance, folder.root, todo, **options), 1):
+    ended = run_all(
+        advance,
+        folder.root,
+        todo,
+        preload=RAISING if args.again == "raise" else CAPTURING,
+        jobs=args.jobs,
+        timeout=args.timeout,
+        memory=args.memory << 20,
+    )
+    for number, (task, death) in enumerate(ended, 1):
         if death and folder.capture(task) is None:
             folder.keep(task, Capture("export", death))
         elif death:

@@ -6,21 +6,29 @@ import multiprocessing
 import multiprocessing.process
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.coverage.records import Task
 
-__all__ = ["run_all"]
+__all__ = ["CAPTURING", "RAISING", "run_all"]
 
 Work = Callable[[Path, Task], None]
 
-PRELOADED = ["benchmarks.coverage.warm"]
-"""Imported once, in the process that children are forked from: importing takes longer than exporting."""
+CAPTURING = ("benchmarks.coverage.warm",)
+RAISING = ("benchmarks.coverage.warm_raising",)
+"""Imported once, in the process that children are forked from: that takes longer than what they do."""
 
 
 def run_all(
-    work: Work, root: Path, tasks: Iterable[Task], *, jobs: int, timeout: float, memory: int
+    work: Work,
+    root: Path,
+    tasks: Iterable[Task],
+    *,
+    preload: Sequence[str],
+    jobs: int,
+    timeout: float,
+    memory: int,
 ) -> Iterator[tuple[Task, str]]:
     """Run each task in a process of its own; yield tasks as they end, with why they died or an empty string.
 
@@ -32,6 +40,8 @@ def run_all(
         The folder that results are kept in.
     tasks
         What to do.
+    preload
+        Modules to import before a process is forked.
     jobs
         How many processes at a time.
     timeout
@@ -40,7 +50,7 @@ def run_all(
         Bytes of address space per process.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(list(preload))
     running: dict[Task, tuple[multiprocessing.process.BaseProcess, float]] = {}
     waiting = iter(tasks)
     more = True
