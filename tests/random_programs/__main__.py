@@ -15,10 +15,11 @@ import warnings
 from pathlib import Path
 
 from tests.random_programs.case import case
-from tests.random_programs.judge import judged
+from tests.random_programs.judge import Verdict
 from tests.random_programs.report import snippet
 from tests.random_programs.shrink import shrunk
 from tests.random_programs.summary import Record, summary
+from tests.random_programs.workers import records
 
 
 def main() -> int:
@@ -28,30 +29,24 @@ def main() -> int:
     done = _known(args.log)
     fixed = dict(item.split("=", 1) for item in args.fix)
     started, ran = time.monotonic(), 0
-    for seed in range(args.seed, args.seed + args.count):
-        if seed in done:
-            continue
-        record = _record(seed, fixed, args.shrink)
-        done[seed] = record
+    wanted = range(args.seed, args.seed + args.count)
+
+    def report(seed: int, verdict: Verdict) -> None:
+        made = case(seed, **fixed)
+        simplest = snippet(shrunk(made, verdict.label)) if args.shrink else ""
+        sys.stdout.write(f"{made}: " + "\n".join(verdict.problems) + f"\n{simplest}")
+        sys.stdout.flush()
+
+    for record in records([n for n in wanted if n not in done], fixed, report):
+        done[record.seed] = record
         ran += 1
         if args.log is not None:
             with args.log.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record.to_dict()) + "\n")
-    records = [done[n] for n in range(args.seed, args.seed + args.count)]
     seconds = (time.monotonic() - started) / max(ran, 1)
-    sys.stdout.write(summary(records) + f"\n{ran} cases run, {1000 * seconds:.0f} ms each\n")
-    return int(any(r.problems for r in records))
-
-
-def _record(seed: int, fixed: dict[str, str], shrink: bool) -> Record:
-    made = case(seed, **fixed)
-    verdict = judged(made)
-    if verdict.problems:
-        text = "\n".join(verdict.problems)
-        simplest = shrunk(made, verdict.label) if shrink else made
-        sys.stdout.write(f"{made}: {text}\n" + (snippet(simplest) if shrink else "") + "\n")
-        sys.stdout.flush()
-    return Record.of(made, verdict)
+    found = [done[n] for n in wanted]
+    sys.stdout.write(summary(found) + f"\n{ran} cases run, {1000 * seconds:.0f} ms each\n")
+    return int(any(r.problems for r in found))
 
 
 def _known(log: Path | None) -> dict[int, Record]:

@@ -24,7 +24,7 @@ from tests.random_programs.feeds import ORDINARY, feeds
 from tests.random_programs.steps import Program as Steps
 from tests.random_programs.steps import as_dtype
 
-__all__ = ["FACTOR", "Verdict", "judged"]
+__all__ = ["FACTOR", "Verdict", "judged", "original_of"]
 
 FACTOR = 8.0
 """How many times the error of the original a rewritten program may have. Verification allows 4 at a site on
@@ -84,11 +84,7 @@ def judged(case: Case) -> Verdict:
     """Return what becomes of a case."""
     verdict = Verdict()
     try:
-        original = _loaded(case)
-        truths = [*_truths(case, original, case.program)]
-        if case.program.dynamic:
-            sizes = {n: OTHER_SIZES[n] for n in case.program.dynamic}
-            truths += _truths(case, original, case.program.resized(sizes))
+        original, truths = original_of(case)
         if not _agree(case, *truths[0][2:]):
             verdict.skipped = "the runtime is far from the exact result on normal inputs"
         _judge(case, original, truths, verdict)
@@ -97,6 +93,16 @@ def judged(case: Case) -> Verdict:
     except Exception as error:  # noqa: BLE001  a crash of any kind is what is looked for
         verdict.problems.append(f"crash: {type(error).__name__}: {_line(error)}")
     return verdict
+
+
+def original_of(case: Case) -> tuple[Program, list[Truth]]:
+    """Return the program before it is rewritten, and what it gives."""
+    original = _loaded(case)
+    truths = [*_truths(case, original, case.program)]
+    if case.program.dynamic:
+        sizes = {n: OTHER_SIZES[n] for n in case.program.dynamic}
+        truths += _truths(case, original, case.program.resized(sizes))
+    return original, truths
 
 
 def _truths(case: Case, original: Program, steps: Steps) -> Iterator[Truth]:
