@@ -124,10 +124,15 @@ def _whole(scores: Scores) -> Term:
 def _with_heads_of(product: Product, v: Read, bound: Sequence[Atom], output: Index) -> Product:
     """Name the heads of a product that a matrix mixes as those of the values, one to one."""
     kept = atoms_of(output) | frozenset(parts_of(bound)) | frozenset(parts_of(product.features))
-    inner = [_true_atoms(x) for x in (product.q, product.k)]
-    mixed = sorted((inner[0] & inner[1]) - kept, key=lambda a: a.serial)
-    heads = sorted((_true_atoms(v) & atoms_of(output)) - inner[0] - inner[1], key=lambda a: a.serial)
-    pairs = [(m, next((h for h in heads if h.size == m.size), None)) for m in mixed]
+    inner = _true_atoms(product.q) | _true_atoms(product.k)
+    mixed = sorted(inner - kept, key=lambda a: a.serial)
+    # in the order of the result, in which heads come before the features of values
+    heads = [a for a in sorted(atoms_of(output), key=lambda a: a.serial) if a not in inner]
+    pairs: list[tuple[Atom, Atom | None]] = []
+    for m in mixed:
+        at = next((h for h in heads if h.size == m.size), None)
+        pairs.append((m, at))
+        heads = [h for h in heads if h is not at]
     names = {m: Affine.of(h) for m, h in pairs if h is not None}
     q, k = (substitute(x, names) for x in (product.q, product.k))
     assert isinstance(q, Read) and isinstance(k, Read)

@@ -165,7 +165,7 @@ def _mixed(search: Search, tree: Term, keys: Sequence[Atom]) -> Weights | NotWei
     mixtures = [s for t in leaves(tree) if (s := as_sum(t)) is not None and len(s.factors) == 2]
     for mixture in mixtures:
         for inner, matrix in (mixture.factors, mixture.factors[::-1]):
-            held = depends_on(matrix)
+            held = depends_on(unfold(matrix, budget=8) if isinstance(matrix, Read) else matrix)
             if not isinstance(inner, Read) or held & wanted or len(held) > 2 or not held & {*mixture.bound}:
                 continue
             weights = weights_of(search, inner, keys)

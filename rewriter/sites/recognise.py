@@ -89,10 +89,13 @@ def _at_contraction(search: Search, anchor: Prim) -> AttentionSite | None:
         search.miss(
             anchor, Miss("weights, values and another tensor are multiplied in one product", "operands")
         )
-    for weights, v in _pairs(total):
-        site = _weighted(search, value, output, weights, v, total)
-        if site is not None:
-            return site
+    # a product that is summed by itself may be weights times values before it is taken apart further
+    coarse = as_sum(Read(anchor, index), split=False) if len(total.factors) > 2 else None
+    for sum_ in (total, *([] if coarse is None else [coarse])):
+        for weights, v in _pairs(sum_):
+            site = _weighted(search, value, output, weights, v, sum_)
+            if site is not None:
+                return site
     return _chained(search, value, output, total)
 
 

@@ -16,6 +16,9 @@ __all__ = ["MASKING", "Product", "Scores", "read_scores"]
 REPLACING = -1e8
 """A number at or below this hides a key when it is put in place of the score."""
 
+SMALLEST_HALF = -65504.0
+"""The same in half precision, which has no lower number."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -278,10 +281,15 @@ def _scaled(fn: str, by: Term, done: _Walked) -> _Walked | None:
 
 def _masked(tree: Apply, at: int, done: _Walked) -> _Walked | None:
     fill = tree.args[3 - at]
-    if not isinstance(fill, Number) or fill.value > REPLACING:
+    if not isinstance(fill, Number):
         return None
-    # what replaces any score leaves no trace of it: so must the number that is added instead
-    hidden = fill if fill.value <= MASKING else Number(MASKING)
+    if tree.dtype == "float16" and fill.value <= SMALLEST_HALF:
+        hidden = fill
+    elif fill.value <= REPLACING:
+        # what replaces any score leaves no trace of it: so must the number that is added instead
+        hidden = fill if fill.value <= MASKING else Number(MASKING)
+    else:
+        return None
     rest: Term = Number(0.0) if done.bias is None else done.bias
     branches = (rest, hidden) if at == 1 else (hidden, rest)
     return replace(done, bias=Apply("where", (tree.args[0], *branches), tree.dtype))
