@@ -61,6 +61,7 @@ def _one_row_full(rng: Rng, shape: Shape) -> np.ndarray:
 BOOLEAN: dict[str, Callable[[Rng, Shape], np.ndarray]] = {
     "random": random_keep,
     "all true": lambda _, shape: np.ones(shape, dtype=bool),
+    "all false": lambda _, shape: np.zeros(shape, dtype=bool),
     "left padding": _left_padding,
     "right padding": _right_padding,
     "a row all false": _one_row_empty,

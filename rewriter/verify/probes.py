@@ -216,6 +216,8 @@ _CASES = (
     _Case("a row all false", flags="a row all false", low=-np.inf),
     _Case("a row all false, finite", flags="a row all false", low=-1e4),
     _Case("a row all true", flags="a row all true", low=0.0),
+    # keys may lie along any axis of a mask: this leaves rows empty wherever they are
+    _Case("all false", flags="all false", low=-np.inf),
 )
 
 

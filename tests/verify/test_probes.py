@@ -126,6 +126,7 @@ def test_boolean_masks_get_every_pattern() -> None:
     assert not rows["left padding"][0, 0] and rows["left padding"][:, -1].all()
     assert not rows["right padding"][0, -1] and rows["right padding"][:, 0].all()
     assert (~rows["a row all false"]).all(-1).any()
+    assert not rows["all false"].any()
     assert rows["a row all true"].all(-1).any()
 
 
