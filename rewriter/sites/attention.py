@@ -16,7 +16,7 @@ from rewriter.sites.kinds import kind_of
 from rewriter.sites.masks import Mask, analyse
 from rewriter.sites.normalise import Weights, asks_for_empty_rows, repeats_mask
 from rewriter.sites.operands import choose_operand
-from rewriter.sites.roles import assign_roles, assign_roles_without_product, beside
+from rewriter.sites.roles import assign_roles, assign_roles_without_product, beside, in_order
 from rewriter.sites.scores import Product, Scores, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts, Trait
@@ -127,7 +127,7 @@ def _with_heads_of(product: Product, v: Read, bound: Sequence[Atom], output: Ind
     inner = _true_atoms(product.q) | _true_atoms(product.k)
     mixed = sorted(inner - kept, key=lambda a: a.serial)
     # in the order of the result, in which heads come before the features of values
-    heads = [a for a in sorted(atoms_of(output), key=lambda a: a.serial) if a not in inner]
+    heads = [a for a in in_order(output) if a not in inner]
     pairs: list[tuple[Atom, Atom | None]] = []
     for m in mixed:
         at = next((h for h in heads if h.size == m.size), None)

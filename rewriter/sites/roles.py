@@ -11,14 +11,14 @@ from rewriter.sites.formula import Axes
 from rewriter.sites.scores import Product
 from rewriter.sites.sums import parts_of
 
-__all__ = ["assign_roles", "assign_roles_without_product", "beside"]
+__all__ = ["assign_roles", "assign_roles_without_product", "beside", "in_order"]
 
 
 def assign_roles_without_product(scores: Term, v: Read, keys: tuple[Atom, ...], output: Index) -> Axes | str:
     """Sort the atoms of a site whose scores hold no product of queries and keys."""
     keys = parts_of(keys)
     in_v = depends_on(unfold(v, budget=32))
-    order = [p for a in _in_order(output) for p in a.parts()]
+    order = [p for a in in_order(output) for p in a.parts()]
     in_s = depends_on(scores)
     stray = (in_s | in_v) - frozenset(order) - frozenset(keys)
     if stray:
@@ -39,7 +39,7 @@ def assign_roles_without_product(scores: Term, v: Read, keys: tuple[Atom, ...], 
 
 def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Index) -> Axes | str:
     """Sort the atoms of a site by role, or say which atom fits none."""
-    order = _in_order(output)
+    order = in_order(output)
     q_term, k_term, v_term = (unfold(x, budget=32) for x in (product.q, product.k, v))
     in_q, in_k, in_v = (depends_on(t) for t in (q_term, k_term, v_term))
     keys = parts_of(keys)
@@ -76,7 +76,8 @@ def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Inde
     return Axes(batch, heads, groups, queries, keys, features, v_features)
 
 
-def _in_order(index: Index) -> list[Atom]:
+def in_order(index: Index) -> list[Atom]:
+    """Return the atoms of an index, axis by axis, slow to fast."""
     order: list[Atom] = []
     for dim in resolve(index):
         for atom, _ in sorted(dim.terms, key=lambda t: _rank(t[1]), reverse=True):
