@@ -44,17 +44,6 @@ class Case:
     form: str
     expected: Expected
 
-    @property
-    def underflows(self) -> bool:
-        """Whether a NaN may be the rounding's and not the function's.
-
-        Where no maximum is subtracted and a finite number hides all keys, the sum of exponentials is 0 in
-        floating point; in the reals it is not, and the result is the mean of the values.
-        """
-        made = self.draws.made
-        unshifted = made["normaliser"] == "nothing subtracted" or made.get("after_unshifted") == "yes"
-        return unshifted and any(made.get(f"mask{k}_fill", "-inf") != "-inf" for k in (0, 1))
-
     def __str__(self) -> str:
         fixed = "".join(f", {name}={value!r}" for name, value in self.fixed.items())
         return f"case({self.seed}{fixed})"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tests.random_programs.attention import Recipe
 from tests.random_programs.sources import Sizes
 
-__all__ = ["MUTATIONS", "Expected", "Mutation", "expected_of"]
+__all__ = ["MUTATIONS", "Expected", "Mutation", "expected_of", "underflows"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def expected_of(
     """
     if r.mutation in MUTATIONS and not MUTATIONS[r.mutation].attention:
         return Expected(0)
-    if _leaves_no_trace(sizes, r):
+    if _leaves_no_trace(sizes, r) or underflows(made):
         return Expected(0)
     heads = 1 if loop else sizes.heads or 1
     traits = frozenset(TRAITS[x] for x in r.extras)
@@ -123,6 +123,8 @@ def expected_of(
     told = shown and heads > 1 and sizes.qk_dim > 1 and not opaque and "head-mixing" not in traits
     shared = made.get("groups") in ("expand", "tile", "broadcast") or sizes.groups == 1
     folded = constant and made.get("scale_on") in ("q", "both")
+    # a number that operators compute stays a tensor in FX
+    folded = folded or (made.get("form") == "fx" and made.get("scale_by") in ("root", "inverse"))
     return Expected(
         sites=(sizes.heads or 1) if loop else 1,
         kinds=_kinds(constant, sizes),
@@ -151,6 +153,16 @@ def _leaves_no_trace(sizes: Sizes, r: Recipe) -> bool:
     named = ("softmax", "wider", "log softmax", "guarded")
     mixed = bool(r.extras & {"scores mixed", "weights mixed"})
     return (sizes.heads == 1 and mixed) or (sizes.keys == 1 and (mixed or r.normaliser not in named))
+
+
+def underflows(made: Mapping[str, object]) -> bool:
+    """Whether a NaN may be the rounding's and not the function's, so that it may stay or go.
+
+    Where no maximum is subtracted and a finite number hides all keys, the sum of exponentials is 0 in
+    floating point; in the reals it is not, and the result is the mean of the values.
+    """
+    unshifted = made["normaliser"] == "nothing subtracted" or made.get("after_unshifted") == "yes"
+    return unshifted and any(made.get(f"mask{k}_fill", "-inf") != "-inf" for k in (0, 1))
 
 
 def _bends(made: Mapping[str, object], masks: int) -> bool:
