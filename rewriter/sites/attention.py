@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
+from rewriter.algebra.index import Affine, Atom, Index, resolve
 from rewriter.algebra.prims import Map, Prim
 from rewriter.algebra.term import VIEWS, Number, Read, Term, depends_on, leaves, substitute, unfold
 from rewriter.sites.assemble import assemble
@@ -20,7 +20,6 @@ from rewriter.sites.roles import assign_roles, assign_roles_without_product, bes
 from rewriter.sites.scores import Product, Scores, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts, Trait
-from rewriter.sites.sums import parts_of
 
 __all__ = ["build", "finish"]
 
@@ -49,8 +48,9 @@ def build(
         return scores
     if _holds_scores(search, v, weights, scores):
         return Miss("the values are made of the same scores: a statistic of the weights, not attention")
-    if scores.product is not None and (weights.mixed or scores.mixed):
-        scores = replace(scores, product=_with_heads_of(scores.product, v, bound, output))
+    matrices = [m for m in (scores.matrix, weights.matrix) if m is not None]
+    if scores.product is not None and matrices:
+        scores = replace(scores, product=_unmixed(scores.product, matrices))
     axes = _roles(search, scores, v, tuple(bound), output)
     if isinstance(axes, str):
         return Miss(axes, "scores" if scores.product else "values")
@@ -60,7 +60,7 @@ def build(
         return kind
     if kind == "channel-attention" and scores.product is not None and not axes.heads:
         axes = _with_heads_beside_channels(axes, scores.product, v)
-    if (weights.changed or weights.mixed) and factor is None:
+    if (weights.changed or weights.matrix is not None) and factor is None:
         return Miss("the weights are changed after the values have been summed", "operands", kind)
     operands = _operands(scores.product, v, axes)
     if isinstance(operands, str):
@@ -121,22 +121,24 @@ def _whole(scores: Scores) -> Term:
     return scores.whole
 
 
-def _with_heads_of(product: Product, v: Read, bound: Sequence[Atom], output: Index) -> Product:
-    """Name the heads of a product that a matrix mixes as those of the values, one to one."""
-    kept = atoms_of(output) | frozenset(parts_of(bound)) | frozenset(parts_of(product.features))
-    inner = _true_atoms(product.q) | _true_atoms(product.k)
-    mixed = sorted(inner - kept, key=lambda a: a.serial)
-    # in the order of the result, in which heads come before the features of values
-    heads = [a for a in in_order(output) if a not in inner]
-    pairs: list[tuple[Atom, Atom | None]] = []
-    for m in mixed:
-        at = next((h for h in heads if h.size == m.size), None)
-        pairs.append((m, at))
-        heads = [h for h in heads if h is not at]
-    names = {m: Affine.of(h) for m, h in pairs if h is not None}
-    q, k = (substitute(x, names) for x in (product.q, product.k))
-    assert isinstance(q, Read) and isinstance(k, Read)
-    return replace(product, q=q, k=k)
+def _unmixed(product: Product, matrices: Sequence[Term]) -> Product:
+    """Give the heads that matrices mix the names of the heads that come out, one to one.
+
+    From the product outwards: what comes out of the first matrix goes into the next one.
+    """
+    for matrix in matrices:
+        at = unfold(matrix, budget=8) if isinstance(matrix, Read) else matrix
+        if not isinstance(at, Read):
+            continue
+        held = _true_atoms(product.q) | _true_atoms(product.k)
+        order = in_order(at.index)
+        inner, outer = ([a for a in order if (a in held) is wanted] for wanted in (True, False))
+        if [a.size for a in inner] == [a.size for a in outer]:
+            names = {a: Affine.of(b) for a, b in zip(inner, outer, strict=True)}
+            q, k = (substitute(x, names) for x in (product.q, product.k))
+            assert isinstance(q, Read) and isinstance(k, Read)
+            product = replace(product, q=q, k=k)
+    return product
 
 
 def _true_atoms(at: Read) -> frozenset[Atom]:
@@ -198,7 +200,7 @@ def finish(
         softcap=None if general else scores.softcap,
         sink=weights.sink,
         scores=scores.whole,
-        weights=factor if weights.changed or weights.mixed else None,
+        weights=factor if weights.changed or weights.matrix is not None else None,
     )
     site = assemble(
         search, value, kind, formula, mask.facts, mask.empty_row, weights.by, _traits(weights, scores)
@@ -207,7 +209,7 @@ def finish(
 
 
 def _traits(weights: Weights, scores: Scores) -> tuple[Trait, ...]:
-    mixed = weights.mixed or scores.mixed
+    mixed = weights.matrix is not None or scores.matrix is not None
     found: list[tuple[Trait, bool]] = [
         ("softcap", scores.softcap is not None),
         ("sink", weights.sink is not None),

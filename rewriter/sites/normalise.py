@@ -68,8 +68,8 @@ class Weights:
         The condition under which weights become 0, where it is not that they are NaN.
     changed
         The weights are changed by another function before they meet the values.
-    mixed
-        The weights of all heads are mixed by a matrix.
+    matrix
+        What mixes the weights of all heads.
     beside
         Other normalisers, of positions, that are mixed in.
     over
@@ -83,7 +83,7 @@ class Weights:
     guarded: bool = False
     guard: Term | None = None
     changed: bool = False
-    mixed: bool = False
+    matrix: Term | None = None
     beside: tuple[Prim, ...] = ()
     over: frozenset[Atom] = frozenset()
 
@@ -170,11 +170,10 @@ def _mixed(search: Search, tree: Term, keys: Sequence[Atom]) -> Weights | NotWei
                 continue
             weights = weights_of(search, inner, keys)
             if isinstance(weights, Weights) and same(tree, mixture.whole):
-                return replace(weights, mixed=True)
-            if isinstance(weights, Weights) and not weights.mixed:
-                return _changed(
-                    search, tree, [mixture.whole], keys, replace(weights, mixed=True), "a function"
-                )
+                return replace(weights, matrix=matrix)
+            if isinstance(weights, Weights) and weights.matrix is None:
+                weights = replace(weights, matrix=matrix)
+                return _changed(search, tree, [mixture.whole], keys, weights, "a function")
             if weights is not None:
                 return weights
     return None

@@ -65,8 +65,8 @@ class Scores:
     whole
         The scores as a read, where they are another function of the product than this: then nothing
         else is said of them.
-    mixed
-        The products of all heads are mixed by a matrix.
+    matrix
+        What mixes the products of all heads.
     """
 
     product: Product | None
@@ -75,7 +75,7 @@ class Scores:
     bias: Term | None = None
     softcap: float | None = None
     whole: Term | None = None
-    mixed: bool = False
+    matrix: Term | None = None
 
 
 def read_scores(
@@ -101,7 +101,7 @@ def read_scores(
     chosen = _main(search, products, values)
     mixed = _inside_mixture(search, chosen, keys, values)
     if mixed is not None:
-        return Scores(mixed, whole=scores, mixed=True)
+        return Scores(mixed, whole=scores, matrix=chosen.q)
     walked = None if chosen.distance else _affine(search, tree, chosen.whole)
     if walked is None:
         return Scores(chosen, whole=scores)
