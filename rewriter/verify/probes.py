@@ -218,6 +218,7 @@ _CASES = (
     _Case("a row all true", flags="a row all true", low=0.0),
     # keys may lie along any axis of a mask: this leaves rows empty wherever they are
     _Case("all false", flags="all false", low=-np.inf),
+    _Case("all false, a small bias", flags="all false"),
 )
 
 

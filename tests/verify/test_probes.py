@@ -127,7 +127,14 @@ def test_boolean_masks_get_every_pattern() -> None:
     assert not rows["right padding"][0, -1] and rows["right padding"][:, 0].all()
     assert (~rows["a row all false"]).all(-1).any()
     assert not rows["all false"].any()
+    assert "all false, a small bias" not in rows  # the same where there is no bias
     assert rows["a row all true"].all(-1).any()
+
+
+def test_a_bias_is_left_where_a_mask_hides_everything() -> None:
+    probe = named(made({**QKV, "mask": MASK, "bias": BIAS})[1])["all false, a small bias"]
+    assert not probe.arrays["mask"].any()
+    assert 0 < np.abs(probe.arrays["bias"]).max() < 5
 
 
 def test_a_bias_is_small_or_hides_with_infinity_or_a_finite_number() -> None:
