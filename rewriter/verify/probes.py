@@ -174,12 +174,13 @@ class _Case:
     """How each kind of input is filled.
 
     ``flags`` fills booleans, integers and biases; ``low`` is what a bias has where a flag is False
-    (None: the bias is small random numbers).
+    (None: the bias is small random numbers), ``spread`` how far the others are from 0.
     """
 
     name: str
     flags: str = "random"
     low: float | None = None
+    spread: float = 0.0
     scale: float = 1.0
     constant: float | None = None
     coinciding: bool = False
@@ -189,11 +190,10 @@ class _Case:
         if not is_floating(dtype):
             return keep_mask(self.flags, rng, shape, dtype)
         if not core:
-            return (
-                normal(rng, shape, dtype, 0.5)
-                if self.low is None
-                else additive(self.flags, rng, shape, dtype, self.low)
-            )
+            if self.low is None:
+                return normal(rng, shape, dtype, 0.5)
+            hiding = additive(self.flags, rng, shape, dtype, self.low)
+            return hiding if not self.spread else hiding + normal(rng, shape, dtype, self.spread)
         if self.constant is not None:
             return np.full(shape, self.constant, dtype)
         # inputs of one shape get equal numbers where they are to coincide
@@ -219,6 +219,7 @@ _CASES = (
     # keys may lie along any axis of a mask: this leaves rows empty wherever they are
     _Case("all false", flags="all false", low=-np.inf),
     _Case("all false, a small bias", flags="all false"),
+    _Case("random mask, a small bias", low=-np.inf, spread=0.5),
 )
 
 

@@ -131,6 +131,12 @@ def test_boolean_masks_get_every_pattern() -> None:
     assert rows["a row all true"].all(-1).any()
 
 
+def test_a_bias_hides_some_keys_and_weighs_the_others() -> None:
+    bias = named(made({**QKV, "bias": BIAS})[1])["random mask, a small bias"].arrays["bias"]
+    assert np.isneginf(bias).any()
+    assert 0 < np.abs(bias[np.isfinite(bias)]).max() < 5
+
+
 def test_a_bias_is_left_where_a_mask_hides_everything() -> None:
     probe = named(made({**QKV, "mask": MASK, "bias": BIAS})[1])["all false, a small bias"]
     assert not probe.arrays["mask"].any()
