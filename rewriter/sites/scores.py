@@ -229,6 +229,8 @@ class _Walked:
     factors: tuple[tuple[Term, bool], ...] = ()
     bias: Term | None = None
     cap: float | None = None
+    replaced: bool = False
+    """A number that is not too low for others to leave a trace in it stands in place of some scores."""
 
 
 def _affine(search: Search, tree: Term, hole: Read) -> _Walked | None:
@@ -247,6 +249,8 @@ def _affine(search: Search, tree: Term, hole: Read) -> _Walked | None:
 def _step(search: Search, tree: Apply, at: int, done: _Walked) -> _Walked | None:
     """Extend what is known of the operand at position ``at`` by one function."""
     others = [arg for k, arg in enumerate(tree.args) if k != at]
+    if done.replaced and tree.fn in ("add", "sub") and not isinstance(others[0], Number):
+        return None
     match tree.fn, at:
         case "add", _:
             return replace(done, bias=_plus(done.bias, others[0]))
@@ -292,7 +296,8 @@ def _masked(tree: Apply, at: int, done: _Walked) -> _Walked | None:
         return None
     rest: Term = Number(0.0) if done.bias is None else done.bias
     branches = (rest, hidden) if at == 1 else (hidden, rest)
-    return replace(done, bias=Apply("where", (tree.args[0], *branches), tree.dtype))
+    replaced = done.replaced or fill.value > MASKING
+    return replace(done, bias=Apply("where", (tree.args[0], *branches), tree.dtype), replaced=replaced)
 
 
 def _number(search: Search, term: Term) -> Term:
