@@ -166,7 +166,19 @@ def underflows(made: Mapping[str, object]) -> bool:
 
 
 def _bends(made: Mapping[str, object], masks: int) -> bool:
-    """Whether scores are replaced by a number that is not so low that it hides them."""
-    return any(
-        (made.get(f"mask{k}_applied"), made.get(f"mask{k}_fill")) == ("where", "-1e4") for k in range(masks)
+    """Whether scores are replaced by a number that does not hide them, or that shows what is added to it."""
+    return any(_replaces(made, k) and _shows(made, k, masks) for k in range(masks))
+
+
+def _replaces(made: Mapping[str, object], at: int) -> bool:
+    return made.get(f"mask{at}_applied") == "where" and made.get(f"mask{at}_fill") != "-inf"
+
+
+def _shows(made: Mapping[str, object], at: int, masks: int) -> bool:
+    fill = made[f"mask{at}_fill"]
+    if fill == "-1e4":
+        return True
+    absorbs = fill == "smallest" and made["dtype"] != "float16"
+    return not absorbs and any(
+        made[f"mask{k}"] != "none" and made.get(f"mask{k}_applied") != "where" for k in range(at + 1, masks)
     )
