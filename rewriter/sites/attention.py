@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, Index, resolve
-from rewriter.algebra.prims import Map, Prim
+from rewriter.algebra.prims import Map, Prim, Softmax
 from rewriter.algebra.term import VIEWS, Number, Read, Term, depends_on, leaves, substitute, unfold
 from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
@@ -73,10 +73,13 @@ def build(
 def _holds_scores(search: Search, v: Read, weights: Weights, scores: Scores) -> bool:
     """Whether values are a function of the scores or of the weights that they meet."""
     product = scores.product
-    own = {weights.normaliser}
-    if product is not None and search.varies(product.q.prim):
-        own.add(product.whole.prim)
-    return any(isinstance(t, Read) and t.prim in own for t in leaves(unfold(v, budget=16)))
+    read_by_v = {t.prim for t in leaves(unfold(v, budget=16)) if isinstance(t, Read)}
+    if weights.normaliser in read_by_v:
+        return True
+    if product is None or not search.varies(product.q.prim):
+        return False
+    before = {x for p in read_by_v if isinstance(p.form, Softmax) for x in p.inputs}
+    return any(_is_made_of(p, product.whole.prim) for p in read_by_v | before)
 
 
 def _with_shown_heads(search: Search, axes: Axes, q: Read) -> Axes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import pytest
 import torch
@@ -42,27 +41,7 @@ def outputs(program: rewriter.Program, case: LookAlike, seed: int) -> list[Tenso
     return [torch.as_tensor(x) for x in program.run(*case.inputs(seed))]
 
 
-MISNAMED = {
-    "axes: over the batch",  # said to run over the queries
-    "axes: over the heads",
-    "weights: entropy",  # one query per head, values of its own, and called attention
-    "weights: expected score",
-}
-"""What is known to be named or explained badly. None of it is rewritten wrongly."""
-
-UNPROVED = {"masks: shown again"}
-"""A finite fill over an infinite one: rows of padding see the future. The mask is kept whole all the same."""
-
-
-def cases(known: set[str], prefix: str = "") -> list[Any]:
-    return [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=False)] if name in known else [])
-        for name in CASES
-        if name.startswith(prefix)
-    ]
-
-
-@pytest.mark.parametrize("name", cases(MISNAMED))
+@pytest.mark.parametrize("name", CASES)
 def test_nothing_is_mistaken(name: str) -> None:
     case = CASES[name]
     program = case.traced()
@@ -106,7 +85,7 @@ def noticed(program: rewriter.Program, case: LookAlike, seed: int) -> tuple[Tens
     return torch.stack(seen, -1), base.isnan().any(-1)
 
 
-@pytest.mark.parametrize("name", cases(UNPROVED, "masks: "))
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("masks: ")])
 def test_facts_of_masks_hold(name: str) -> None:
     case = CASES[name]
     program = case.traced()
