@@ -81,10 +81,7 @@ def read_by_many(count: int) -> onnx.ModelProto:
 
 
 MODELS: dict[str, Callable[[int], onnx.ModelProto]] = {
-    **{
-        step.__name__: partial(_chained, step)
-        for step in (pointwise, residual, gates, attention, moved)
-    },
+    **{step.__name__: partial(_chained, step) for step in (pointwise, residual, gates, attention, moved)},
     "wide": wide,
     "read by many": read_by_many,
 }
