@@ -17,7 +17,7 @@ from benchmarks.coverage.children import CAPTURING, RAISING, run_all
 from benchmarks.coverage.forms import FORMS
 from benchmarks.coverage.libraries import LIBRARIES, architectures
 from benchmarks.coverage.page import Entry, page
-from benchmarks.coverage.records import Capture, Folder, Raised, Task
+from benchmarks.coverage.records import Capture, Case, Folder, Raised
 from benchmarks.coverage.work import advance
 
 PAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
@@ -28,18 +28,18 @@ def main() -> None:
     args = _arguments()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     folder = Folder(args.cache)
-    tasks = [
-        Task(library, name, form)
+    cases = [
+        Case(library, name, form)
         for library in args.libraries
         for name in architectures(library)
         if any(fnmatch.fnmatchcase(name, p) for p in args.only)
         for form in args.forms
     ]
-    for task in tasks:
-        _forget(folder, task, args.again)
-    todo = [t for t in tasks if not args.table and not _finished(folder, t)]
+    for case in cases:
+        _forget(folder, case, args.again)
+    todo = [c for c in cases if not args.table and not _finished(folder, c)]
     if args.again == "raise":
-        todo = [t for t in todo if folder.capture(t) is not None]
+        todo = [c for c in todo if folder.capture(c) is not None]
     ended = run_all(
         advance,
         folder.root,
@@ -49,22 +49,22 @@ def main() -> None:
         timeout=args.timeout,
         memory=args.memory << 20,
     )
-    for number, (task, death) in enumerate(ended, 1):
-        if death and folder.capture(task) is None:
-            folder.keep(task, Capture("export", death))
+    for number, (case, death) in enumerate(ended, 1):
+        if death and folder.capture(case) is None:
+            folder.keep(case, Capture("export", death))
         elif death:
-            folder.keep(task, Raised("raise", death))
-        print(f"{number}/{len(todo)} {task}: {_line(folder, task)}", flush=True)
-    text = _table(folder, tasks)
+            folder.keep(case, Raised("raise", death))
+        print(f"{number}/{len(todo)} {case}: {_line(folder, case)}", flush=True)
+    text = _table(folder, cases)
     if args.write is not None:
         args.write.write_text(text, encoding="utf-8")
     print(text)
 
 
-def _table(folder: Folder, tasks: Sequence[Task]) -> str:
-    known = {t: c for t in tasks if (c := folder.capture(t)) is not None}
-    entries = [Entry(t, c, folder.raised(t)) for t, c in known.items()]
-    return page(entries, _versions(), [t for t in tasks if t not in known])
+def _table(folder: Folder, cases: Sequence[Case]) -> str:
+    known = {c: got for c in cases if (got := folder.capture(c)) is not None}
+    entries = [Entry(case, got, folder.raised(case)) for case, got in known.items()]
+    return page(entries, _versions(), [c for c in cases if c not in known])
 
 
 def _versions() -> str:
@@ -73,24 +73,24 @@ def _versions() -> str:
     return "With " + ", ".join(f"{name} {number}" for name, number in known.items()) + "."
 
 
-def _forget(folder: Folder, task: Task, again: str | None) -> None:
+def _forget(folder: Folder, case: Case, again: str | None) -> None:
     """Remove what is to be done again."""
-    known = folder.capture(task)
+    known = folder.capture(case)
     if again == "all" or (
         again == "failed" and known is not None and known.stage not in ("done", "not offered")
     ):
-        folder.forget(task, captured=True)
+        folder.forget(case, captured=True)
     elif again == "raise":
-        folder.forget(task)
+        folder.forget(case)
 
 
-def _finished(folder: Folder, task: Task) -> bool:
-    known = folder.capture(task)
-    return known is not None and (known.stage != "done" or folder.raised(task) is not None)
+def _finished(folder: Folder, case: Case) -> bool:
+    known = folder.capture(case)
+    return known is not None and (known.stage != "done" or folder.raised(case) is not None)
 
 
-def _line(folder: Folder, task: Task) -> str:
-    known, raised = folder.capture(task), folder.raised(task)
+def _line(folder: Folder, case: Case) -> str:
+    known, raised = folder.capture(case), folder.raised(case)
     if known is None or known.stage != "done" or raised is None:
         return "nothing" if known is None else f"{known.stage}: {known.reason}"
     if raised.stage != "done":

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.coverage.records import Task
+from benchmarks.coverage.records import Case
 
 __all__ = ["CAPTURING", "RAISING", "run_all"]
 
-Work = Callable[[Path, Task], None]
+Work = Callable[[Path, Case], None]
 
 CAPTURING = ("benchmarks.coverage.warm",)
 RAISING = ("benchmarks.coverage.warm_raising",)
@@ -23,64 +23,64 @@ RAISING = ("benchmarks.coverage.warm_raising",)
 def run_all(
     work: Work,
     root: Path,
-    tasks: Iterable[Task],
+    cases: Iterable[Case],
     *,
     preload: Sequence[str],
     jobs: int,
     timeout: float,
     memory: int,
-) -> Iterator[tuple[Task, str]]:
-    """Run each task in a process of its own; yield tasks as they end, with why they died or an empty string.
+) -> Iterator[tuple[Case, str]]:
+    """Run each case in a process of its own; yield cases as they end, with why they died or an empty string.
 
     Parameters
     ----------
     work
-        What to do with a task.
+        What to do with a case.
     root
         The folder that results are kept in.
-    tasks
+    cases
         What to do.
     preload
         Modules to import before a process is forked.
     jobs
         How many processes at a time.
     timeout
-        Seconds per task.
+        Seconds per case.
     memory
         Bytes of address space per process.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    running: dict[Task, tuple[multiprocessing.process.BaseProcess, float]] = {}
-    waiting = iter(tasks)
+    running: dict[Case, tuple[multiprocessing.process.BaseProcess, float]] = {}
+    waiting = iter(cases)
     more = True
     while running or more:
         while more and len(running) < jobs:
-            task = next(waiting, None)
-            if task is None:
+            case = next(waiting, None)
+            if case is None:
                 more = False
                 break
-            process = context.Process(target=_bounded, args=(work, root, task, memory), daemon=True)
+            process = context.Process(target=_bounded, args=(work, root, case, memory), daemon=True)
             process.start()
-            running[task] = process, time.monotonic()
-        for task, (process, start) in list(running.items()):
+            running[case] = process, time.monotonic()
+        for case, (process, start) in list(running.items()):
             process.join(0.01 if len(running) > 1 else 0.05)
             if process.is_alive() and time.monotonic() - start > timeout:
                 process.kill()
                 process.join()
-                del running[task]
-                yield task, f"took more than {timeout:.0f} s"
+                del running[case]
+                yield case, f"took more than {timeout:.0f} s"
             elif not process.is_alive():
-                del running[task]
+                del running[case]
                 code = process.exitcode or 0
                 yield (
-                    task,
+                    case,
                     ""
                     if code == 0
                     else f"the process died ({'signal' if code < 0 else 'status'} {abs(code)})",
                 )
 
 
-def _bounded(work: Work, root: Path, task: Task, memory: int) -> None:
+def _bounded(work: Work, root: Path, case: Case, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    work(root, task)
+    work(root, case)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.coverage.forms import FORMS
-from benchmarks.coverage.records import Capture, Raised, Task
+from benchmarks.coverage.records import Capture, Case, Raised
 from benchmarks.coverage.special import EXPLAINED
 
 __all__ = ["Entry", "page", "totals"]
@@ -19,9 +19,9 @@ LARGEST_DEVIATION = 1e-3
 
 @dataclass(frozen=True)
 class Entry:
-    """A task and what is known of it."""
+    """A case and what is known of it."""
 
-    task: Task
+    case: Case
     capture: Capture
     raised: Raised | None
 
@@ -71,7 +71,7 @@ def totals(entries: Iterable[Entry]) -> Totals:
     """Add up what was raised."""
     done = [e for e in entries if e.done]
     return Totals(
-        len({(e.task.library, e.task.architecture) for e in done}),
+        len({(e.case.library, e.case.architecture) for e in done}),
         len(done),
         sum(len(e.seen.sites) for e in done),
         sum(len(e.seen.missed) for e in done),
@@ -80,7 +80,7 @@ def totals(entries: Iterable[Entry]) -> Totals:
     )
 
 
-def page(entries: Sequence[Entry], versions: str, waiting: Sequence[Task] = ()) -> str:
+def page(entries: Sequence[Entry], versions: str, waiting: Sequence[Case] = ()) -> str:
     """Return the page in Markdown; ``waiting`` is what no result is there of."""
     parts = [
         _head(versions),
@@ -119,10 +119,10 @@ def _summary(entries: Sequence[Entry]) -> Iterator[str]:
         "| seconds to raise, median and largest |"
     )
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    libraries = sorted({e.task.library for e in entries})
+    libraries = sorted({e.case.library for e in entries})
     groups = [("**all**", list(entries))]
-    groups += [(name, [e for e in entries if e.task.library == name]) for name in libraries]
-    groups += [(form.title, [e for e in entries if e.task.form == key]) for key, form in FORMS.items()]
+    groups += [(name, [e for e in entries if e.case.library == name]) for name in libraries]
+    groups += [(form.title, [e for e in entries if e.case.form == key]) for key, form in FORMS.items()]
     for title, group in groups:
         t = totals(group)
         seconds = sorted(e.seen.seconds for e in group if e.done) or [0.0]
@@ -138,7 +138,7 @@ def _kinds(entries: Sequence[Entry]) -> Iterator[str]:
     for e in entries:
         for site in e.seen.sites if e.done else ():
             count[_kind(site)] += 1
-            where[_kind(site)].add(e.task.architecture)
+            where[_kind(site)].add(e.case.architecture)
     yield "## Kinds"
     yield ""
     yield "| kind | sites | architectures | for example |"
@@ -165,7 +165,7 @@ def _misses(entries: Sequence[Entry]) -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- | --- |"
     for e, r in rows:
         yield (
-            f"| {e.task.architecture} | {FORMS[e.task.form].title} | `{_cell(r['anchor'])}` | {r['nearest']} "
+            f"| {e.case.architecture} | {FORMS[e.case.form].title} | `{_cell(r['anchor'])}` | {r['nearest']} "
             f"| {r['reached']} | {_cell(r['reason'])} |"
         )
 
@@ -191,9 +191,9 @@ def _fewer(entries: Sequence[Entry]) -> Iterator[str]:
     yield "| --- | --- | ---: | ---: | ---: | ---: | --- |"
     for e in rows:
         yield (
-            f"| {e.task.architecture} | {FORMS[e.task.form].title} | {e.capture.expected} "
+            f"| {e.case.architecture} | {FORMS[e.case.form].title} | {e.capture.expected} "
             f"| {len(e.seen.sites)} | {len(e.seen.missed)} | {len(e.seen.refused)} "
-            f"| {EXPLAINED.get(e.task.architecture, 'not explained')} |"
+            f"| {EXPLAINED.get(e.case.architecture, 'not explained')} |"
         )
 
 
@@ -206,7 +206,7 @@ def _refusals(entries: Sequence[Entry]) -> Iterator[str]:
         for r in e.seen.refused if e.done else ():
             key = _general(r["reason"]), r["nearest"], r["missed"]
             count[key] += 1
-            where[key].add(e.task.architecture)
+            where[key].add(e.case.architecture)
     yield "| reason | nearest | missed | times | architectures |"
     yield "| --- | --- | --- | ---: | --- |"
     for key, number in count.most_common():
@@ -237,21 +237,21 @@ def _failures(entries: Sequence[Entry]) -> Iterator[str]:
     for e in entries:
         if e.failure is not None:
             stage, reason = e.failure
-            rows[e.task.library, e.task.architecture, stage, _cell(reason)].append(FORMS[e.task.form].title)
+            rows[e.case.library, e.case.architecture, stage, _cell(reason)].append(FORMS[e.case.form].title)
     yield "| library | architecture | forms | stage | reason |"
     yield "| --- | --- | --- | --- | --- |"
     for (library, name, stage, reason), forms in sorted(rows.items()):
         yield f"| {library} | {name} | {', '.join(forms)} | {stage} | {reason} |"
-    without = sorted({e.task.architecture for e in entries if e.capture.stage == "not offered"})
+    without = sorted({e.case.architecture for e in entries if e.capture.stage == "not offered"})
     if without:
         yield ""
         yield f"No SDPA implementation is offered by: {', '.join(without)}."
 
 
-def _waiting(tasks: Sequence[Task]) -> Iterator[str]:
+def _waiting(cases: Sequence[Case]) -> Iterator[str]:
     forms: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for task in tasks:
-        forms[task.library, task.architecture].append(FORMS[task.form].title)
+    for case in cases:
+        forms[case.library, case.architecture].append(FORMS[case.form].title)
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (library, name), titles in forms.items():
         names[library, "all" if len(titles) == len(FORMS) else ", ".join(titles)].append(name)
@@ -277,7 +277,7 @@ def _deviations(entries: Sequence[Entry]) -> Iterator[str]:
     yield "| --- | --- | ---: |"
     for e in entries:
         if e.capture.deviation is not None and not e.capture.deviation <= LARGEST_DEVIATION:
-            yield f"| {e.task.architecture} | {FORMS[e.task.form].title} | {e.capture.deviation:.2g} |"
+            yield f"| {e.case.architecture} | {FORMS[e.case.form].title} | {e.capture.deviation:.2g} |"
 
 
 def _architectures(entries: Sequence[Entry]) -> Iterator[str]:
@@ -287,7 +287,7 @@ def _architectures(entries: Sequence[Entry]) -> Iterator[str]:
     rows: dict[tuple[str, str], dict[tuple[str, ...], list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for e in entries:
         if e.done:
-            rows[e.task.library, e.task.architecture][_found(e)].append(e)
+            rows[e.case.library, e.case.architecture][_found(e)].append(e)
     for library in sorted({k for k, _ in rows}):
         yield ""
         yield f"### {library}"
@@ -297,7 +297,7 @@ def _architectures(entries: Sequence[Entry]) -> Iterator[str]:
         for name in sorted(n for k, n in rows if k == library):
             for found, group in rows[library, name].items():
                 forms = (
-                    "all" if len(group) == len(FORMS) else ", ".join(FORMS[e.task.form].title for e in group)
+                    "all" if len(group) == len(FORMS) else ", ".join(FORMS[e.case.form].title for e in group)
                 )
                 seconds = max(e.seen.seconds for e in group)
                 yield f"| {name} | {forms} | {' | '.join(found)} | {seconds:.2f} |"

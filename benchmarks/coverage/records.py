@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Capture", "Folder", "Raised", "Task"]
+__all__ = ["Capture", "Folder", "Raised", "Case"]
 
 
 @dataclass(frozen=True, order=True)
-class Task:
+class Case:
     """One architecture in one form."""
 
     library: str
@@ -86,38 +86,38 @@ class Raised:
 
 @dataclass(frozen=True)
 class Folder:
-    """Graphs and results, by task."""
+    """Graphs and results, by case."""
 
     root: Path
 
-    def graph(self, task: Task, suffix: str) -> Path:
+    def graph(self, case: Case, suffix: str) -> Path:
         """Return the path of a captured graph."""
-        return self._base("graphs", task).with_suffix(suffix)
+        return self._base("graphs", case).with_suffix(suffix)
 
-    def capture(self, task: Task) -> Capture | None:
+    def capture(self, case: Case) -> Capture | None:
         """Return what is known of capturing."""
-        found = _read(self._base("graphs", task).with_suffix(".json"))
+        found = _read(self._base("graphs", case).with_suffix(".json"))
         return None if found is None else Capture(**found)
 
-    def raised(self, task: Task) -> Raised | None:
+    def raised(self, case: Case) -> Raised | None:
         """Return what is known of raising."""
-        found = _read(self._base("raised", task).with_suffix(".json"))
+        found = _read(self._base("raised", case).with_suffix(".json"))
         return None if found is None else Raised(**found)
 
-    def keep(self, task: Task, record: Capture | Raised) -> None:
+    def keep(self, case: Case, record: Capture | Raised) -> None:
         """Write a record; a captured graph that is new makes the old result void."""
         kind = "graphs" if isinstance(record, Capture) else "raised"
-        _write(self._base(kind, task).with_suffix(".json"), asdict(record))
+        _write(self._base(kind, case).with_suffix(".json"), asdict(record))
         if isinstance(record, Capture):
-            self.forget(task)
+            self.forget(case)
 
-    def forget(self, task: Task, *, captured: bool = False) -> None:
+    def forget(self, case: Case, *, captured: bool = False) -> None:
         """Remove what raising gave, and also what capturing gave."""
         for kind in ("raised", "graphs") if captured else ("raised",):
-            self._base(kind, task).with_suffix(".json").unlink(missing_ok=True)
+            self._base(kind, case).with_suffix(".json").unlink(missing_ok=True)
 
-    def _base(self, kind: str, task: Task) -> Path:
-        return self.root / kind / task.library / task.architecture / task.form
+    def _base(self, kind: str, case: Case) -> Path:
+        return self.root / kind / case.library / case.architecture / case.form
 
 
 def _read(path: Path) -> dict[str, Any] | None:

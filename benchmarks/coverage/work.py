@@ -7,22 +7,22 @@ import os
 import time
 from pathlib import Path
 
-from benchmarks.coverage.records import Capture, Folder, Raised, Task
+from benchmarks.coverage.records import Capture, Case, Folder, Raised
 
 __all__ = ["advance", "capture", "raise_graph"]
 
 
-def advance(root: Path, task: Task) -> None:
-    """Do what is not yet done of a task: capture, then raise."""
+def advance(root: Path, case: Case) -> None:
+    """Do what is not yet done of a case: capture, then raise."""
     folder = Folder(root)
-    if folder.capture(task) is None:
-        capture(root, task)
-    known = folder.capture(task)
-    if known is not None and known.stage == "done" and folder.raised(task) is None:
-        raise_graph(root, task)
+    if folder.capture(case) is None:
+        capture(root, case)
+    known = folder.capture(case)
+    if known is not None and known.stage == "done" and folder.raised(case) is None:
+        raise_graph(root, case)
 
 
-def capture(root: Path, task: Task) -> None:
+def capture(root: Path, case: Case) -> None:
     """Build a model, count its attentions, export it, and keep what came of it."""
     import torch
     from torch.utils._pytree import tree_leaves
@@ -31,13 +31,13 @@ def capture(root: Path, task: Task) -> None:
     from benchmarks.coverage.forms import FORMS, deviation
     from benchmarks.coverage.libraries import NotOfferedError, build
 
-    folder, form, start = Folder(root), FORMS[task.form], time.perf_counter()
-    path = folder.graph(task, form.suffix)
+    folder, form, start = Folder(root), FORMS[case.form], time.perf_counter()
+    path = folder.graph(case, form.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     stage, count, parameters = "build", Count(), None
     try:
         with silent():
-            module, inputs = build(task.library, task.architecture, form.implementation)
+            module, inputs = build(case.library, case.architecture, form.implementation)
             parameters = sum(p.numel() for p in module.parameters())
             stage = "run"
             torch.manual_seed(0)
@@ -53,10 +53,10 @@ def capture(root: Path, task: Task) -> None:
     except Exception as error:  # noqa: BLE001  whatever a library raises is the finding
         record = Capture(stage, _reason(error), count.total if stage in ("export", "check") else None)
     record.seconds, record.parameters = time.perf_counter() - start, parameters
-    folder.keep(task, record)
+    folder.keep(case, record)
 
 
-def raise_graph(root: Path, task: Task) -> None:
+def raise_graph(root: Path, case: Case) -> None:
     """Load a captured graph, raise it, and keep what was found."""
     import rewriter
     from benchmarks.coverage.forms import FORMS
@@ -65,7 +65,7 @@ def raise_graph(root: Path, task: Task) -> None:
     record = Raised("load")
     try:
         with silent():
-            program = rewriter.load(folder.graph(task, FORMS[task.form].suffix))
+            program = rewriter.load(folder.graph(case, FORMS[case.form].suffix))
             record.nodes, record.load = len(program.graph.nodes), time.perf_counter() - start
             record.stage, start = "raise", time.perf_counter()
             sites, refused = program.sites, program.refused
@@ -97,7 +97,7 @@ def raise_graph(root: Path, task: Task) -> None:
         record.stage = "done"
     except Exception as error:  # noqa: BLE001  an error of any kind is a finding
         record.reason = _reason(error)
-    folder.keep(task, record)
+    folder.keep(case, record)
 
 
 def _reason(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.coverage.records import Folder, Task
+from benchmarks.coverage.records import Case, Folder
 from benchmarks.coverage.work import capture, raise_graph
 
 ALL = ("fx-eager", "fx-sdpa", "onnx-dynamo", "onnx-torchscript")
@@ -37,23 +37,23 @@ ARCHITECTURES: dict[tuple[str, str], tuple[str, ...]] = {
     ("timm", "xcit_nano_12_p16_224"): ("onnx-torchscript",),
 }
 
-TASKS = [Task(library, name, form) for (library, name), forms in ARCHITECTURES.items() for form in forms]
+CASES = [Case(library, name, form) for (library, name), forms in ARCHITECTURES.items() for form in forms]
 
 
-@pytest.mark.parametrize("task", TASKS, ids=str)
-def test_every_attention_that_runs_is_found(task: Task, tmp_path: Path) -> None:
-    if find_spec(task.library) is None:
-        pytest.skip(f"{task.library} is not installed")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_attention_that_runs_is_found(case: Case, tmp_path: Path) -> None:
+    if find_spec(case.library) is None:
+        pytest.skip(f"{case.library} is not installed")
     folder = Folder(tmp_path)
-    capture(tmp_path, task)
-    captured = folder.capture(task)
+    capture(tmp_path, case)
+    captured = folder.capture(case)
     assert captured is not None
     assert captured.stage == "done", captured.reason
-    raise_graph(tmp_path, task)
-    raised = folder.raised(task)
+    raise_graph(tmp_path, case)
+    raised = folder.raised(case)
     assert raised is not None
     assert raised.stage == "done", raised.reason
     assert not raised.missed
     assert len(raised.sites) == captured.expected, raised.refused
-    assert captured.expected or task.architecture == "resnet18"
+    assert captured.expected or case.architecture == "resnet18"
     assert captured.deviation is None or captured.deviation < 1e-4

@@ -4,25 +4,25 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.coverage.page import Entry, page, totals
-from benchmarks.coverage.records import Capture, Raised, Task
+from benchmarks.coverage.records import Capture, Case, Raised
 
 SITE: dict[str, Any] = {"kind": "attention", "traits": ["sink"], "mask": "causal", "anchor": "n"}
 REFUSAL = {"anchor": "m", "at": None, "reason": "a | b of 7", "nearest": "pooling", "reached": "scores"}
-TASK = Task("library", "one", "fx-eager")
-DONE = Entry(TASK, Capture("done", expected=2), Raised("done", sites=[SITE, SITE], seconds=0.5))
-SAME = Entry(replace(TASK, form="fx-sdpa"), Capture("done", expected=2), Raised("done", sites=[SITE, SITE]))
+CASE = Case("library", "one", "fx-eager")
+DONE = Entry(CASE, Capture("done", expected=2), Raised("done", sites=[SITE, SITE], seconds=0.5))
+SAME = Entry(replace(CASE, form="fx-sdpa"), Capture("done", expected=2), Raised("done", sites=[SITE, SITE]))
 SHORT = Entry(
-    replace(TASK, architecture="two"),
+    replace(CASE, architecture="two"),
     Capture("done", expected=3),
     Raised("done", sites=[SITE], refused=[{**REFUSAL, "missed": True}]),
 )
 BROKEN = Entry(
-    replace(TASK, architecture="three"),
+    replace(CASE, architecture="three"),
     Capture("export", "Error: /some/file.py broke, see https://host/page"),
     None,
 )
-UNREAD = Entry(replace(TASK, architecture="four"), Capture("done"), Raised("load", "Error: damaged"))
-WITHOUT = Entry(replace(TASK, architecture="five"), Capture("not offered", "none"), None)
+UNREAD = Entry(replace(CASE, architecture="four"), Capture("done"), Raised("load", "Error: damaged"))
+WITHOUT = Entry(replace(CASE, architecture="five"), Capture("not offered", "none"), None)
 
 
 def test_totals_count_what_was_raised() -> None:
