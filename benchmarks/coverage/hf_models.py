@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.coverage.inputs import example_inputs
+from benchmarks.coverage.inputs import PATCH_GRIDS, example_inputs
 from benchmarks.coverage.shrink import small_fields
 from benchmarks.coverage.special import FIELDS, INPUTS, REQUIRED
 
@@ -82,8 +82,9 @@ def build(name: str, implementation: str) -> tuple[Outputs, tuple[torch.Tensor, 
         try:
             config = kind(**small_fields(defaults, FIELDS.get(name), grouped=grouped))
             model = _model(config, implementation)
-            inputs = example_inputs(model, INPUTS.get(name, {}), extra)
-            module = Outputs(model, tuple(inputs), _fixed(model)).eval()
+            fixed = _fixed(model)
+            inputs = example_inputs(model, INPUTS.get(name, {}), extra, fixed)
+            module = Outputs(model, tuple(inputs), fixed).eval()
             with torch.no_grad():
                 module(*inputs.values())
         except NotOfferedError:
@@ -120,4 +121,8 @@ def _model(config: Any, implementation: str) -> Any:
 def _fixed(model: Any) -> dict[str, Any]:
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
-    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+    grids = torch.tensor(PATCH_GRIDS)
+    known: dict[str, Any] = {"use_cache": False, "grid_thw": grids}
+    if "input_ids" not in (names := inspect.signature(model.forward).parameters):
+        known["image_grid_thw"] = grids
+    return {n: known[n] for n in names if n in known}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -13,13 +14,18 @@ from benchmarks.coverage.shrink import IMAGE, LENGTH, VOCABULARY
 __all__ = ["example_inputs"]
 
 BATCH = 2
+PATCH_GRIDS = ((1, 4, 4), (1, 4, 8))
+"""Frames, rows and columns of the images whose patches are packed into one sequence."""
 DECODER_LENGTH = 5
 FRAMES = 4
 SAMPLES = 2000
 
 
 def example_inputs(
-    module: torch.nn.Module, special: Mapping[str, Any], extra: Sequence[str] = ()
+    module: torch.nn.Module,
+    special: Mapping[str, Any],
+    extra: Sequence[str] = (),
+    fixed: Mapping[str, Any] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return inputs by name: the main input, what has no default, and what goes with it.
 
@@ -31,6 +37,8 @@ def example_inputs(
         Shapes by name (``"int64:2x9"``), which win; ``"absent"`` leaves an input out.
     extra
         Names of inputs to give although they have a default.
+    fixed
+        What the model is given besides: no inputs are made for these.
 
     Raises
     ------
@@ -41,6 +49,7 @@ def example_inputs(
     main = getattr(module, "main_input_name", "input_ids")
     wanted = [n for n, p in parameters.items() if n not in ("self", "kwargs", "args") and _wanted(n, p, main)]
     wanted += [n for n in (*extra, *special) if n not in wanted]
+    wanted = [n for n in wanted if n not in (fixed or {})]
     inputs = {}
     for name in wanted:
         told = special.get(name)
@@ -49,7 +58,8 @@ def example_inputs(
         if told is not None:
             inputs[name] = _made(told)
             continue
-        maker = MAKERS.get(name)
+        packed = name in ("hidden_states", "pixel_values") and any("grid_thw" in n for n in fixed or {})
+        maker = _patches if packed else MAKERS.get(name)
         if maker is None:
             raise LookupError(f"no rule makes the input {name!r}")
         inputs[name] = maker(module.config)
@@ -115,6 +125,13 @@ def _features(config: Any) -> torch.Tensor:
     if getattr(config, "model_type", "") and positions is not None and hasattr(config, "num_mel_bins"):
         return torch.randn(BATCH, bins, 2 * positions)
     return torch.randn(BATCH, 64, bins)
+
+
+def _patches(config: Any) -> torch.Tensor:
+    """Return the patches of several images as one sequence."""
+    channels = _get(config, "in_channels", "num_channels", "in_chans", default=3)
+    entries = channels * _get(config, "temporal_patch_size", default=1) * _get(config, "patch_size") ** 2
+    return torch.randn(sum(map(prod, PATCH_GRIDS)), entries)
 
 
 MAKERS: dict[str, Callable[[Any], torch.Tensor]] = {

@@ -38,6 +38,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "deepseek_v2": {"qk_rope_head_dim": 16, "head_dim": 16},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320},
+    "exaone4_5_vision": {"window_size": 32},
     "glm46v": {"text_config": _SECTIONS},
     "glm4v": {"text_config": _SECTIONS},
     "glm4v_text": _SECTIONS,
