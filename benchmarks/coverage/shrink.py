@@ -68,7 +68,8 @@ def small_fields(
     fields
         Fields of the default configuration; configurations of parts are dictionaries in it.
     special
-        What this architecture needs otherwise; a dictionary for a part.
+        What this architecture needs otherwise; a dictionary for a part, with a ``model_type`` if the part
+        is to be of another architecture.
     grouped
         Let heads share keys and values where the configuration has a field for it.
     """
@@ -77,6 +78,8 @@ def small_fields(
     small: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict) and "model_type" in value:
+            if "model_type" in special.get(name, {}):
+                continue  # another model than the default one
             small[name] = small_fields(value, special.pop(name, None), grouped=grouped)
             if value["model_type"]:
                 small[name]["model_type"] = value["model_type"]

@@ -26,6 +26,16 @@ _SERIES_INPUTS = {
     "future_time_features": "float:2x4x1",
 }
 _HEAD: dict[str, Any] = {"head_dim": 16}
+_BACKBONE: dict[str, Any] = {
+    "backbone_config": {
+        "model_type": "resnet",
+        "embedding_size": 16,
+        "hidden_sizes": [16, 24, 32, 40],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage4"],
+    }
+}
 
 FIELDS: dict[str, dict[str, Any]] = {
     "audio-spectrogram-transformer": {"max_length": 64, "num_mel_bins": 32},
@@ -34,8 +44,12 @@ FIELDS: dict[str, dict[str, Any]] = {
     "time_series_transformer": _SERIES | {"num_time_features": 1},
     "audioflamingo3_encoder": {"max_source_positions": 40},
     "bit": {"num_groups": 4},
-    "cvt": {"depth": [1, 1, 2], "embed_dim": [16, 32, 48], "num_heads": [1, 2, 3]},
-    "deepseek_v2": {"qk_rope_head_dim": 16, "head_dim": 16},
+    "conditional_detr": _BACKBONE,
+    "cvt": {"depth": [1, 2, 3], "embed_dim": [16, 32, 48], "num_heads": [1, 2, 3]},
+    "dab-detr": _BACKBONE,
+    "deformable_detr": _BACKBONE,
+    "deepseek_v2": {"num_key_value_heads": 4, "num_experts_per_tok": 2},
+    "detr": _BACKBONE,
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "efficientnet": {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320},
     "exaone4_5_vision": {"window_size": 32},
@@ -78,6 +92,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {"axial_pos_embds": False, "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4},
     "sam2_hiera_det_model": {"image_size": [64, 64]},
+    "table-transformer": _BACKBONE,
     "swin2sr": {"embed_dim": 60, "depths": [2, 2], "num_heads": [6, 6]},
     "xmod": {"default_language": "en_XX"},
 }
