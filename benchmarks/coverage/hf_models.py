@@ -102,9 +102,7 @@ def _model(config: Any, implementation: str) -> Any:
     offered = bool(getattr(cls, "_supports_sdpa", False))
     if implementation == "sdpa" and not offered:
         raise NotOfferedError(f"{cls.__name__} has no SDPA implementation")
-    if implementation == "default":
-        implementation = "sdpa" if offered else "eager"
-    options = {"attn_implementation": implementation}
+    options = {"attn_implementation": "eager"} if implementation == "eager" else {}  # else fused where it can
     if cls._can_set_experts_implementation():
         options["experts_implementation"] = (
             "batched_mm"  # the others are loops, or operators no exporter knows

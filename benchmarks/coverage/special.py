@@ -135,12 +135,17 @@ INPUTS: dict[str, dict[str, str]] = {
 """Model type to inputs: what is made of ``"dtype:2x9"``; "absent" leaves an input out."""
 
 EXPLAINED: dict[str, str] = {
+    "conditional_detr": "the first self-attention of the decoder is of constants alone",
     "convit_tiny": "a layer mixes the weights of two softmaxes: one site",
+    "dab-detr": "the first self-attention of the decoder is of constants alone",
     "deepseek_v4": "softmaxes that mix residual streams meet a matrix product and are no attention",
+    "detr": "the first self-attention of the decoder is of constants alone",
     "efficientvim_m1": "weights over the tokens are multiplied by a projection of them: no attention",
+    "groupvit": "a softmax over groups, made a choice of one: a clustering of the tokens",
     "led": "the window is computed on diagonals, padded and skewed: not lifted",
     "lilt": "one stream of the last layer has no effect on the outputs and is not exported",
     "longformer": "the window is computed on diagonals, padded and skewed: not lifted",
     "pegasus_x": "global tokens of the last layer have no effect on the outputs and are not exported",
+    "table-transformer": "the first self-attention of the decoder is of constants alone",
 }
 """Why fewer sites are found in an architecture than attentions are counted while it runs."""

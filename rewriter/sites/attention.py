@@ -12,14 +12,15 @@ from rewriter.algebra.prims import Map, Prim, Softmax
 from rewriter.algebra.term import VIEWS, Number, Read, Term, depends_on, leaves, substitute, unfold
 from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
+from rewriter.sites.guards import asks_for_empty_rows, repeats_mask
 from rewriter.sites.kinds import kind_of
 from rewriter.sites.masks import Mask, analyse
-from rewriter.sites.normalise import Weights, asks_for_empty_rows, repeats_mask
 from rewriter.sites.operands import choose_operand
 from rewriter.sites.roles import assign_roles, assign_roles_without_product, beside, in_order
 from rewriter.sites.scores import Product, Scores, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts, Trait
+from rewriter.sites.weights import Weights
 
 __all__ = ["build", "finish"]
 

@@ -11,13 +11,14 @@ from rewriter.algebra.sizes import ZERO, Size, product
 from rewriter.algebra.term import Apply, Read, Term, depends_on, same, substitute, unfold
 from rewriter.sites.attention import finish
 from rewriter.sites.formula import Axes, Operand, Piece
-from rewriter.sites.normalise import Weights, unshifted
 from rewriter.sites.operands import choose_operand
 from rewriter.sites.roles import assign_roles
 from rewriter.sites.scores import Scores, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite
+from rewriter.sites.softmaxes import unshifted
 from rewriter.sites.sums import as_sum, parts_of
+from rewriter.sites.weights import Weights
 
 __all__ = ["build_joined"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rewriter.algebra.index import Atom
 from rewriter.algebra.term import Apply, Read, Term, depends_on, leaves, unfold
 from rewriter.sites.formula import Axes
-from rewriter.sites.normalise import Weights
 from rewriter.sites.scores import Product, Scores
 from rewriter.sites.search import Miss, Search
+from rewriter.sites.weights import Weights
 
 __all__ = ["kind_of"]
 

@@ -10,13 +10,17 @@ from rewriter.algebra.prims import Einsum, Leaf, Map, Prim, Softmax
 from rewriter.algebra.term import Read, Term, unfold
 from rewriter.program.graph import Graph
 from rewriter.sites.attention import build
+from rewriter.sites.denominators import divided
 from rewriter.sites.joined import build_joined
 from rewriter.sites.linear import Chain, as_chain, build_linear, build_unnormalised, is_sum_of_weights
-from rewriter.sites.normalise import NotWeights, divided, over_queries, quotient, weights_of
+from rewriter.sites.normalise import weights_of
+from rewriter.sites.quotients import quotient
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.search import Miss, Search, holds_inverse, leads_to_sum
 from rewriter.sites.site import AttentionSite
+from rewriter.sites.softmaxes import over_queries
 from rewriter.sites.sums import Sum, as_sum
+from rewriter.sites.weights import NotWeights
 
 __all__ = ["recognise"]
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from rewriter.algebra.index import Atom
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, unfold
-from rewriter.sites.normalise import MASKING
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.sums import Sum, as_sum, parts_of
 
 __all__ = ["MASKING", "Product", "Scores", "read_scores"]
+
+MASKING = -1e30
+"""A number at or below this hides a key: added to or put in place of any score it leaves itself."""
 
 REPLACING = -1e8
 """A number at or below this hides a key when it is put in place of the score."""

@@ -10,11 +10,11 @@ import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, einsum_index
 from rewriter.algebra.prims import Concat, Constant, Einsum, Map, Prim
-from rewriter.algebra.sizes import product
+from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import Apply, Number, Read, Term, read, same, substitute, unfold
 from rewriter.sites.search import moves
 
-__all__ = ["Sum", "as_sum", "factors_of", "parts_of", "same_factors"]
+__all__ = ["Sum", "as_sum", "factors_of", "parts_of", "same_factors", "under"]
 
 _SMALL = 1 << 16
 _DEEP = 6
@@ -95,6 +95,16 @@ def same_factors(a: Sequence[Term], b: Sequence[Term], bound: Sequence[Atom], ke
         if _matched([substitute(t, names) for t in a], b):
             return True
     return False
+
+
+def under(top: Prim, axes: Sequence[int], index: tuple[Affine, ...]) -> tuple[Term, list[Atom]]:
+    """Return what a reduction runs over, as a term, and the atoms of the axes that it drops."""
+    operand = top.inputs[0]
+    bound = [Atom(operand.shape[axis]) for axis in axes]
+    full = list(index)
+    for axis, atom in zip(axes, bound, strict=True):
+        full.insert(axis, Affine(ZERO) if atom.size == ONE else Affine.of(atom))
+    return unfold(Read(operand, tuple(full)), budget=64), [a for a in bound if a.size != ONE]
 
 
 def _matched(a: Sequence[Term], b: Sequence[Term]) -> bool:
