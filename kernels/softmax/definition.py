@@ -7,7 +7,15 @@ from typing import Protocol, SupportsInt
 
 import torch
 
-__all__ = ["BandLike", "Operands", "attend", "band_mask", "softmax_attention"]
+__all__ = [
+    "BandLike",
+    "Operands",
+    "attend",
+    "attention_weights",
+    "band_mask",
+    "softmax_attention",
+    "zero_where_blind",
+]
 
 
 class BandLike(Protocol):
@@ -70,10 +78,10 @@ class Operands:
     sink: torch.Tensor | None = None
 
 
-def attend(x: Operands, seen: torch.Tensor) -> torch.Tensor:
-    """Return attention of each query to the keys that it sees, ``[B, H, I, E]`` in float32 or wider.
+def attention_weights(x: Operands, seen: torch.Tensor) -> torch.Tensor:
+    """Return what each query gives to each key, ``[B, H, I, J]`` in float32 or wider.
 
-    That is ``softmax(softcap(scale · q kᵀ) + bias where seen, else -inf; sink) v``, where the weight of the
+    That is ``softmax(softcap(scale · q kᵀ) + bias where seen, else -inf; sink)``, where the weight of the
     sink is dropped. A row that sees neither key nor sink gives NaN. The band is not read.
 
     Parameters
@@ -84,8 +92,7 @@ def attend(x: Operands, seen: torch.Tensor) -> torch.Tensor:
         Booleans ``[I, J]``.
     """
     wide = torch.promote_types(x.q.dtype, torch.float32)
-    share = x.q.shape[1] // x.k.shape[1]
-    keys, values = (t.to(wide).repeat_interleave(share, dim=1) for t in (x.k, x.v))
+    keys = _for_every_head(x.k, x)
     scores = x.scale * torch.einsum("bhid,bhjd->bhij", x.q.to(wide), keys)
     if x.softcap is not None:
         scores = x.softcap * torch.tanh(scores / x.softcap)
@@ -95,8 +102,33 @@ def attend(x: Operands, seen: torch.Tensor) -> torch.Tensor:
     if x.sink is not None:
         beside = x.sink.to(wide).expand(*scores.shape[:3], -1)
         scores = torch.cat([scores, beside], dim=-1)
-    weights = scores.softmax(dim=-1)[..., : keys.shape[2]]
-    return torch.einsum("bhij,bhje->bhie", weights, values)
+    return scores.softmax(dim=-1)[..., : keys.shape[2]]
+
+
+def attend(x: Operands, seen: torch.Tensor) -> torch.Tensor:
+    """Return attention of each query to the keys that it sees, ``[B, H, I, E]`` in float32 or wider.
+
+    That is `attention_weights` times the values; a row that sees neither key nor sink gives NaN.
+
+    Parameters
+    ----------
+    x
+        Operands.
+    seen
+        Booleans ``[I, J]``.
+    """
+    return torch.einsum("bhij,bhje->bhie", attention_weights(x, seen), _for_every_head(x.v, x))
+
+
+def zero_where_blind(x: Operands, seen: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """Return ``[B, H, I, E]`` with 0 for every query that sees no key."""
+    hidden = ~seen if x.bias is None else ~seen | (x.bias == float("-inf"))
+    return result.masked_fill(hidden.all(dim=-1, keepdim=True).expand(result.shape), 0.0)
+
+
+def _for_every_head(keys: torch.Tensor, x: Operands) -> torch.Tensor:
+    wide = torch.promote_types(x.q.dtype, torch.float32)
+    return keys.to(wide).repeat_interleave(x.q.shape[1] // keys.shape[1], dim=1)
 
 
 def softmax_attention(x: Operands) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rewriter.kernels.softmax.definition import BandLike, Operands, attend, band_mask
+from rewriter.kernels.softmax.definition import BandLike, Operands, attend, band_mask, zero_where_blind
 
 __all__ = ["window_attention", "window_mask"]
 
@@ -50,6 +50,4 @@ def window_attention(
     Operands are as in `rewriter.kernels.softmax.definition.attend`, the mask is `window_mask`.
     """
     seen = window_mask(x.q.shape[2], x.k.shape[2], window, sinks, grid, x.band)
-    result = attend(x, seen)
-    hidden = ~seen if x.bias is None else ~seen | (x.bias == float("-inf"))
-    return result.masked_fill(hidden.all(dim=-1, keepdim=True).expand(result.shape), 0.0)
+    return zero_where_blind(x, seen, attend(x, seen))

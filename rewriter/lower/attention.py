@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from rewriter.algebra.prims import broadcast
 from rewriter.algebra.sizes import ONE, Size
@@ -55,11 +56,19 @@ def with_sinks(
 
 
 def spelled_out(
-    e: Emitter, q: Handle, k: Handle, v: Handle, scale: float, bias: Handle | None, softcap: float | None
+    e: Emitter,
+    q: Handle,
+    k: Handle,
+    v: Handle,
+    scale: float,
+    bias: Handle | None,
+    softcap: float | None,
+    weigh: Callable[[Handle], Handle] | None = None,
 ) -> Handle:
     """Emit two products with a softmax between them; a row that is all -inf gives what the softmax gives.
 
-    The query heads that share a key head are more rows of one product.
+    The query heads that share a key head are more rows of one product. ``weigh`` makes the weights of the
+    scores, over the last axis, if it is not the softmax alone.
     """
     batch, heads, queries, width = e.shape(q)
     groups, keys = e.shape(k)[1:3]
@@ -72,7 +81,8 @@ def spelled_out(
         scores = e.map("mul", e.map("tanh", scores), e.constant(softcap, e.dtype(q)))
     if bias is not None:
         scores = e.map("add", e.reshape(scores, (batch, heads, queries, keys)), bias)
-    weights = e.reshape(e.softmax(scores, 3), (batch, groups, rows, keys))
+    weights = e.softmax(scores, 3) if weigh is None else weigh(scores)
+    weights = e.reshape(weights, (batch, groups, rows, keys))
     return e.reshape(e.matmul(weights, v), (batch, heads, queries, e.shape(v)[3]))
 
 
