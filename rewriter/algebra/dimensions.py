@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
 
+from rewriter.algebra.expressions import value_of
 from rewriter.algebra.sizes import Size
 
 __all__ = ["Dimensions", "EvaluationError"]
@@ -115,77 +113,17 @@ class Dimensions:
     def _symbol(self, name: str) -> int | None:
         if name not in self.bound:
             try:
-                value = _arithmetic(ast.parse(self._readable(name), mode="eval").body, self.bound)
-            except (SyntaxError, ValueError, RecursionError, ZeroDivisionError):
+                value = value_of(name, self.bound)
+            except ValueError:
                 return None
-            if value is None or value.denominator != 1:
+            if value.denominator != 1:
                 return None
             self.bound[name] = int(value)
         return self.bound[name]
 
-    def _readable(self, text: str) -> str:
-        """Return an opaque size with the dimensions in it whose names are no identifiers as numbers."""
-        for name in sorted(self.bound, key=len, reverse=True):
-            if not name.isidentifier() and name in text:
-                text = re.sub(rf"(?<![\w.]){re.escape(name)}(?![\w.])", f"({self.bound[name]})", text)
-        return text
-
 
 def _contradiction(name: str, axis: int, n: int, size: Size, expected: int | None) -> EvaluationError:
     return EvaluationError(f"{name} has {n} entries along axis {axis}; expected {size} = {expected}")
-
-
-_FUNCTIONS: dict[str, tuple[Callable[..., Fraction | int], int, int]] = {
-    "min": (min, 2, 8),
-    "max": (max, 2, 8),
-    "floor": (math.floor, 1, 1),
-    "ceil": (math.ceil, 1, 1),
-    "ceiling": (math.ceil, 1, 1),
-    "floordiv": (lambda a, b: a // b, 2, 2),
-    "mod": (lambda a, b: a % b, 2, 2),
-}
-"""Functions in the text of opaque sizes, with their fewest and most arguments."""
-
-
-def _arithmetic(node: ast.expr, bound: Mapping[str, int]) -> Fraction | None:
-    """Evaluate what `Size.parse` leaves opaque (``s0 // 2``, ``min(77, n)``, ``floor(h/2)``), or None."""
-    match node:
-        case ast.Constant(value=int() as number):
-            return Fraction(number)
-        case ast.Name(id=name):
-            return Fraction(bound[name]) if name in bound else None
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _arithmetic(operand, bound)
-            return None if value is None else -value
-        case ast.BinOp(left=left, op=op, right=right):
-            a, b = _arithmetic(left, bound), _arithmetic(right, bound)
-            return None if a is None or b is None else _operate(op, a, b)
-        case ast.Call(func=ast.Name(id=name), args=args) if name.lower() in _FUNCTIONS and args:
-            known = [v for v in (_arithmetic(arg, bound) for arg in args) if v is not None]
-            function, fewest, most = _FUNCTIONS[name.lower()]
-            if len(known) != len(args) or not fewest <= len(args) <= most:
-                return None
-            return Fraction(function(*known))
-        case _:
-            return None
-
-
-def _operate(op: ast.operator, a: Fraction, b: Fraction) -> Fraction | None:
-    match op:
-        case ast.Add():
-            return a + b
-        case ast.Sub():
-            return a - b
-        case ast.Mult():
-            return a * b
-        case ast.Div():
-            return a / b
-        case ast.FloorDiv():
-            return Fraction(a // b)
-        case ast.Mod():
-            return a % b
-        case _:
-            return None
 
 
 def _text(shape: Sequence[Size]) -> str:
