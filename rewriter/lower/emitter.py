@@ -64,6 +64,12 @@ class Emitter(Protocol):
     def reduce(self, fn: str, x: Handle, axis: int) -> Handle:
         """``sum``, ``max`` or ``min`` over one axis, kept with size 1."""
 
+    def argmax(self, x: Handle, axis: int) -> Handle:
+        """Place of the largest entry along an axis, the first of equal ones, kept with size 1; int64."""
+
+    def argsort(self, x: Handle, axis: int) -> Handle:
+        """Places of the entries along an axis from the largest to the smallest, equal ones in order; int64."""
+
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Handle:
         """A known value."""
 

@@ -222,6 +222,17 @@ class OnnxEmitter(OnnxWriter):
             return self.node(op, [x, self.integers([axis])], shape, x.dtype, keepdims=1)
         return self.node(op, [x], shape, x.dtype, axes=[axis], keepdims=1)
 
+    def argmax(self, x: Tensor, axis: int) -> Tensor:
+        """Write the place of the largest entry, the first of equal ones."""
+        axis %= len(x.shape)
+        return self.node("ArgMax", [x], _with_axis(x.shape, axis, ONE), "int64", axis=axis, keepdims=1)
+
+    def argsort(self, x: Tensor, axis: int) -> Tensor:
+        """Write the places from the largest entry to the smallest; of equal ones TopK takes the first first."""
+        axis %= len(x.shape)
+        inputs = [x, self.number(x.shape[axis])]
+        return self.node("TopK", inputs, x.shape, "int64", output=1, axis=axis, largest=1, sorted=1)
+
     # attention
 
     def attention(

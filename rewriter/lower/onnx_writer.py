@@ -71,17 +71,19 @@ class OnnxWriter:
         shape: Sequence[Size],
         dtype: str,
         domain: str = "",
+        output: int = 0,
         **attributes: Any,
     ) -> Tensor:
-        """Write a node with one output of this shape and dtype."""
+        """Write a node of which one output is read (and is the last one), of this shape and dtype."""
         name = f"{self._prefix}{op.lower()}_{len(self.nodes)}"
-        output = ir.Value(name=name, type=ir.TensorType(onnx_type(dtype)))
+        outputs = [ir.Value(name=f"{name}.unread_{k}") for k in range(output)]
+        outputs.append(ir.Value(name=name, type=ir.TensorType(onnx_type(dtype))))
         values = [None if x is None else x.value for x in inputs]
         settings = ir.convenience.convert_attributes(attributes)
-        self.nodes.append(ir.Node(domain, op, values, settings, outputs=[output], name=name))
+        self.nodes.append(ir.Node(domain, op, values, settings, outputs=outputs, name=name))
         if domain:
             self.domains[domain] = 1
-        return Tensor(output, tuple(shape), dtype)
+        return Tensor(outputs[-1], tuple(shape), dtype)
 
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Tensor:
         """Write a known value; equal ones are one node."""
@@ -240,7 +242,7 @@ class OnnxWriter:
         """Take back the nodes of an attempt."""
         if len(self.nodes) == before:
             return
-        gone = {id(node.outputs[0]) for node in self.nodes[before:]}
+        gone = {id(node.outputs[-1]) for node in self.nodes[before:]}
         for node in self.nodes[before:]:
             for at in range(len(node.inputs)):
                 node.replace_input_with(at, None)

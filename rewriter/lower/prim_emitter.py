@@ -11,6 +11,7 @@ from rewriter.algebra.prims import Prim
 from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike
 from rewriter.lower.attention import group_size
 from rewriter.lower.emitter import EmptyRow
+from rewriter.lower.errors import EmitError
 
 __all__ = ["PrimEmitter"]
 
@@ -75,6 +76,14 @@ class PrimEmitter:
         if fn == "sum":
             return prims.sum_(x, [axis], keepdim=True)
         return prims.reduce(fn, x, [axis], keepdim=True)
+
+    def argmax(self, x: Prim, axis: int) -> Prim:
+        """Refuse: what is chosen among values is no primitive."""
+        raise EmitError("the place of the largest entry is no primitive")
+
+    def argsort(self, x: Prim, axis: int) -> Prim:
+        """Refuse: what is chosen among values is no primitive."""
+        raise EmitError("an order of entries is no primitive")
 
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Prim:
         """Return a known value."""

@@ -178,6 +178,15 @@ class TorchEmitter:
         functions: dict[str, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
         return self._known(functions[fn](x, axis, keepdim=True), shape)
 
+    def argmax(self, x: Tensor, axis: int) -> Tensor:
+        """Place of the largest entry, the first of equal ones."""
+        shape = [ONE if k == axis % x.dim() else n for k, n in enumerate(self.shape(x))]
+        return self._known(x.argmax(axis, keepdim=True), shape)
+
+    def argsort(self, x: Tensor, axis: int) -> Tensor:
+        """Places from the largest entry to the smallest, equal ones in order."""
+        return self._known(x.sort(dim=axis, descending=True, stable=True).indices, self.shape(x))
+
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Tensor:
         """Return a known value."""
         known, kind = np.asarray(array), getattr(torch, dtype)

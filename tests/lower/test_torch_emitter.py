@@ -69,6 +69,16 @@ VIEWS: list[tuple[str, Callable[[TorchEmitter, Tensor], Tensor], Callable[[np.nd
     ("pad-last", lambda e, x: e.pad(x, 2, 0, 1), lambda x: np.pad(x, ((0, 0), (0, 0), (0, 1)))),
     ("reduce-max", lambda e, x: e.reduce("max", x, -1), lambda x: x.max(-1, keepdims=True)),
     ("reduce-min", lambda e, x: e.reduce("min", x, 0), lambda x: x.min(0, keepdims=True)),
+    (
+        "argmax",
+        lambda e, x: e.argmax(e.map("floor", x), -1),
+        lambda x: np.floor(x).argmax(-1)[..., None],
+    ),
+    (
+        "argsort",
+        lambda e, x: e.argsort(e.map("floor", x), 1),
+        lambda x: np.argsort(-np.floor(x), axis=1, kind="stable"),
+    ),
     ("iota", lambda e, x: e.iota(N * 2 + 1), lambda x: np.arange(11)),
     ("iota-float", lambda e, x: e.iota(B, "float32"), lambda x: np.arange(3, dtype=np.float32)),
     ("size", lambda e, x: e.size(N - 1), lambda x: np.array(4)),
