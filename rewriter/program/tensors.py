@@ -1,18 +1,27 @@
-"""Tensors of PyTorch as numpy arrays, and back; bfloat16 travels as `ml_dtypes.bfloat16`."""
+"""Tensors of any runtime as numpy arrays, and as tensors of PyTorch.
+
+bfloat16 travels as `ml_dtypes.bfloat16`. PyTorch is imported only where a tensor of it is met or made.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["to_numpy", "to_torch"]
 
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """Return a tensor as numpy; the memory is shared where it can be."""
-    tensor = tensor.detach().cpu()
+def to_numpy(x: Any) -> np.ndarray:
+    """Return a torch tensor, an array or a number as a numpy array; the memory is shared where it can be."""
+    if not hasattr(x, "detach"):
+        return np.asarray(x)
+    import torch
+
+    tensor: torch.Tensor = x.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         import ml_dtypes
 
@@ -20,11 +29,13 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.resolve_neg().resolve_conj().numpy()
 
 
-def to_torch(array: Any) -> torch.Tensor:
+def to_torch(x: Any) -> torch.Tensor:
     """Return a tensor as it is, and an array or a number as a tensor that owns its memory."""
-    if isinstance(array, torch.Tensor):
-        return array
-    array = np.array(array, order="C")
+    import torch
+
+    if isinstance(x, torch.Tensor):
+        return x
+    array = np.array(x, order="C")
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)

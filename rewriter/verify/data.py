@@ -15,7 +15,7 @@ import numpy as np
 
 from rewriter.errors import InputError
 from rewriter.program.program import Program
-from rewriter.verify.arrays import to_numpy
+from rewriter.program.tensors import to_numpy
 from rewriter.verify.binding import numpy_dtype
 from rewriter.verify.inputs import Case
 from rewriter.verify.metrics import is_floating

@@ -24,7 +24,7 @@ import numpy as np
 
 from rewriter.errors import InputError
 from rewriter.program.program import Arrays, Program
-from rewriter.verify.arrays import to_numpy, to_torch
+from rewriter.program.tensors import to_numpy, to_torch
 from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import run

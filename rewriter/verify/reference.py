@@ -19,8 +19,8 @@ from rewriter.lower.canonical import emit_site, inputs_of
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.prim_emitter import PrimEmitter
 from rewriter.program.program import Arrays, Program
+from rewriter.program.tensors import to_torch
 from rewriter.sites.site import AttentionSite, Band
-from rewriter.verify.arrays import to_torch
 
 __all__ = ["LARGEST", "Reference", "scores_of"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rewriter.errors import RewriterError
 from rewriter.program.program import Arrays, Program
-from rewriter.verify.arrays import to_numpy
+from rewriter.program.tensors import to_numpy
 
 __all__ = ["RunError", "can_run", "first_line", "run", "runtime_errors"]
 

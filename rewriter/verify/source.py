@@ -10,7 +10,7 @@ import numpy as np
 
 from rewriter.errors import InputError
 from rewriter.program.program import Arrays, Program
-from rewriter.verify.arrays import to_numpy, to_torch
+from rewriter.program.tensors import to_numpy, to_torch
 from rewriter.verify.running import first_line, run_positional, runtime_errors
 
 if TYPE_CHECKING:

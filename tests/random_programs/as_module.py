@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewriter.verify.arrays import to_torch
+from rewriter.program.tensors import to_torch
 from tests.random_programs.steps import Program
 
 __all__ = ["as_module"]

@@ -14,8 +14,8 @@ from rewriter.engine import Pass, Rewriting
 from rewriter.passes.softmax import SoftmaxAttention
 from rewriter.passes.window import WindowAttention
 from rewriter.program.program import Program
+from rewriter.program.tensors import to_torch
 from rewriter.sites import AttentionSite
-from rewriter.verify.arrays import to_torch
 from rewriter.verify.running import RunError, run_positional
 from tests.random_programs.as_onnx import as_onnx
 from tests.random_programs.case import Case

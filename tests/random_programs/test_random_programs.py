@@ -7,7 +7,7 @@ import pytest
 
 import tests.random_programs.judge as judge
 import tests.random_programs.shrink as shrink
-from rewriter.verify.arrays import to_numpy, to_torch
+from rewriter.program.tensors import to_numpy, to_torch
 from tests.random_programs.as_module import as_module
 from tests.random_programs.as_onnx import as_onnx
 from tests.random_programs.case import Case, case

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import rewriter
-from rewriter.verify.arrays import to_numpy
+from rewriter.program.tensors import to_numpy
 from tests.sites.claims import check_found, check_rewritten
 from tests.sites.spellings import SPELLINGS, Spelling
 

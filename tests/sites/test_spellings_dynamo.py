@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rewriter.verify.arrays import to_numpy
+from rewriter.program.tensors import to_numpy
 from tests.sites.claims import check_found, check_rewritten
 from tests.sites.spellings import SPELLINGS, Spelling
 from tests.sites.spellings.export import by_dynamo
