@@ -101,6 +101,9 @@ class Form(ABC):
         Those that it computes, as in `AttentionSite.normalizer`.
     traits
         What a site may do besides ``softmax(scale · q kᵀ + bias) v``, because the form does it too.
+    rows_apart
+        A query's result does not depend on the other queries, so that the definition may be given a few of
+        them.
     """
 
     name: ClassVar[str]
@@ -108,6 +111,7 @@ class Form(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"attention"})
     normalizers: ClassVar[frozenset[str]] = frozenset({"softmax"})
     traits: ClassVar[frozenset[Trait]] = frozenset()
+    rows_apart: ClassVar[bool] = True
 
     @abstractmethod
     def fidelity(self, site: AttentionSite) -> Fidelity:

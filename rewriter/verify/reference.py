@@ -81,8 +81,11 @@ class Reference:
 
         def compute(e: Emitter, a: Canonical, value: np.ndarray) -> None:
             a = form.adapt(a)
-            for start, count in self.blocks or ((0, value.shape[2]),):
-                part = a if self.blocks is None else _rows(e, a, start, count)
+            if self.blocks is None or not form.rows_apart:
+                value[:] = self._defined(form, a, dtype)
+                return
+            for start, count in self.blocks:
+                part = _rows(e, a, start, count)
                 value[:, :, start : start + count] = self._defined(form, part, dtype)
 
         return self._native(compute)[self._known]
