@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-from rewriter.algebra.sizes import ZERO, Size
+from rewriter.algebra.sizes import ZERO
 from rewriter.forms import Canonical
+from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 from rewriter.sites.site import Band
 
-__all__ = ["emit_band", "emit_dense"]
+__all__ = ["emit_dense"]
 
 
 def emit_dense(e: Emitter, a: Canonical, empty_row: EmptyRow | None = None) -> Handle:
@@ -31,31 +30,3 @@ def emit_dense(e: Emitter, a: Canonical, empty_row: EmptyRow | None = None) -> H
         softcap=a.softcap,
         sink=a.sink,
     )
-
-
-def emit_band(e: Emitter, band: Band, queries: Handle, keys: Handle, dtype: str) -> Handle:
-    """Emit 0 where the band lets a query see a key, else -inf.
-
-    Parameters
-    ----------
-    e
-        Target.
-    band
-        What is visible.
-    queries, keys
-        Indices ``[…, I]`` and ``[J]``.
-    dtype
-        Of the result, ``[…, I, J]``.
-    """
-    lead = e.shape(queries)
-    ahead = e.map("sub", keys, e.reshape(queries, (*lead, Size.of(1))))
-    if band.offset != ZERO:
-        ahead = e.map("sub", ahead, e.size(band.offset))
-    mask = e.constant(0.0, dtype)
-    hidden = e.constant(-math.inf, dtype)
-    if band.right is not None:
-        mask = e.map("where", e.map("le", ahead, e.constant(band.right, "int64")), mask, hidden)
-    if band.left is not None:
-        mask = e.map("where", e.map("ge", ahead, e.constant(-band.left, "int64")), mask, hidden)
-    shape = (*lead, *e.shape(keys))
-    return mask if e.shape(mask) == shape else e.expand(mask, shape)

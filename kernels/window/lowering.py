@@ -9,8 +9,9 @@ import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical
-from rewriter.kernels.softmax.lowering import emit_band, emit_dense
+from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.window.tiles import Tiles, attend_tiles, price, token_major
+from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 from rewriter.sites.site import Band
 

@@ -8,6 +8,7 @@ from rewriter.algebra.sizes import ONE
 from rewriter.lower.canonical import arrange_operand, emit_term, restore
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.errors import EmitError
+from rewriter.lower.heads import for_every_head
 from rewriter.sites.formula import Formula
 from rewriter.sites.site import AttentionSite
 
@@ -34,7 +35,7 @@ def emit_densely(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle])
     v = arrange_operand(
         e, handles, formula.v, (axes.batch, axes.heads, axes.keys, axes.v_features), site.dtype
     )
-    result = e.matmul(weights, _for_every_head(e, v, site))
+    result = e.matmul(weights, for_every_head(e, v, site.batch, site.heads, site.kv_heads))
     return restore(
         e, result, formula, (*axes.batch, *axes.heads, *axes.groups, *axes.queries, *axes.v_features)
     )
@@ -47,20 +48,8 @@ def _products(e: Emitter, handles: Mapping[str, Handle], site: AttentionSite) ->
     heads = (*axes.heads, *axes.groups)
     q = arrange_operand(e, handles, formula.q, (axes.batch, heads, axes.queries, axes.features), site.dtype)
     k = arrange_operand(e, handles, formula.k, (axes.batch, axes.heads, axes.keys, axes.features), site.dtype)
-    return e.matmul(q, e.permute(_for_every_head(e, k, site), (0, 1, 3, 2)))
-
-
-def _for_every_head(e: Emitter, x: Handle, site: AttentionSite) -> Handle:
-    """Repeat ``[B or 1, G or 1, J, D]`` to ``[B, H, J, D]``: head ``h`` reads head ``h // (H // G)``."""
-    batch, heads, length, size = e.shape(x)
-    groups = site.heads.divide(site.kv_heads)
-    if groups is None:
-        raise EmitError(f"{site.heads} heads are no multiple of {site.kv_heads}")
-    if heads == site.kv_heads != ONE and groups != ONE:
-        x = e.reshape(x, (batch, heads, ONE, length, size))
-        x = e.reshape(e.expand(x, (batch, heads, groups, length, size)), (batch, site.heads, length, size))
-    wanted = (site.batch, site.heads, length, size)
-    return x if tuple(e.shape(x)) == wanted else e.expand(x, wanted)
+    k = for_every_head(e, k, site.batch, site.heads, site.kv_heads)
+    return e.matmul(q, e.permute(k, (0, 1, 3, 2)))
 
 
 def _normalised(e: Emitter, handles: Mapping[str, Handle], site: AttentionSite, scores: Handle) -> Handle:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rewriter.algebra.evaluate import EvaluationError, evaluate
 from rewriter.algebra.prims import Prim, leaf
-from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
+from rewriter.lower.band import emit_band
 from rewriter.lower.canonical import emit_site
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.errors import EmitError
 from rewriter.lower.general import emit_densely
+from rewriter.lower.heads import for_every_head
 from rewriter.lower.prim_emitter import PrimEmitter
 from rewriter.sites.oracle import complete, exact, free_inputs
-from rewriter.sites.site import AttentionSite, Band
+from rewriter.sites.site import AttentionSite
 
 if TYPE_CHECKING:
     from rewriter.program.program import Program
 
-__all__ = ["band_bias", "check_site", "dense_attention", "formula_value"]
+__all__ = ["check_site", "dense_attention", "formula_value"]
 
 LARGEST = 1 << 25
 """Sites with more scores are evaluated in float32, with `COARSE` as the tolerance, to save memory."""
@@ -47,14 +47,17 @@ EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloa
 def dense_attention(e: Emitter, a: Canonical) -> Handle:
     """Emit softmax attention by its definition, step by step, the band spelled as a mask."""
     shape = a.shape
-    k, v = (_for_every_head(e, x, shape) for x in (a.k, a.v))
+    k, v = (for_every_head(e, x, shape["B"], shape["H"], shape["G"]) for x in (a.k, a.v))
     dtype = e.dtype(a.q)
     scores = e.map("mul", e.matmul(a.q, e.permute(k, (0, 1, 3, 2))), e.constant(a.scale, dtype))
     if a.softcap is not None:
         cap = e.constant(a.softcap, dtype)
         scores = e.map("mul", e.map("tanh", e.map("div", scores, cap)), cap)
-    for bias in (a.bias, None if a.band is None else band_bias(e, a.band, a, dtype)):
-        scores = scores if bias is None else e.map("add", scores, bias)
+    if a.bias is not None:
+        scores = e.map("add", scores, a.bias)
+    if a.band is not None:
+        seen = emit_band(e, a.band, e.iota(shape["I"]), e.iota(shape["J"]), dtype)
+        scores = e.map("add", scores, e.reshape(seen, (1, 1, shape["I"], shape["J"])))
     if a.sink is None:
         weights = e.softmax(scores, 3)
     else:
@@ -64,30 +67,6 @@ def dense_attention(e: Emitter, a: Canonical) -> Handle:
     if a.empty_row == "zero":
         weights = e.map("where", e.map("isnan", weights), e.constant(0.0, dtype), weights)
     return e.matmul(weights, v)
-
-
-def _for_every_head(e: Emitter, x: Handle, shape: Mapping[str, Size]) -> Handle:
-    """Repeat ``[B, G, J, D]`` to ``[B, H, J, D]``: query head ``h`` reads head ``h // (H // G)``."""
-    batch, heads, length, size = e.shape(x)
-    groups = shape["H"].divide(shape["G"])
-    if groups is None or groups == ONE:
-        return x
-    x = e.expand(e.reshape(x, (batch, heads, ONE, length, size)), (batch, heads, groups, length, size))
-    return e.reshape(x, (batch, shape["H"], length, size))
-
-
-def band_bias(e: Emitter, band: Band, a: Canonical, dtype: str) -> Handle:
-    """Emit ``[1, 1, I, J]``: 0 where the band lets a query see a key, else -inf."""
-    rows = e.reshape(e.iota(a.shape["I"]), (1, 1, a.shape["I"], 1))
-    columns = e.reshape(e.iota(a.shape["J"]), (1, 1, 1, a.shape["J"]))
-    ahead = e.map("sub", e.map("sub", columns, rows), e.size(band.offset))
-    bias = e.constant(0.0, dtype)
-    hidden = e.constant(-np.inf, dtype)
-    if band.right is not None:
-        bias = e.map("where", e.map("le", ahead, e.constant(band.right, "int64")), bias, hidden)
-    if band.left is not None:
-        bias = e.map("where", e.map("ge", ahead, e.constant(-band.left, "int64")), bias, hidden)
-    return bias
 
 
 def check_site(program: Program, site: AttentionSite, seed: int = 0) -> str | None:

@@ -14,10 +14,13 @@ CONTRACTS = (
     "rewriter.algebra.sizes",
     "rewriter.errors",
     "rewriter.forms",
+    "rewriter.lower.attention",
+    "rewriter.lower.band",
     "rewriter.lower.emitter",
+    "rewriter.lower.heads",
     "rewriter.sites.site",
 )
-"""What a form is declared with: plain data and protocols, no runtime."""
+"""What a form is declared with: plain data and protocols, and what is emitted through them; no runtime."""
 
 
 def _is_definition(path: Path) -> bool:
