@@ -130,6 +130,13 @@ def _summary(entries: Sequence[Entry]) -> Iterator[str]:
             f"| {title} | {t.architectures} | {t.graphs} | {t.sites} | {t.missed} | {t.coverage:.2%} "
             f"| {t.seen} | {t.found} | {seconds[len(seconds) // 2]:.2f} · {seconds[-1]:.1f} |"
         )
+    forms = Counter((e.case.library, e.case.architecture) for e in entries if e.done)
+    complete = sum(count == len(FORMS) for count in forms.values())
+    yield ""
+    yield (
+        f"{complete} architectures are there in all {len(FORMS)} forms. Why others are not is told under "
+        "*Failures*: some offer no SDPA implementation, and some an exporter cannot write."
+    )
 
 
 def _kinds(entries: Sequence[Entry]) -> Iterator[str]:

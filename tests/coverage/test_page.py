@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from benchmarks.coverage.forms import FORMS
 from benchmarks.coverage.page import Entry, page, totals
 from benchmarks.coverage.records import Capture, Case, Raised
 
@@ -44,6 +45,12 @@ def test_no_failure_is_hidden() -> None:
 def test_forms_with_the_same_findings_share_a_row() -> None:
     text = page([DONE, SAME], "versions")
     assert "| one | FX eager, FX SDPA | 2 | attention (sink) | causal | 0 |  | 0.50 |" in text
+
+
+def test_architectures_in_all_forms_are_counted() -> None:
+    every = [Entry(replace(CASE, form=form), DONE.capture, DONE.raised) for form in FORMS]
+    assert "1 architectures are there in all 4 forms." in page([*every, SHORT], "versions")
+    assert "0 architectures are there in all 4 forms." in page([DONE, SAME, SHORT], "versions")
 
 
 def test_the_page_is_the_same_for_the_same_results() -> None:
