@@ -11,13 +11,29 @@ from rewriter.errors import InputError
 if TYPE_CHECKING:
     from rewriter.engine import Pass
     from rewriter.forms import Form
+    from rewriter.passes.agent import AgentAttention
+    from rewriter.passes.linear import LinearAttention
+    from rewriter.passes.merge import MergedAttention
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.window import WindowAttention
     from rewriter.program.program import Program
 
-__all__ = ["CATALOG", "Sequential", "SoftmaxAttention", "WindowAttention", "form_type", "get", "parse_form"]
+__all__ = [
+    "AgentAttention",
+    "CATALOG",
+    "MergedAttention",
+    "Sequential",
+    "SoftmaxAttention",
+    "WindowAttention",
+    "form_type",
+    "get",
+    "parse_form",
+]
 
 CATALOG = {
+    "agent": "rewriter.passes.agent:AgentAttention",
+    "linear": "rewriter.passes.linear:LinearAttention",
+    "merge": "rewriter.passes.merge:MergedAttention",
     "softmax": "rewriter.passes.softmax:SoftmaxAttention",
     "window": "rewriter.passes.window:WindowAttention",
 }

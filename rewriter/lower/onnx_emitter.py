@@ -228,7 +228,7 @@ class OnnxEmitter(OnnxWriter):
         return self.node("ArgMax", [x], _with_axis(x.shape, axis, ONE), "int64", axis=axis, keepdims=1)
 
     def argsort(self, x: Tensor, axis: int) -> Tensor:
-        """Write the places from the largest entry to the smallest; of equal ones TopK takes the first first."""
+        """Write the places from the largest entry to the smallest; TopK takes equal ones in order."""
         axis %= len(x.shape)
         inputs = [x, self.number(x.shape[axis])]
         return self.node("TopK", inputs, x.shape, "int64", output=1, axis=axis, largest=1, sorted=1)

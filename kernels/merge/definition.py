@@ -1,0 +1,122 @@
+"""Token merging by its definition: dense, plain, in float32 or wider."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from rewriter.kernels.softmax.definition import Operands, attend
+
+__all__ = ["Matching", "match", "merge_attention", "merged", "unmerged"]
+
+STEPS = 4096
+"""Similarities are compared in steps of one over this: rounding does not decide between equal tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """Which of ``N`` tokens become one.
+
+    Parameters
+    ----------
+    place
+        Place of every token among those that are left, ``[B, N]``.
+    left
+        How many are left.
+    """
+
+    place: torch.Tensor
+    left: int
+
+
+def match(metric: torch.Tensor, r: int, protect: int = 0) -> Matching:
+    """Match tokens in pairs, by bipartite soft matching.
+
+    Tokens after the first ``protect`` are dealt in turn to two sets. Every token of the first set looks for
+    the token of the second set whose metric has the largest cosine with its own; the ``r`` tokens with the
+    largest cosines join theirs. Of equal cosines the one at the lower index wins. The tokens that are left
+    are the protected ones, those of the first set that joined none, from the most to the least similar, and
+    the second set.
+
+    Source: Bolya et al., Token Merging: Your ViT But Faster (2023), section 3.
+
+    Parameters
+    ----------
+    metric
+        What tokens are compared by, ``[B, N, D]``.
+    r
+        Tokens that join another one. At most as many as the second set has.
+    protect
+        First tokens that are never merged.
+    """
+    tokens = metric.shape[1]
+    unit = torch.nn.functional.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
+    first, second = unit[:, protect::2], unit[:, protect + 1 :: 2]
+    r = min(r, second.shape[1])
+    kept = first.shape[1] - r
+    place = torch.arange(tokens).expand(len(unit), -1).clone()
+    place[:, protect + 1 :: 2] = protect + kept + torch.arange(second.shape[1])
+    if second.shape[1]:
+        cosines = torch.floor(first @ second.mT * STEPS + 0.5)
+        best, partner = cosines.max(dim=-1)
+        partner = (cosines == best[..., None]).int().argmax(dim=-1)
+        rank = best.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        place[:, protect::2] = protect + torch.where(rank < r, kept + partner, rank - r)
+    return Matching(place, tokens - r)
+
+
+def merged(x: torch.Tensor, size: torch.Tensor, matching: Matching) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean of the tokens that become one, weighted by their sizes, and the sum of their sizes.
+
+    Parameters
+    ----------
+    x
+        ``[B, N, C]``.
+    size
+        How many tokens each stands for, ``[B, N]``.
+    matching
+        Which become one.
+    """
+    joins = torch.nn.functional.one_hot(matching.place, matching.left).to(x.dtype) * size[..., None]
+    total = joins.sum(dim=1)
+    return torch.einsum("bnm,bnc->bmc", joins, x) / total[..., None], total
+
+
+def unmerged(x: torch.Tensor, matching: Matching) -> torch.Tensor:
+    """Return a token for each of the original ones, ``[B, N, C]``: that which it has become part of."""
+    return x.gather(1, matching.place[..., None].expand(-1, -1, x.shape[2]))
+
+
+def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = True) -> torch.Tensor:
+    """Return attention of merged queries to merged keys, for every query; ``[B, H, I, E]``.
+
+    Tokens are matched by the mean of their keys over the heads. Merged keys and values are means; the
+    logarithm of how many tokens a key stands for is added to its scores, so that it counts as often.
+
+    Parameters
+    ----------
+    x
+        Operands, without bias or band.
+    r, protect
+        See `match`.
+    queries
+        Whether queries are merged as their keys are; otherwise each asks by itself.
+    """
+    wide = torch.promote_types(x.q.dtype, torch.float32)
+    q, k, v = (t.to(wide) for t in (x.q, x.k, x.v))
+    matching = match(k.mean(dim=1), r, protect)
+    size = torch.ones(k.shape[0], k.shape[2], dtype=wide)
+
+    def all_heads(t: torch.Tensor) -> torch.Tensor:
+        mean, _ = merged(t.transpose(1, 2).flatten(2), size, matching)
+        return mean.unflatten(2, (t.shape[1], t.shape[3])).transpose(1, 2)
+
+    count = merged(k[:, 0], size, matching)[1]
+    few = replace(x, q=all_heads(q) if queries else q, k=all_heads(k), v=all_heads(v))
+    few = replace(few, bias=count.log()[:, None, None, :])
+    result = attend(few, torch.ones(few.q.shape[2], matching.left, dtype=torch.bool))
+    if not queries:
+        return result
+    rows = unmerged(result.transpose(1, 2).flatten(2), matching)
+    return rows.unflatten(2, (result.shape[1], result.shape[3])).transpose(1, 2)

@@ -1,0 +1,138 @@
+"""The form ``merge``: similar tokens become one for the time of an attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.algebra.sizes import Size
+from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.merge.lowering import emit_merged
+from rewriter.kernels.merge.matching import Sets, sets_of
+from rewriter.kernels.softmax.form import dense_cost
+from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.sites.site import Trait
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.sites.site import AttentionSite
+
+__all__ = ["Merge"]
+
+
+@dataclass(frozen=True)
+class Merge(Form):
+    """Attention among fewer tokens: the most similar ones become one, which counts as often as they were.
+
+    Parameters
+    ----------
+    r
+        How many tokens join another one; at most half of those that are not protected.
+    ratio
+        The same as a share of the tokens that are not protected, up to 0.5; for any length.
+    protect
+        First tokens that are never merged: a class token and registers.
+    of
+        What is merged: ``qkv``, or ``kv`` where each query is to ask by itself.
+    """
+
+    name: ClassVar[str] = "merge"
+    summary: ClassVar[str] = "similar tokens become one, which counts as often as there were tokens"
+    traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
+    rows_apart: ClassVar[bool] = False
+
+    r: int | None = None
+    ratio: float | None = None
+    protect: int = 1
+    of: str = "qkv"
+
+    def __post_init__(self) -> None:
+        if (self.r is None) == (self.ratio is None):
+            raise ValueError("merge needs r or ratio, and not both")
+        if self.r is not None and self.r < 0:
+            raise ValueError(f"r is {self.r}; expected 0 or more")
+        if self.ratio is not None and not 0 <= self.ratio <= 0.5:
+            raise ValueError(f"ratio is {self.ratio}; expected 0 to 0.5")
+        if self.protect < 0:
+            raise ValueError(f"protect is {self.protect}; expected 0 or more")
+        if self.of not in ("qkv", "kv"):
+            raise ValueError(f"of is {self.of!r}; expected qkv or kv")
+
+    def fidelity(self, site: AttentionSite) -> Fidelity:
+        """Return `Fidelity.EXACT` where nothing is merged."""
+        return Fidelity.EXACT if self._merges_nothing(site.keys) else Fidelity.TRAINING_FREE
+
+    def why_not(self, site: AttentionSite) -> str | None:
+        """Return why the tokens of the site are not alike enough to be exchanged, or None."""
+        if self._merges_nothing(site.keys):
+            return None
+        if not site.facts.dense:
+            return (
+                f"{site.id} is masked or biased by position ({site.facts.mask}); tokens that are merged have"
+                " no position"
+            )
+        if self.of == "qkv" and site.queries != site.keys:
+            return (
+                f"{site.id} has {site.queries} queries and {site.keys} keys; of=qkv merges both alike"
+                " (of=kv merges keys and values only)"
+            )
+        if self.r is not None and not site.keys.static:
+            return f"{site.id} has {site.keys} keys, no fixed number; give ratio in place of r"
+        return None
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit attention of merged tokens, or the attention itself where nothing is merged."""
+        if self._merges_nothing(a.shape["J"]):
+            return emit_dense(e, a)
+        return emit_merged(e, a, self._sets(e, a.shape["J"]), self.of == "qkv")
+
+    def definition(self, x: Operands) -> torch.Tensor:
+        """Compute it token by token."""
+        from rewriter.kernels.merge.definition import merge_attention
+
+        r = self._count(x.k.shape[2])
+        return merge_attention(x, r, protect=self.protect, queries=self.of == "qkv")
+
+    def cost(self, site: AttentionSite) -> Cost:
+        """Return the cost of every score of merged tokens, and of finding out which are similar."""
+        tokens = site.keys.known()
+        if tokens is None or self._merges_nothing(site.keys):
+            return dense_cost(site, site.keys)
+        r = self._count(tokens)
+        few = replace(site, queries=site.queries - r) if self.of == "qkv" else site
+        merged = dense_cost(few, site.keys - r)
+        pairs = site.batch * ((tokens - self.protect + 1) // 2) * ((tokens - self.protect) // 2)
+        width = site.kv_heads * (site.qk_dim + site.v_dim) + site.heads * site.qk_dim
+        joining = site.batch * r * ((tokens - self.protect) // 2) * width
+        return replace(merged, flops=merged.flops + 2 * pairs * site.qk_dim + 2 * joining)
+
+    @property
+    def telling_length(self) -> int:
+        """Return an odd length with tokens of each kind."""
+        return (self.protect + 33) | 1
+
+    def _count(self, tokens: int) -> int:
+        """Return how many of a number of tokens are merged."""
+        body = max(tokens - self.protect, 0)
+        share = self._share
+        wanted = body - -(-body * (share.denominator - share.numerator) // share.denominator)
+        return min(wanted if self.r is None else self.r, body // 2)
+
+    def _sets(self, e: Emitter, tokens: Size) -> Sets:
+        if tokens.static:
+            return sets_of(e, tokens, self._count(int(tokens)), self.protect)
+        share, body = self._share, tokens - self.protect
+        stay = e.ceil_div(body * (share.denominator - share.numerator), share.denominator)
+        return sets_of(e, tokens, body - stay, self.protect)
+
+    @property
+    def _share(self) -> Fraction:
+        return Fraction(self.ratio or 0).limit_denominator(1000)
+
+    def _merges_nothing(self, tokens: Size) -> bool:
+        known = tokens.known()
+        return self.ratio == 0 or self.r == 0 or (known is not None and self._count(known) == 0)

@@ -1,0 +1,59 @@
+"""How attention of merged tokens is emitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rewriter.algebra.sizes import ONE, Size
+from rewriter.forms import Canonical
+from rewriter.kernels.merge.matching import Sets, emit_match, emit_merge, emit_place, emit_take
+from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.lower.emitter import Emitter, Handle
+
+__all__ = ["emit_counted", "emit_merged", "mean_key"]
+
+
+def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
+    """Emit attention of merged queries (or of each, unless ``queries``) to merged keys; ``[B, H, I, E]``."""
+    matched = emit_match(e, mean_key(e, a.k), sets)
+    batch, tokens, dtype = a.shape["B"], a.shape["J"], e.dtype(a.q)
+    operands = [a.k, a.v, a.q] if queries else [a.k, a.v]
+    parts = [_token_major(e, x) for x in operands]
+    ones = e.expand(e.constant(1.0, dtype), (batch, tokens, ONE))
+    mean, size = emit_merge(e, e.concat(parts, 2), ones, matched, sets)
+    few = []
+    begin = Size()
+    for x, part in zip(operands, parts, strict=True):
+        few.append(_head_major(e, e.slice(mean, 2, begin, e.shape(part)[2]), e.shape(x)))
+        begin = begin + e.shape(part)[2]
+    k, v, q = few if queries else [*few, a.q]
+    shape = {**a.shape, "I": e.shape(q)[2], "J": sets.left}
+    result = emit_counted(e, replace(a, q=q, k=k, v=v, shape=shape), size)
+    if not queries:
+        return result
+    rows = emit_take(e, _token_major(e, result), emit_place(e, matched, sets))
+    return _head_major(e, rows, (batch, a.shape["H"], a.shape["I"], a.shape["E"]))
+
+
+def emit_counted(e: Emitter, a: Canonical, size: Handle) -> Handle:
+    """Emit attention to keys each of which counts ``size`` times, ``[B, J, 1]``; ``[B, H, I, E]``."""
+    batch, keys, _ = e.shape(size)
+    often = e.reshape(e.map("log", size), (batch, ONE, ONE, keys))
+    return emit_dense(e, replace(a, bias=often if a.bias is None else e.map("add", a.bias, often)))
+
+
+def mean_key(e: Emitter, k: Handle) -> Handle:
+    """Emit the sum of the keys over the heads, ``[B, J, D]``: only its direction counts."""
+    batch, heads, keys, width = e.shape(k)
+    return e.reshape(k if heads == ONE else e.reduce("sum", k, 1), (batch, keys, width))
+
+
+def _token_major(e: Emitter, x: Handle) -> Handle:
+    batch, heads, tokens, width = e.shape(x)
+    return e.reshape(e.permute(x, (0, 2, 1, 3)), (batch, tokens, heads * width))
+
+
+def _head_major(e: Emitter, x: Handle, like: tuple[Size, ...]) -> Handle:
+    batch, heads, _, width = like
+    tokens = e.shape(x)[1]
+    return e.permute(e.reshape(x, (batch, tokens, heads, width)), (0, 2, 1, 3))

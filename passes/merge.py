@@ -1,0 +1,54 @@
+"""The pass ``merge``."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from rewriter.engine import Options, Pass
+from rewriter.kernels.merge.form import Merge
+
+__all__ = ["MergedAttention"]
+
+
+class MergedAttention(Pass):
+    """Merges similar tokens for the time of an attention.
+
+    Before: every token asks every token. After: similar tokens ask and answer as one, with the mean of their
+    queries, keys and values; a merged key counts as often as there were tokens, and every token gets the
+    result of what it has become part of.
+
+    Applies when
+        nothing masks or biases the scores; queries and keys are one sequence, or only keys are merged.
+    Refuses when
+        the site is of another kind, has another normaliser, a mask or a bias, changes scores or weights by
+        another function than a soft cap, or ``r`` is given and its length is dynamic.
+    Numbers
+        Approximate, training-free; exact where no token is merged, and where those that are were equal.
+
+    Parameters
+    ----------
+    r, ratio, protect, of
+        See `rewriter.kernels.merge.form.Merge`.
+    select
+        Which sites; see `rewriter.selectors`.
+    options
+        See `rewriter.engine.Options`.
+
+    Examples
+    --------
+    ``rewriter rewrite model.onnx -o out.onnx --apply merge:ratio=0.4 --budget 'cos>=0.98'``
+    """
+
+    form_type = Merge
+
+    def __init__(
+        self,
+        r: int | None = None,
+        ratio: float | None = None,
+        protect: int = 1,
+        of: str = "qkv",
+        *,
+        select: str = "all",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(Merge(r, ratio, protect, of), select, **options)

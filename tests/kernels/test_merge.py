@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rewriter.algebra.sizes import Size
+from rewriter.forms import Canonical, Fidelity
+from rewriter.kernels.merge.definition import match, merge_attention, merged, unmerged
+from rewriter.kernels.merge.form import Merge
+from rewriter.kernels.merge.matching import emit_match, emit_merge, emit_place, sets_of
+from rewriter.kernels.softmax.definition import softmax_attention
+from rewriter.lower.torch_emitter import TorchEmitter
+from rewriter.sites.site import Band, Facts
+from tests.kernels.operands import by_hand, canonical, emitter_of, operands, site
+
+
+def matched_by_hand(metric: torch.Tensor, r: int, protect: int) -> list[int]:
+    """Place of every token of one sequence, one pair after the other."""
+    first = list(range(protect, len(metric), 2))
+    second = list(range(protect + 1, len(metric), 2))
+    wishes = []
+    for a in first:
+        best, partner = -9999, -1
+        for b in second:
+            cosine = float(metric[a] @ metric[b] / (metric[a].norm() * metric[b].norm()))
+            if round(cosine * 4096) > best:
+                best, partner = round(cosine * 4096), b
+        wishes.append((-best, a, partner))
+    wishes.sort()
+    stay = [a for _, a, _ in wishes[r:]]
+    left = [*range(protect), *stay, *second]
+    place = {token: left.index(token) for token in left}
+    place |= {a: left.index(b) for _, a, b in wishes[:r]}
+    return [place[t] for t in range(len(metric))]
+
+
+SIZES = [(2, 1, 0), (3, 1, 1), (9, 4, 1), (10, 3, 0), (17, 8, 1), (12, 5, 2), (7, 0, 1)]
+
+
+@pytest.mark.parametrize(("tokens", "r", "protect"), SIZES)
+def test_matching_is_what_pairs_by_hand_are(tokens: int, r: int, protect: int) -> None:
+    metric = torch.randn(3, tokens, 5, generator=torch.Generator().manual_seed(tokens), dtype=torch.float64)
+    found = match(metric, r, protect)
+    assert found.left == tokens - r
+    assert found.place.tolist() == [matched_by_hand(m, r, protect) for m in metric]
+
+
+def test_of_equal_tokens_the_first_ones_are_matched() -> None:
+    metric = torch.ones(1, 9, 4)
+    # 1 3 5 7 | 2 4 6 8: all are alike, so 1 and 3 join 2
+    assert match(metric, 2, 1).place.tolist() == [[0, 3, 3, 3, 4, 1, 5, 2, 6]]
+
+
+def test_means_are_weighted_and_sizes_add_up() -> None:
+    x = torch.tensor([[[1.0], [2.0], [4.0], [8.0]]])
+    matching = replace(match(torch.ones(1, 4, 1), 1, 1), place=torch.tensor([[0, 1, 2, 1]]), left=3)
+    mean, size = merged(x, torch.tensor([[1.0, 3.0, 1.0, 1.0]]), matching)
+    assert mean.tolist() == [[[1.0], [3.5], [4.0]]] and size.tolist() == [[1.0, 4.0, 1.0]]
+    assert unmerged(mean, matching).tolist() == [[[1.0], [3.5], [4.0], [3.5]]]
+
+
+@pytest.mark.parametrize("protect", [0, 1, 2])
+def test_equal_tokens_are_merged_for_nothing(protect: int) -> None:
+    """Tokens in pairs of twins: merging them is exact, as each counts twice."""
+    a = canonical(8, heads=2, groups=2, dtype=torch.float64)
+    twice = [torch.cat([x[:, :, :protect], x.repeat_interleave(2, dim=2)], dim=2) for x in (a.q, a.k, a.v)]
+    a = replace(a, q=twice[0], k=twice[1], v=twice[2])
+    want = softmax_attention(operands(a))
+    for queries in (True, False):
+        found = merge_attention(operands(a), 8, protect=protect, queries=queries)
+        torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
+
+
+def test_merging_keys_is_attention_by_hand_to_means() -> None:
+    a = canonical(7, batch=1, heads=2, groups=2, dtype=torch.float64)
+    place = matched_by_hand(a.k[0].mean(0), 2, 1)
+    groups = [[t for t in range(7) if place[t] == p] for p in range(5)]
+    k, v = (torch.stack([x[:, :, g].mean(2) for g in groups], 2) for x in (a.k, a.v))
+    bias = torch.tensor([float(len(g)) for g in groups], dtype=torch.float64).log()[None, None, None]
+    few = replace(a, k=k, v=v, bias=bias)
+    found = merge_attention(operands(a), 2, protect=1, queries=False)
+    torch.testing.assert_close(found, by_hand(few, lambda i, j: True), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("tokens", "r", "protect"), SIZES)
+def test_emitted_matching_meets_the_definition(tokens: int, r: int, protect: int, batch: int) -> None:
+    g = torch.Generator().manual_seed(tokens)
+    metric, x = torch.randn(batch, tokens, 5, generator=g), torch.randn(batch, tokens, 3, generator=g)
+    b, n = Size.of(batch), Size.of(tokens)
+    weights = torch.rand(batch, tokens, 1, generator=g) + 1
+    three = [(metric, (b, n, Size.of(5))), (x, (b, n, Size.of(3))), (weights, (b, n, Size.of(1)))]
+    e = TorchEmitter(three)
+    sets = sets_of(e, n, r, protect)
+    found = emit_match(e, metric, sets)
+    want = match(metric, r, protect)
+    assert emit_place(e, found, sets).tolist() == want.place.tolist() and int(sets.left) == want.left
+    mean, size = emit_merge(e, x, weights, found, sets)
+    wanted = merged(x, weights[..., 0], want)
+    torch.testing.assert_close(mean, wanted[0])
+    torch.testing.assert_close(size[..., 0], wanted[1])
+
+
+def test_equal_tokens_stay_what_they_are_to_the_last_bit() -> None:
+    x = torch.full((1, 40, 3), 0.1)
+    e = TorchEmitter([(x, tuple(map(Size.of, x.shape)))])
+    sets = sets_of(e, Size.of(40), 20, 0)
+    ones = e.expand(e.constant(1.0, "float32"), (1, 40, 1))
+    mean, size = emit_merge(e, x, ones, emit_match(e, x, sets), sets)
+    assert (mean == x[:, :20]).all() and int(size.sum()) == 40
+
+
+FORMS = [
+    Merge(r=3),
+    Merge(r=100, protect=0),
+    Merge(ratio=0.3, protect=2),
+    Merge(ratio=0.5, of="kv"),
+    Merge(r=0),
+    Merge(ratio=0.01),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_lowering_meets_the_definition(form: Merge, softcap: float | None) -> None:
+    dynamic = (False,) if form.r else (False, True)
+    for tokens, batch, sink, open_ in itertools.product((1, 2, 9, 34), (1, 2), (None, "heads"), dynamic):
+        if open_ and tokens < 9:
+            continue  # a dynamic length leaves tokens in both sets
+        a = canonical(tokens, batch=batch, softcap=softcap, sink=sink, dynamic=open_)
+        found = form.emit(emitter_of(a), a)
+        torch.testing.assert_close(found, form.definition(operands(a)).float(), rtol=2e-4, atol=2e-5)
+
+
+def test_keys_of_another_sequence_are_merged_alone() -> None:
+    a, form = canonical(5, 12), Merge(r=3, of="kv")
+    found = form.emit(emitter_of(a), a)
+    torch.testing.assert_close(found, form.definition(operands(a)), rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    a, form = canonical(21, dtype=dtype), Merge(r=6)
+    found = form.emit(emitter_of(a), a)
+    assert found.dtype == dtype
+    want = form.definition(operands(a))
+    assert (found.float() - want).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e18])
+def test_similarity_knows_no_size(size: float) -> None:
+    metric = torch.randn(1, 12, 5, generator=torch.Generator().manual_seed(0))
+    e = TorchEmitter([(metric, tuple(map(Size.of, metric.shape)))])
+    sets = sets_of(e, Size.of(12), 3, 1)
+    scaled = e.map("mul", metric, e.constant(size, "float32"))
+    assert emit_match(e, scaled, sets).tolist() == emit_match(e, metric, sets).tolist()
+
+
+class Counting(TorchEmitter):
+    """Counts the scores that are computed."""
+
+    scores = 0
+
+    def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: object) -> torch.Tensor:
+        self.scores += q.shape[2] * k.shape[2]
+        return super().attention(q, k, v, **options)  # type: ignore[arg-type]
+
+
+def test_less_work_is_done() -> None:
+    a = canonical(65)
+    for form, scores in ((Merge(ratio=0.5), 33 * 33), (Merge(ratio=0.5, of="kv"), 65 * 33)):
+        e = emitter_of(a, Counting)
+        form.emit(e, a)
+        assert isinstance(e, Counting) and e.scores == scores
+
+
+def test_nothing_merged_is_exact() -> None:
+    dense = site(queries=9, keys=9)
+    masked = site(queries=9, keys=9, facts=Facts(band=Band(Size.of(0), None, 0)))
+    for form in (Merge(r=0), Merge(ratio=0.0), Merge(ratio=0.05), Merge(r=4, protect=8)):
+        assert form.fidelity(dense) is Fidelity.EXACT and form.why_not(masked) is None
+    assert Merge(r=1).fidelity(dense) is Fidelity.TRAINING_FREE
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "reason"),
+    [
+        (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0))}, "masked or biased"),
+        (Merge(r=2), {"facts": Facts(bias=True)}, "masked or biased"),
+        (Merge(r=2), {"queries": 5}, "of=kv"),
+        (Merge(r=2, of="kv"), {"keys": Size.symbol("n")}, "give ratio"),
+    ],
+)
+def test_refusals(form: Merge, changes: dict[str, object], reason: str) -> None:
+    assert reason in (form.why_not(site(**changes)) or "")
+    assert form.why_not(site()) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "needs r or ratio"),
+        ({"r": 1, "ratio": 0.1}, "needs r or ratio"),
+        ({"r": -1}, "0 or more"),
+        ({"ratio": 0.6}, "0 to 0.5"),
+        ({"r": 1, "protect": -1}, "0 or more"),
+        ({"r": 1, "of": "q"}, "qkv or kv"),
+    ],
+)
+def test_parameters_are_checked(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Merge(**wrong)  # type: ignore[arg-type]
+
+
+def test_cost_counts_what_is_left_and_what_matching_takes() -> None:
+    at = site(queries=1001, keys=1001)
+    dense, half = Merge(r=0).cost(at).flops, Merge(r=500).cost(at).flops
+    assert int(half) > int(dense) // 4 and int(half) < int(dense) * 3 // 4
+
+
+def test_gradients_reach_every_operand() -> None:
+    a = canonical(12)
+    parts = [x.clone().requires_grad_() for x in (a.q, a.k, a.v)]
+    own = Canonical(parts[0], parts[1], parts[2], None, None, a.scale, "never", a.shape)
+    Merge(r=4).emit(emitter_of(own), own).sum().backward()  # type: ignore[no-untyped-call]
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in parts)
