@@ -14,6 +14,7 @@ __all__ = [
     "attention_weights",
     "band_mask",
     "softmax_attention",
+    "times_values",
     "zero_where_blind",
 ]
 
@@ -117,7 +118,12 @@ def attend(x: Operands, seen: torch.Tensor) -> torch.Tensor:
     seen
         Booleans ``[I, J]``.
     """
-    return torch.einsum("bhij,bhje->bhie", attention_weights(x, seen), _for_every_head(x.v, x))
+    return times_values(attention_weights(x, seen), x)
+
+
+def times_values(weights: torch.Tensor, x: Operands) -> torch.Tensor:
+    """Return weights ``[B, H, I, J]`` times the values of each head, ``[B, H, I, E]``."""
+    return torch.einsum("bhij,bhje->bhie", weights, _for_every_head(x.v, x))
 
 
 def zero_where_blind(x: Operands, seen: torch.Tensor, result: torch.Tensor) -> torch.Tensor:

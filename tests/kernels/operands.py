@@ -85,8 +85,13 @@ def emitter_of(a: Canonical, kind: Callable[..., TorchEmitter] = TorchEmitter) -
     return kind(inputs)
 
 
-def by_hand(a: Canonical, sees: Callable[[int, int], bool]) -> torch.Tensor:
-    """Return attention, one score after the other; ``sees(i, j)``; a query that sees nothing gives NaN."""
+def by_hand(
+    a: Canonical, sees: Callable[[int, int], bool], weigh: Callable[[float], float] = float
+) -> torch.Tensor:
+    """Return attention, one score after the other; ``sees(i, j)``; a query that sees nothing gives NaN.
+
+    ``weigh`` changes each weight of the softmax.
+    """
     B, H, queries, D = a.q.shape
     share = H // a.k.shape[1]
     result = torch.full((B, H, queries, a.v.shape[3]), math.nan, dtype=torch.float64)
@@ -110,10 +115,10 @@ def by_hand(a: Canonical, sees: Callable[[int, int], bool]) -> torch.Tensor:
                     sinks = a.sink.expand(B, H, queries, a.sink.shape[3])[b, h, i].tolist()
                 top = max([*scores, *sinks], default=-math.inf)
                 if top > -math.inf:
-                    weights = [math.exp(s - top) for s in scores]
+                    total = sum(math.exp(s - top) for s in [*scores, *sinks])
+                    weights = [weigh(math.exp(s - top) / total) for s in scores]
                     values = [a.v[b, h // share, j].double() * w for j, w in zip(seen, weights, strict=True)]
-                    total = sum(weights) + sum(math.exp(s - top) for s in sinks)
-                    result[b, h, i] = sum(values, torch.zeros(a.v.shape[3])) / total
+                    result[b, h, i] = sum(values, torch.zeros(a.v.shape[3]))
     return result
 
 

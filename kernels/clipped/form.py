@@ -1,0 +1,120 @@
+"""The form ``clipped``: a softmax that is stretched beyond 0 and 1 and cut off there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.clipped.lowering import Stretch, emit_clipped
+from rewriter.kernels.softmax.form import Softmax, dense_cost
+from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.sites.site import Trait
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.sites.site import AttentionSite
+
+__all__ = ["Clipped"]
+
+LADDER = tuple(-(10.0 ** (-k / 3)) for k in range(3, 19))
+"""Values of gamma that calibration tries, the strongest first: -0.1 to -0.000001, three per decade."""
+
+
+@dataclass(frozen=True)
+class Clipped(Form):
+    """Attention by a clipped softmax: ``clip((zeta - gamma) · softmax(scores) + gamma, 0, 1) v``.
+
+    Parameters
+    ----------
+    zeta
+        Where a weight of 1 is stretched to, 1 or more: weights near 1 become exactly 1.
+    gamma
+        Where a weight of 0 is stretched to, 0 or less: small weights become exactly 0. 0 by default.
+    alpha
+        Gives gamma by the number of keys instead, ``gamma = -alpha / J``: the same share of a uniform row is
+        cut off at any length. 0 or more.
+    error
+        Choose gamma for each site by recorded data: the strongest that changes the output of the site by at
+        most this much (relative). A gamma beside it is one that has been chosen so.
+    """
+
+    name: ClassVar[str] = "clipped"
+    summary: ClassVar[str] = "clipped softmax: weights may be exactly zero; for models trained with it"
+    kinds: ClassVar[frozenset[str]] = Softmax.kinds
+    traits: ClassVar[frozenset[Trait]] = Softmax.traits
+
+    zeta: float = 1.0
+    gamma: float | None = None
+    alpha: float | None = None
+    error: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.zeta < math.inf:
+            raise ValueError(f"zeta is {self.zeta}; expected 1 or more")
+        if self.gamma is not None and not -math.inf < self.gamma <= 0:
+            raise ValueError(f"gamma is {self.gamma}; expected 0 or less")
+        if self.alpha is not None and not 0 <= self.alpha < math.inf:
+            raise ValueError(f"alpha is {self.alpha}; expected 0 or more")
+        if self.error is not None and not 0 < self.error < math.inf:
+            raise ValueError(f"error is {self.error}; expected more than 0")
+        if self.alpha is not None and (self.gamma is not None or self.error is not None):
+            other = "gamma" if self.gamma is not None else "error"
+            raise ValueError(f"alpha and {other} are both given; expected one of them: each decides gamma")
+
+    def fidelity(self, site: AttentionSite) -> Fidelity:
+        """Return `Fidelity.EXACT` where nothing is stretched."""
+        if self._plain:
+            return Fidelity.EXACT
+        return Fidelity.TRAINING_FREE if self.error is None else Fidelity.CALIBRATED
+
+    def why_not(self, site: AttentionSite) -> str | None:
+        """Return that gamma is still to be chosen, or None."""
+        if not self._open:
+            return None
+        return (
+            f"{site.id}: gamma is to be chosen by recorded data, and none was found that changes the site by"
+            f" at most {self.error}; give data, a larger error, or gamma itself"
+        )
+
+    def choices(self) -> tuple[Clipped, ...]:
+        """Return this form with every gamma that it may be given, the strongest first; none if it has one."""
+        return tuple(replace(self, gamma=float(f"{g:.3g}")) for g in LADDER) if self._open else ()
+
+    def accepts(self, error: float) -> bool:
+        """Return whether a site may change by so much."""
+        return self.error is None or error <= self.error
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit blocks of queries, or one fused call where nothing is stretched."""
+        if self._plain:
+            return emit_dense(e, a)
+        return emit_clipped(e, a, Stretch(self.zeta, self.gamma or 0.0, self.alpha or 0.0))
+
+    def definition(self, x: Operands) -> torch.Tensor:
+        """Compute it densely."""
+        from rewriter.kernels.clipped.definition import clipped_attention
+        from rewriter.kernels.softmax.definition import softmax_attention
+
+        if self._plain:
+            return softmax_attention(x)
+        gamma = (self.gamma or 0.0) - (self.alpha or 0.0) / x.k.shape[2]
+        return clipped_attention(x, zeta=self.zeta, gamma=gamma)
+
+    def cost(self, site: AttentionSite) -> Cost:
+        """Return the cost of every score; the clip needs the sum of a row first, which is another pass."""
+        return replace(dense_cost(site, site.keys), passes=1 if self._plain else 2)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether nothing is stretched: it is the softmax then."""
+        return self.zeta == 1 and not self.gamma and not self.alpha and not self._open
+
+    @property
+    def _open(self) -> bool:
+        """Whether gamma is still to be chosen."""
+        return self.error is not None and self.gamma is None
