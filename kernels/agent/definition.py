@@ -1,0 +1,126 @@
+"""Agent attention by its definition: dense, plain, in float32 or wider."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from rewriter.kernels.agent.landmarks import FAINT, bins, middles
+from rewriter.kernels.softmax.definition import Operands, softmax_attention, zero_where_blind
+
+__all__ = [
+    "agent_attention",
+    "attend_or_zero",
+    "by_keys",
+    "landmark_shares",
+    "landmarks",
+    "shown_tokens",
+    "with_exact_rows",
+]
+
+
+def landmark_shares(count: int, tokens: int, pool: str) -> torch.Tensor:
+    """Return ``[count, tokens]``: the share of every token of a sequence in every landmark; rows sum to 1."""
+    shares = torch.zeros(count, tokens, dtype=torch.float64)
+    if pool == "stride":
+        shares[torch.arange(count), middles(count, tokens)] = 1
+        return shares
+    for i, (start, end) in enumerate(bins(count, tokens)):
+        shares[i, start:end] = 1 / (end - start)
+    return shares
+
+
+def landmarks(
+    x: torch.Tensor,
+    count: int,
+    protect: int,
+    grid: tuple[int, int] | None,
+    pool: str,
+    shown: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return landmarks of tokens, ``[B, H, count, D]``.
+
+    Parameters
+    ----------
+    x
+        ``[B, H, N, D]``.
+    count, protect, pool
+        See `rewriter.kernels.agent.landmarks.Landmarks`.
+    grid
+        Rows and columns of the tokens after the protected ones, or None for a sequence.
+    shown
+        Booleans ``[B, H, N]``: tokens that there are no landmarks for are left out of the sequence. Where
+        none is left, landmarks are 0.
+    """
+    result = x.new_zeros(*x.shape[:2], count, x.shape[3])
+    if grid is not None:
+        side = math.isqrt(count)
+        rows, columns = (landmark_shares(side, n, pool).to(x) for n in grid)
+        return torch.einsum("nt,bhtd->bhnd", torch.kron(rows, columns), x[:, :, protect:])
+    for b, one in enumerate(x):
+        for h, tokens in enumerate(one):
+            body = tokens[protect:] if shown is None else tokens[protect:][shown[b, h, protect:]]
+            if len(body):
+                result[b, h] = landmark_shares(count, len(body), pool).to(x) @ body
+    return result
+
+
+def shown_tokens(x: Operands) -> torch.Tensor | None:
+    """Return which tokens the bias by keys does not hide, ``[B, H, J]``; None where it hides no queries.
+
+    Where there are as many queries as keys, they are taken for the same tokens.
+    """
+    if x.bias is None or x.q.shape[2] != x.k.shape[2]:
+        return None
+    bias = x.bias.expand(*x.q.shape[:2], 1, x.k.shape[2])[:, :, 0]
+    return bias >= bias.amax(-1, keepdim=True) - FAINT
+
+
+def by_keys(x: Operands) -> Operands:
+    """Return the operands with one row of a bias whose rows are all alike."""
+    return x if x.bias is None else replace(x, bias=x.bias[:, :, :1])
+
+
+def attend_or_zero(x: Operands) -> torch.Tensor:
+    """Return softmax attention, ``[B, H, I, E]`` in float32 or wider; a query that sees no key gives 0."""
+    every = torch.ones(x.q.shape[2], x.k.shape[2], dtype=torch.bool)
+    return zero_where_blind(x, every, softmax_attention(x))
+
+
+def with_exact_rows(x: Operands, result: torch.Tensor, protect: int) -> torch.Tensor:
+    """Return the result with the rows of the first tokens computed exactly."""
+    first = attend_or_zero(replace(x, q=x.q[:, :, :protect]))
+    return torch.cat([first, result[:, :, protect:]], dim=2)
+
+
+def agent_attention(
+    x: Operands,
+    *,
+    agents: int,
+    protect: int = 0,
+    grid: tuple[int, int] | None = None,
+    pool: str = "stride",
+    sharpness: float = 1.0,
+    shortcut: float = 0.0,
+) -> torch.Tensor:
+    """Return agent attention, ``[B, H, I, E]``; an agent that sees no key has the value 0.
+
+    That is ``softmax(sharpness · scale · q aᵀ) (softmax(scale · a kᵀ + bias) v) + shortcut · v``, where the
+    agents ``a`` are `landmarks` of the queries, and softmax attention for the protected queries.
+
+    Operands are as in `rewriter.kernels.softmax.definition.attend`, without a band; the bias depends on keys
+    only.
+
+    Source: Han et al., Agent Attention: On the Integration of Softmax and Linear Attention, 2024,
+    equations 3 and 4 without the agent bias and the convolution.
+    """
+    x = by_keys(x)
+    q = x.q.to(torch.promote_types(x.q.dtype, torch.float32))
+    few = landmarks(q, agents, protect, grid, pool, shown_tokens(x))
+    gathered = attend_or_zero(replace(x, q=few))
+    result = softmax_attention(Operands(q, few, gathered, scale=x.scale * sharpness))
+    if shortcut:
+        result = result + shortcut * x.v.to(q.dtype).repeat_interleave(q.shape[1] // x.v.shape[1], dim=1)
+    return with_exact_rows(x, result, protect)

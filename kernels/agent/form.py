@@ -1,0 +1,125 @@
+"""The form ``agent``: two softmaxes in a row, through a few agents."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.algebra.sizes import ONE, Size
+from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.agent.landmarks import Landmarks
+from rewriter.kernels.agent.lowering import emit_agents
+from rewriter.kernels.softmax.form import dense_cost
+from rewriter.kernels.softmax.lowering import emit_dense
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.sites.site import AttentionSite
+
+__all__ = ["Agent", "two_stages_cost"]
+
+
+@dataclass(frozen=True)
+class Agent(Form):
+    """Agent attention: a few agents gather values from all keys, and every query asks the agents.
+
+    Parameters
+    ----------
+    agents
+        How many, at least 1; a square number on a grid (49 is 7 × 7).
+    protect
+        First tokens that keep exact attention and are no agents: a class token and registers.
+    grid
+        The other tokens are a row-major grid: ``HxW``, or ``auto`` for a square one.
+    pool
+        What an agent is: ``stride``, the query in the middle of its part of the tokens, or ``mean``, the
+        mean of the queries of that part.
+    sharpness
+        Factor on the scores of queries and agents.
+    shortcut
+        Share of a token's own value that is added to its result.
+    """
+
+    name: ClassVar[str] = "agent"
+    summary: ClassVar[str] = "a few agents gather values from all keys, and every query asks the agents"
+    rows_apart: ClassVar[bool] = False
+
+    agents: int
+    protect: int = 0
+    grid: str | None = None
+    pool: str = "stride"
+    sharpness: float = 1.0
+    shortcut: float = 0.0
+
+    def __post_init__(self) -> None:
+        _ = self._landmarks
+        if not 0 < self.sharpness < math.inf:
+            raise ValueError(f"sharpness is {self.sharpness}; expected more than 0")
+        if not math.isfinite(self.shortcut):
+            raise ValueError(f"shortcut is {self.shortcut}; expected a finite number")
+
+    @property
+    def _landmarks(self) -> Landmarks:
+        return Landmarks(self.agents, self.protect, self.grid, self.pool, "agents")
+
+    def fidelity(self, site: AttentionSite) -> Fidelity:
+        """Return `Fidelity.EXACT` where all queries are protected, or there is one query or one key."""
+        return Fidelity.EXACT if self._exact(site.queries, site.keys) else Fidelity.TRAINING_FREE
+
+    def why_not(self, site: AttentionSite) -> str | None:
+        """Return why agents cannot stand for the queries, or None."""
+        if self._exact(site.queries, site.keys):
+            return None
+        if self.shortcut and site.queries != site.keys:
+            return (
+                f"{site.id} has {site.queries} queries and {site.keys} keys; a shortcut needs one number for"
+                " both"
+            )
+        return self._landmarks.why_not(site)
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit two calls of attention, each with few queries or few keys."""
+        if self._exact(a.shape["I"], a.shape["J"]):
+            return emit_dense(e, a)
+        return emit_agents(e, a, self._landmarks, self.sharpness, self.shortcut)
+
+    def definition(self, x: Operands) -> torch.Tensor:
+        """Compute it densely."""
+        from rewriter.kernels.agent.definition import agent_attention
+
+        return agent_attention(
+            x,
+            agents=self.agents,
+            protect=self.protect,
+            grid=self._landmarks.sides(x.q.shape[2]),
+            pool=self.pool,
+            sharpness=self.sharpness,
+            shortcut=self.shortcut,
+        )
+
+    def cost(self, site: AttentionSite) -> Cost:
+        """Return the cost of both products, and of the exact rows."""
+        if self._exact(site.queries, site.keys):
+            return dense_cost(site, site.keys)
+        return two_stages_cost(site, self.agents, self.protect)
+
+    @property
+    def telling_length(self) -> int:
+        """Return a length at which parts have several tokens, and not all the same number."""
+        return 3 * self.agents + self.protect + 1
+
+    def _exact(self, queries: Size, keys: Size) -> bool:
+        alone = not self.shortcut and ONE in (queries, keys)
+        return alone or Size.of(self.protect).at_least(queries)
+
+
+def two_stages_cost(site: AttentionSite, landmarks: int, protect: int) -> Cost:
+    """Return what a site costs whose landmarks meet all keys, and whose queries meet the landmarks."""
+    width = site.qk_dim + site.v_dim
+    scores = landmarks * (site.queries + site.keys) + protect * site.keys
+    whole = dense_cost(site, site.keys)
+    return Cost(2 * site.batch * site.heads * scores * width, whole.bytes, 2)

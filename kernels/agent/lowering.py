@@ -1,0 +1,181 @@
+"""How agents are emitted: landmarks of the queries, and two calls of attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from rewriter.algebra.sizes import ONE, Size
+from rewriter.forms import Canonical
+from rewriter.kernels.agent.landmarks import FAINT, Landmarks, bins, middles
+from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.lower.emitter import Emitter, Handle
+from rewriter.lower.heads import for_every_head
+
+__all__ = ["by_keys", "emit_agents", "emit_exact_rows", "emit_landmarks", "emit_shown"]
+
+BLOCK = 64
+"""Tokens that are counted at once; sums over blocks are counted again."""
+
+
+def emit_agents(e: Emitter, a: Canonical, landmarks: Landmarks, sharpness: float, shortcut: float) -> Handle:
+    """Emit agent attention; ``[B, H, I, E]``."""
+    a = by_keys(e, a)
+    agents = emit_landmarks(e, a.q, landmarks, emit_shown(e, a))
+    return emit_two_stages(e, a, agents, landmarks.protect, sharpness, shortcut)
+
+
+def by_keys(e: Emitter, a: Canonical) -> Canonical:
+    """Return the operands with one row of a bias that is proved to depend on keys only; empty rows give 0."""
+    if a.bias is None:
+        return replace(a, empty_row="never")
+    return replace(a, bias=e.slice(a.bias, 2, 0, 1), empty_row="zero")
+
+
+def emit_two_stages(
+    e: Emitter, a: Canonical, agents: Handle, protect: int, sharpness: float, shortcut: float
+) -> Handle:
+    """Emit agent attention through given agents ``[B, H, n, D]``; ``[B, H, I, E]``."""
+    gathered = emit_dense(e, replace(a, q=agents))
+    result = e.attention(a.q, agents, gathered, scale=a.scale * sharpness)
+    if shortcut:
+        own = for_every_head(e, a.v, a.shape["B"], a.shape["H"], a.shape["G"])
+        result = e.map("add", result, e.map("mul", own, e.constant(shortcut, e.dtype(own))))
+    return emit_exact_rows(e, a, result, protect)
+
+
+def emit_exact_rows(e: Emitter, a: Canonical, result: Handle, protect: int) -> Handle:
+    """Emit the result ``[B, H, I, E]`` with attention itself for the first queries, if there are so many."""
+    if not protect:
+        return result
+    queries = a.shape["I"]
+    if (queries - protect).at_least(0):
+        first = emit_dense(e, replace(a, q=e.slice(a.q, 2, 0, protect)))
+        return e.concat([first, e.slice(result, 2, protect, queries - protect)], 2)
+    at = e.map("minimum", e.iota(protect), e.size(queries - 1))
+    first = emit_dense(e, replace(a, q=e.gather(a.q, at, 2)))
+    rest = e.slice(e.pad(result, 2, 0, protect), 2, protect, queries)
+    return e.slice(e.concat([first, rest], 2), 2, 0, queries)
+
+
+def emit_shown(e: Emitter, a: Canonical) -> Handle | None:
+    """Emit which tokens the bias by keys does not hide, ``[B, h, 1, J]``; None where it hides no queries."""
+    if a.bias is None or a.shape["I"] != a.shape["J"]:
+        return None
+    least = e.map("sub", e.reduce("max", a.bias, 3), e.constant(FAINT, e.dtype(a.bias)))
+    return e.map("ge", a.bias, least)
+
+
+def emit_landmarks(e: Emitter, x: Handle, landmarks: Landmarks, shown: Handle | None) -> Handle:
+    """Emit landmarks of tokens ``[B, H, N, D]``; ``[B, H, count, D]``.
+
+    Parameters
+    ----------
+    e
+        Target.
+    x
+        Tokens.
+    landmarks
+        How they are chosen.
+    shown
+        Booleans ``[B, h, 1, N]``: other tokens are left out of the sequence. None for all.
+    """
+    tokens = e.shape(x)[2]
+    if landmarks.grid is not None:
+        sides = landmarks.sides(int(tokens))
+        assert sides is not None, "why_not has said so"
+        on_grid = _strided_on_grid if landmarks.pool == "stride" else _means_on_grid
+        return on_grid(e, x, landmarks, sides)
+    if shown is None and landmarks.pool == "stride":
+        return e.gather(x, _middles(e, landmarks, tokens), 2)
+    return e.matmul(_shares(e, landmarks, tokens, shown, e.dtype(x)), x)
+
+
+def _strided_on_grid(e: Emitter, x: Handle, landmarks: Landmarks, sides: tuple[int, int]) -> Handle:
+    rows, columns = (np.array(middles(landmarks.side, n)) for n in sides)
+    at = landmarks.protect + rows[:, None] * sides[1] + columns
+    return e.gather(x, e.constant(at.ravel(), "int64"), 2)
+
+
+def _means_on_grid(e: Emitter, x: Handle, landmarks: Landmarks, sides: tuple[int, int]) -> Handle:
+    """Emit the means of rectangles: first over rows, then over columns."""
+    batch, heads, _, width = e.shape(x)
+    (high, wide), side, dtype = sides, landmarks.side, e.dtype(x)
+    body = e.slice(x, 2, landmarks.protect, high * wide) if landmarks.protect else x
+    body = e.reshape(body, (batch, heads, high, wide * width))
+    body = e.matmul(e.constant(_means(side, high), dtype), body)
+    body = e.reshape(body, (batch, heads, side, wide, width))
+    return e.reshape(
+        e.matmul(e.constant(_means(side, wide), dtype), body), (batch, heads, side * side, width)
+    )
+
+
+def _means(count: int, tokens: int) -> np.ndarray:
+    shares = np.zeros((count, tokens))
+    for i, (start, end) in enumerate(bins(count, tokens)):
+        shares[i, start:end] = 1 / (end - start)
+    return shares
+
+
+def _middles(e: Emitter, landmarks: Landmarks, tokens: Size) -> Handle:
+    """Emit the middle of each part of a sequence; its last token where all are protected."""
+    body = tokens.known()
+    if body is not None:
+        at = landmarks.protect + np.array(middles(landmarks.count, body - landmarks.protect))
+        return e.constant(at, "int64")
+    at = e.map("add", _middle(e, landmarks, e.size(tokens - landmarks.protect)), _int(e, landmarks.protect))
+    return e.map("maximum", e.map("minimum", at, e.size(tokens - 1)), _int(e, 0))
+
+
+def _middle(e: Emitter, landmarks: Landmarks, total: Handle) -> Handle:
+    """Emit ``(2 i + 1) total // (2 count)`` for every landmark."""
+    odd = e.constant(2 * np.arange(landmarks.count) + 1, "int64")
+    return e.map("floordiv", e.map("mul", odd, total), _int(e, 2 * landmarks.count))
+
+
+def _shares(e: Emitter, landmarks: Landmarks, tokens: Size, shown: Handle | None, dtype: str) -> Handle:
+    """Emit the share of every token in every landmark, ``[…, count, N]``; 0 for what is left out."""
+    place, total = _places(e, landmarks.protect, tokens, shown)
+    count = landmarks.count
+    if landmarks.pool == "stride":
+        wanted = e.reshape(_middle(e, landmarks, total), (*e.shape(total)[:-2], count, ONE))
+        return e.map("cast", e.map("eq", place, wanted), dtype=dtype)
+    first = e.constant(np.arange(count)[:, None], "int64")
+    start = e.map("floordiv", e.map("mul", first, total), _int(e, count))
+    above = e.map("add", e.map("mul", e.map("add", first, _int(e, 1)), total), _int(e, count - 1))
+    end = e.map("floordiv", above, _int(e, count))
+    inside = e.map("and", e.map("ge", place, start), e.map("lt", place, end))
+    number = e.map("maximum", e.map("sub", end, start), _int(e, 1))
+    return e.map("div", e.map("cast", inside, dtype=dtype), e.map("cast", number, dtype=dtype))
+
+
+def _places(e: Emitter, protect: int, tokens: Size, shown: Handle | None) -> tuple[Handle, Handle]:
+    """Emit the place of every token in the sequence, ``[…, 1, N]``, -1 if it is left out, and its length."""
+    at = e.map("sub", e.iota(tokens), _int(e, protect)) if protect else e.iota(tokens)
+    if shown is None:
+        # what is protected has a negative place
+        return e.reshape(at, (ONE, tokens)), e.reshape(e.size(tokens - protect), (ONE, ONE))
+    if protect:
+        shown = e.map("and", shown, e.map("ge", at, _int(e, 0)))
+    counted = _running_count(e, shown)
+    place = e.map("where", shown, e.map("sub", counted, _int(e, 1)), _int(e, -1))
+    return place, e.reduce("max", counted, 3)
+
+
+def _running_count(e: Emitter, shown: Handle) -> Handle:
+    """Emit how many are True up to each entry of the last axis, with it; int64."""
+    *lead, tokens = e.shape(shown)
+    blocks = e.ceil_div(tokens, BLOCK)
+    ones = e.pad(e.map("cast", shown, dtype="float32"), 3, 0, blocks * BLOCK - tokens)
+    ones = e.reshape(ones, (*lead[:2], blocks, BLOCK))
+    within = e.matmul(ones, e.constant(np.triu(np.ones((BLOCK, BLOCK))), "float32"))
+    row, column = e.reshape(e.iota(blocks), (blocks, ONE)), e.reshape(e.iota(blocks), (ONE, blocks))
+    earlier = e.map("cast", e.map("lt", column, row), dtype="float32")
+    before = e.matmul(earlier, e.slice(within, 3, BLOCK - 1, 1))
+    counted = e.reshape(e.map("add", within, before), (*lead, blocks * BLOCK))
+    return e.map("cast", e.slice(counted, 3, 0, tokens), dtype="int64")
+
+
+def _int(e: Emitter, value: int) -> Handle:
+    return e.constant(value, "int64")
