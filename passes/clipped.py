@@ -14,8 +14,8 @@ class ClippedAttention(Pass):
     """Stretches the weights of the softmax beyond 0 and 1 and cuts them off there.
 
     Before: softmax gives every key a weight above 0, so that a head that is to do nothing needs huge scores.
-    After: small weights are exactly 0. It is for models that are trained or fine-tuned with it: those grow fewer
-    outliers and lose less in 8 bits. A model that was trained without it loses accuracy and gains nothing.
+    After: small weights are exactly 0. It is for models that are trained or fine-tuned with it. A model that was
+    trained without it loses accuracy and gains nothing.
 
     Applies when
         the site is softmax attention, whatever its spelling: of tokens or of channels, with given or learned
@@ -24,8 +24,8 @@ class ClippedAttention(Pass):
         the site is of another kind, has another normaliser, mixes its heads, or changes scores or weights; or
         gamma is to be chosen by data and no gamma keeps the error.
     Numbers
-        Approximate, training-free, or calibrated where an error is given; exact with ``gamma=0, zeta=1``, which
-        is the default. A query that sees no key gives 0.
+        Approximate, training-free, or calibrated where an error is given; exact with ``gamma=0, zeta=1``, the
+        default. A query that sees no key gives 0.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class ClippedAttention(Pass):
 
     Examples
     --------
-    ``rewriter rewrite model.onnx -o out.onnx --apply clipped:error=0.02 --data texts.npz --budget 'cos>=0.99'``
+    ``rewriter rewrite model.onnx -o out.onnx --apply clipped:error=0.02 --data x.npz --budget 'cos>=0.99'``
     """
 
     form_type = Clipped

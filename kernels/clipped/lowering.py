@@ -1,7 +1,7 @@
 """How a clipped softmax is emitted: blocks of queries, each with the keys that its band lets it see.
 
-The clip needs the sum over a whole row, so that no fused softmax operator can compute it. A block is small: its
-scores are made, normalised, clipped and multiplied by the values before the next block's are made.
+The clip needs the sum over a whole row, so that no fused attention operator can compute it. A block is small:
+its scores are made, normalised, clipped and multiplied by the values before the next block's are made.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DYNAMIC_BLOCKS = 8
 
 @dataclass(frozen=True)
 class Stretch:
-    """Weights ``w`` become ``clip((zeta - g) · w + g, 0, 1)``, where ``g = gamma - alpha / J`` with ``J`` keys.
+    """Weights ``w`` become ``clip((zeta - g) · w + g, 0, 1)``; ``g = gamma - alpha / J`` with ``J`` keys.
 
     Parameters
     ----------
@@ -191,9 +191,8 @@ def _bounds(e: Emitter, stretch: Stretch, keys: Size, dtype: str) -> tuple[Handl
         low, high, times = (e.constant(number, dtype) for number in (-gamma / factor, 1 / factor, factor))
     else:
         alpha, zeta = e.constant(stretch.alpha, "float32"), e.constant(stretch.zeta, "float32")
-        gamma = e.map(
-            "sub", e.constant(stretch.gamma, "float32"), e.map("div", alpha, e.size(keys, "float32"))
-        )
+        more = e.map("div", alpha, e.size(keys, "float32"))
+        gamma = e.map("sub", e.constant(stretch.gamma, "float32"), more)
         factor = e.map("sub", zeta, gamma)
         low, high = e.map("neg", e.map("div", gamma, factor)), e.map("reciprocal", factor)
         low, high, times = (e.map("cast", x, dtype=dtype) for x in (low, high, factor))

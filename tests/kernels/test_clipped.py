@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -38,6 +39,11 @@ def sees(band: Band | None, i: int, j: int) -> bool:
     return (band.left is None or ahead >= -band.left) and (band.right is None or ahead <= band.right)
 
 
+def clip(zeta: float, gamma: float, weight: float) -> float:
+    stretched = (zeta - gamma) * weight + gamma
+    return 0.0 if stretched < 0 else 1.0 if stretched > 1 else stretched
+
+
 def defined(form: Clipped, a: Canonical) -> torch.Tensor:
     return form.definition(operands(a))
 
@@ -52,9 +58,7 @@ def in_blocks(monkeypatch: pytest.MonkeyPatch, length: int = 4) -> None:
 def test_definition_is_attention_by_hand(band: Band | None, softcap: float | None, sink: str | None) -> None:
     a = canonical(5, 8, batch=1, bias="full", band=band, dtype=torch.float64, softcap=softcap, sink=sink)
     for zeta, gamma in ((1.0, -0.1), (1.0, -0.9), (1.7, 0.0), (2.5, -0.2)):
-        want = by_hand(
-            a, lambda i, j: sees(band, i, j), lambda w, z=zeta, g=gamma: min(max((z - g) * w + g, 0), 1)
-        )  # type: ignore[misc]
+        want = by_hand(a, partial(sees, band), partial(clip, zeta, gamma))
         found = defined(Clipped(zeta, gamma), a)
         torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
 
