@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.fx import Node as FxNode
 
 from rewriter.algebra.sizes import Size
+from rewriter.program.fx_numbers import determined
 from rewriter.program.graph import Graph, Node, Value
 from rewriter.program.tensors import to_numpy
 
@@ -28,7 +29,9 @@ def view(exported: ExportedProgram) -> Graph:
     nodes: list[Node] = []
     values: dict[str, Value] = {}
     outputs: tuple[str, ...] = ()
-    sizes: dict[Any, Size] = {}
+    bound = bindings(exported)
+    numbers = {n: Size.of(number) for n, number in determined(exported, bound).items()}
+    sizes = _Sizes({str(n.meta["val"].node.expr): size for n, size in numbers.items()})
     for node in exported.graph.nodes:
         if node.op == "output":
             outputs = tuple(_reads(node.args))
@@ -37,10 +40,10 @@ def view(exported: ExportedProgram) -> Graph:
         if node.op == "call_function":
             inputs = (*_reads(node.args), *_reads(tuple(node.kwargs.values())))
             nodes.append(Node(node.name, _operator(node.target), inputs, (node.name,), node))
-    bound = bindings(exported)
     users = tuple(n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in bound)
     constants = {name: _loader(held) for name, held in bound.items() if isinstance(held, torch.Tensor)}
-    return Graph(tuple(nodes), values, users, outputs[hidden_outputs(exported) :], constants)
+    known = {node.name: size for node, size in numbers.items()}
+    return Graph(tuple(nodes), values, users, outputs[hidden_outputs(exported) :], constants, known)
 
 
 def hidden_outputs(exported: ExportedProgram) -> int:
@@ -93,18 +96,27 @@ def _operator(target: Any) -> str:
     return f"{getattr(target, '__module__', '').lstrip('_')}::{getattr(target, '__name__', target)}"
 
 
-def _value(node: FxNode, sizes: dict[Any, Size]) -> Value:
+class _Sizes:
+    """Shapes as torch states them, with the dimensions that are known in them as numbers."""
+
+    def __init__(self, numbers: Mapping[str, Size]) -> None:
+        self._numbers = numbers
+        self._known: dict[Any, Size] = {}
+
+    def __getitem__(self, n: int | torch.SymInt) -> Size:
+        if isinstance(n, int):
+            return Size.of(n)
+        expression = n.node.expr
+        if expression not in self._known:
+            self._known[expression] = Size.parse(str(expression)).substitute(self._numbers)
+        return self._known[expression]
+
+
+def _value(node: FxNode, sizes: _Sizes) -> Value:
     known = node.meta.get("val")
     if isinstance(known, torch.Tensor):
-        shape = tuple(Size.of(n) if isinstance(n, int) else _symbolic(n, sizes) for n in known.shape)
+        shape = tuple(sizes[n] for n in known.shape)
         return Value(node.name, shape, str(known.dtype).removeprefix("torch."))
     if isinstance(known, torch.SymInt | int) and not isinstance(known, bool):
         return Value(node.name, (), "int64")
     return Value(node.name, None, None)
-
-
-def _symbolic(n: torch.SymInt, sizes: dict[Any, Size]) -> Size:
-    expression = n.node.expr
-    if expression not in sizes:
-        sizes[expression] = Size.parse(str(expression))
-    return sizes[expression]

@@ -78,6 +78,8 @@ class Graph:
     constants
         Weights and other known values: name -> function that loads the array (memory-mapped where
         the file allows; call it only when the numbers are needed).
+    numbers
+        Values that are whole numbers which follow from constants alone, by name.
     """
 
     nodes: tuple[Node, ...]
@@ -85,6 +87,7 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     constants: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
+    numbers: Mapping[str, Size] = field(default_factory=dict)
 
     @cached_property
     def _producer(self) -> dict[str, Node]:

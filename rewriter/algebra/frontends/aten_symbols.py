@@ -24,7 +24,8 @@ def symbol(call: Call) -> Prim:
     value = call.node.native.meta["val"]
     kind = type(value).__name__
     if kind in ("int", "SymInt"):
-        size = _size(call)
+        size = call.scope.graph.numbers.get(call.name)
+        size = _size(call) if size is None else size
         if size is None:
             size = Size.of(value) if kind == "int" else Size.parse(str(value.node.expr))
         call.scope.sizes[call.name] = size
