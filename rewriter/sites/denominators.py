@@ -144,7 +144,7 @@ def _renormalised(
     first = (varying or softmaxes)[0]
     form = first.prim.form
     assert isinstance(form, Softmax)
-    over = over_keys(first.prim, form.axis, first.index, keys)
+    over = over_keys(search, first.prim, form.axis, first.index, keys)
     if isinstance(over, NotWeights):
         before = read(first.prim.inputs[0], first.index)
         over_ = resolve(first.index)[form.axis].atoms

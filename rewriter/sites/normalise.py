@@ -122,9 +122,9 @@ def _collect(
 def _as_weights(search: Search, term: Term, keys: Sequence[Atom]) -> Weights | NotWeights | None:
     match term:
         case Read(Prim(form=Softmax(axis, False)) as prim, index):
-            return over_keys(prim, axis, index, keys)
+            return over_keys(search, prim, axis, index, keys)
         case Apply("exp", (Read(Prim(form=Softmax(axis, True)) as prim, index),)):
-            return over_keys(prim, axis, index, keys)
+            return over_keys(search, prim, axis, index, keys)
         case Apply(_, _, _, Read(prim, _)):
             parts = quotient(term)
             if parts is None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rewriter.algebra.index import Atom, Index, fresh
-from rewriter.algebra.prims import Einsum, Form, Map, Prim, Softmax
+from rewriter.algebra.prims import Einsum, Form, Map, Prim, Slice, Softmax
+from rewriter.algebra.sizes import Size
 from rewriter.algebra.term import VIEWS, Read, Term, leaves, read, source
 from rewriter.program.graph import Graph
 from rewriter.sites.origin import Origin
@@ -93,6 +94,25 @@ class Search:
         while prim not in self.parts and moves(prim.form):
             prim = prim.inputs[0]
         return self.parts.get(prim)
+
+    def unread(self, prim: Prim, axis: int, place: Size) -> bool:
+        """Whether everything that reads a tensor leaves out one entry along an axis."""
+        stack = [prim]
+        while stack:
+            at = stack.pop()
+            if at.value in self.graph.outputs:
+                return False
+            for child in self.children.get(at, []):
+                match child.form:
+                    case Slice(cut, start, 1) if cut == axis:
+                        end = start + child.shape[axis]
+                        if not (start.at_least(place + 1) or place.at_least(end)):
+                            return False
+                    case Map("identity" | "cast") | Slice():
+                        stack.append(child)
+                    case _:
+                        return False
+        return True
 
     def tokens(self, at: Read, atoms: Iterable[Atom]) -> bool | None:
         """Whether atoms on an operand are tokens (True), features (False), or it is not shown (None)."""

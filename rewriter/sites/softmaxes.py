@@ -8,13 +8,16 @@ from rewriter.algebra.index import Affine, Atom, resolve
 from rewriter.algebra.prims import Prim, Softmax
 from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, read, same, unfold
+from rewriter.sites.search import Search
 from rewriter.sites.sums import as_sum, parts_of
 from rewriter.sites.weights import NotWeights, Weights
 
 __all__ = ["over_keys", "over_queries", "unshifted", "without_shift"]
 
 
-def over_keys(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]) -> Weights | NotWeights:
+def over_keys(
+    search: Search, prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[Atom]
+) -> Weights | NotWeights:
     """Return the weights of a softmax that runs over the keys, or over all of them and one logit more."""
     at = resolve(index)[axis]
     length = prim.shape[axis]
@@ -24,7 +27,7 @@ def over_keys(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[A
         scores, shift = unshifted(unfold(Read(prim.inputs[0], index), budget=64), wanted)
         if at.start == ZERO and taken == length:
             return Weights(scores, prim)
-        sink = _sink(prim, axis, index, at) if length - taken == ONE else None
+        sink = _sink(search, prim, axis, index, at, scores) if length - taken == ONE else None
         sink = sink if sink is None or not shift else without_shift(sink, shift)
         if sink is not None:
             return Weights(scores, prim, sink=sink)
@@ -39,13 +42,17 @@ def over_keys(prim: Prim, axis: int, index: tuple[Affine, ...], keys: Sequence[A
     return NotWeights(reason, prim, "scores" if here == wanted else "normaliser")
 
 
-def _sink(prim: Prim, axis: int, index: tuple[Affine, ...], at: Affine) -> Term | None:
-    """Return the one logit beside those of the keys; None if it is computed from keys itself."""
+def _sink(
+    search: Search, prim: Prim, axis: int, index: tuple[Affine, ...], at: Affine, scores: Term
+) -> Term | None:
+    """Return the one logit beside those of the keys; None if it is that of another key."""
     end = at.highest() + 1
     place = ZERO if at.start == ONE else end
     beside = (*index[:axis], Affine(place), *index[axis + 1 :])
     logit = unfold(Read(prim.inputs[0], beside), budget=16)
-    return None if any(isinstance(t, Read) and as_sum(t) is not None for t in leaves(logit)) else logit
+    sums = {t.prim for t in leaves(logit) if isinstance(t, Read) and as_sum(t) is not None}
+    of_keys = not sums.isdisjoint(t.prim for t in leaves(scores) if isinstance(t, Read))
+    return logit if not sums or (search.unread(prim, axis, place) and not of_keys) else None
 
 
 def unshifted(term: Term, keys: frozenset[Atom]) -> tuple[Term, list[Term]]:

@@ -176,6 +176,26 @@ def test_positional() -> None:
     assert (site.kind, site.formula.q, site.heads.plain()) == ("positional-attention", None, H)
 
 
+class Convolved(nn.Module):
+    """Each token weighs its neighbours with a kernel that it predicts itself."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.kernels, self.v = nn.Linear(C, H * width), nn.Linear(C, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.kernels(x).view(B * N * H, self.width, 1).softmax(1)
+        v = F.unfold(kt(self.v(x))[..., None], (self.width, 1), padding=((self.width - 1) // 2, 0))
+        v = kt(v).reshape(B * N * H, D, self.width)
+        return (v @ weights).view(B, N, C)
+
+
+def test_predicted_kernels_over_neighbours() -> None:
+    site = only_site(Convolved(5), torch.randn(B, N, C))
+    assert (site.kind, site.keys.plain(), site.heads.plain()) == ("outlook-attention", 5, H)
+
+
 class Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -16,13 +16,21 @@ from rewriter.algebra.frontends.aten_pointwise import POINTWISE
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, Scope
 from rewriter.algebra.frontends.aten_symbols import is_number, symbol
 from rewriter.algebra.frontends.aten_views import VIEWS
+from rewriter.algebra.frontends.aten_windows import WINDOWS
 from rewriter.algebra.prims import Constant, Map, Prim, leaf
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.program.graph import Graph, Node
 
 __all__ = ["translate"]
 
-_HANDLERS: dict[str, Handler] = {**VIEWS, **POINTWISE, **CONTRACTIONS, **INDEXING, **ATTENTION}
+_HANDLERS: dict[str, Handler] = {
+    **VIEWS,
+    **WINDOWS,
+    **POINTWISE,
+    **CONTRACTIONS,
+    **INDEXING,
+    **ATTENTION,
+}
 
 
 def translate(graph: Graph) -> dict[str, Prim]:

@@ -11,8 +11,6 @@ from rewriter.algebra.prims import (
     Prim,
     concat,
     expand,
-    gather,
-    iota,
     permute,
     pointwise,
     reshape,
@@ -23,7 +21,7 @@ from rewriter.algebra.prims import (
 )
 from rewriter.algebra.sizes import ONE, ZERO, Size, product
 
-__all__ = ["VIEWS"]
+__all__ = ["VIEWS", "padded"]
 
 FAR = 1 << 62
 """Ends of slices at least this large mean "to the end"."""
@@ -240,14 +238,18 @@ def _pad(call: Call) -> Result:
     fill = recast(call, fill) or fill
     for k in range(len(amounts) // 2):
         axis = len(x.shape) - 1 - k
-        padded = _padded(x, axis, amounts[2 * k], amounts[2 * k + 1], fill)
-        if padded is None:
+        wider = padded(x, axis, amounts[2 * k], amounts[2 * k + 1], fill)
+        if wider is None:
             return None
-        x = padded
+        x = wider
     return x
 
 
-def _padded(x: Prim, axis: int, first: Size, last: Size, fill: Prim) -> Prim | None:
+def padded(x: Prim, axis: int, first: Size, last: Size, fill: Prim) -> Prim | None:
+    """Return a tensor with ``fill`` before and after an axis, or cut where an amount is negative.
+
+    None if the sign of an amount is not known.
+    """
     cut, added = [], []
     for n in (first, last):
         if not n.at_least(0) and not (-n).at_least(0):
@@ -291,16 +293,6 @@ def _repeat_interleave(call: Call) -> Result:
     return reshape(wide, call.shape)
 
 
-def _windows(call: Call) -> Result:
-    """``unfold``: overlapping windows along an axis, their entries along a new last one."""
-    x, size, step = call.tensor(0), call.size(call.arg(2)), call.size(call.arg(3))
-    axis = call.axis(1, len(x.shape))
-    starts = unsqueeze(iota(call.shape[axis], step=step), 1)
-    read = gather(x, pointwise("add", starts, iota(size)), axis)
-    rank = len(x.shape) + 1
-    return permute(read, [*(k for k in range(rank) if k != axis + 1), axis + 1])
-
-
 VIEWS: dict[str, Handler] = {
     **dict.fromkeys(
         "view.default view_copy.default reshape _unsafe_view _reshape_copy reshape_as view_as flatten"
@@ -333,6 +325,5 @@ VIEWS: dict[str, Handler] = {
     **dict.fromkeys("pad constant_pad_nd".split(), _pad),
     **dict.fromkeys("repeat tile".split(), _repeat),
     "repeat_interleave.self_int": _repeat_interleave,
-    "unfold": _windows,
 }
 """Translations by operator name, all overloads, or one where the name has a dot."""

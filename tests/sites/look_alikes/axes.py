@@ -74,6 +74,10 @@ def shifted_values(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ kt(k)).softmax(-1)[..., :6] @ v[:, :, 1:]
 
 
+def one_key_without_a_value(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ kt(k)).softmax(-1)[..., 1:] @ v[:, :, 1:]
+
+
 def every_other_key(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (q @ kt(k)).softmax(-1)[..., ::2] @ v[:, :, ::2]
 
@@ -137,6 +141,9 @@ CASES: dict[str, LookAlike] = {
     ),
     "weights of the keys before": LookAlike(
         shifted_values, QKV, ("attention",), ("sink",), reason=("only some", "")
+    ),
+    "one key has no value": LookAlike(
+        one_key_without_a_value, QKV, ("attention",), ("sink",), reason=("of which",)
     ),
     "every other key has a value": LookAlike(
         every_other_key, QKV, ("attention",), ("sink",), reason=("of which", "another axis")

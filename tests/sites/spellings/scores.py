@@ -63,6 +63,19 @@ def sink_first_in_the_row(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor)
     return s.softmax(-1)[..., 1:] @ values
 
 
+@SCORES.spelling(traits=("sink",))
+class SinkOfTheQuery(nn.Module):
+    """What a query leaves to no key is computed from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = nn.Linear(D, 1)
+
+    def forward(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        s = torch.cat([q @ kt(keys) * SCALE, self.rest(q)], -1)
+        return s.softmax(-1)[..., :-1] @ values
+
+
 @SCORES.spelling(traits=("sink",), shapes={"bias": (H, 1, 1)})
 def sink_in_the_denominator(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     e = (q @ kt(keys) * SCALE).exp()
