@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rewriter.passes.agent import AgentAttention
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.merge import MergedAttention
+    from rewriter.passes.nystrom import NystromAttention
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.window import WindowAttention
     from rewriter.program.program import Program
@@ -22,6 +23,7 @@ __all__ = [
     "AgentAttention",
     "CATALOG",
     "MergedAttention",
+    "NystromAttention",
     "Sequential",
     "SoftmaxAttention",
     "WindowAttention",
@@ -34,6 +36,7 @@ CATALOG = {
     "agent": "rewriter.passes.agent:AgentAttention",
     "linear": "rewriter.passes.linear:LinearAttention",
     "merge": "rewriter.passes.merge:MergedAttention",
+    "nystrom": "rewriter.passes.nystrom:NystromAttention",
     "softmax": "rewriter.passes.softmax:SoftmaxAttention",
     "window": "rewriter.passes.window:WindowAttention",
 }

@@ -38,7 +38,7 @@ class AgentAttention(Pass):
 
     Examples
     --------
-    ``rewriter rewrite model.onnx -o out.onnx --apply agent:agents=49,protect=1,grid=auto --data images.npz``
+    ``rewriter rewrite model.onnx -o out.onnx --apply agent:agents=49,protect=1,grid=auto --no-budget``
     """
 
     form_type = Agent

@@ -1,0 +1,49 @@
+"""How Nyström attention is emitted: landmarks, three softmaxes and an iterative pseudo-inverse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from rewriter.forms import Canonical
+from rewriter.kernels.agent.landmarks import Landmarks
+from rewriter.kernels.agent.lowering import by_keys, emit_exact_rows, emit_landmarks, emit_shown
+from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.lower.emitter import Emitter, Handle
+from rewriter.lower.heads import for_every_head
+
+__all__ = ["emit_nystrom", "emit_pseudo_inverse"]
+
+
+def emit_nystrom(e: Emitter, a: Canonical, landmarks: Landmarks, iterations: int) -> Handle:
+    """Emit Nyström attention; ``[B, H, I, E]``."""
+    a = by_keys(e, a)
+    shown, dtype = emit_shown(e, a), e.dtype(a.q)
+    queries = emit_landmarks(e, a.q, landmarks, shown)
+    keys = a.k if shown is None else for_every_head(e, a.k, a.shape["B"], a.shape["H"], a.shape["G"])
+    keys = emit_landmarks(e, keys, landmarks, shown)
+    keys = for_every_head(e, keys, a.shape["B"], a.shape["H"], e.shape(keys)[1])
+    scores = e.matmul(e.map("mul", queries, e.constant(a.scale, dtype)), e.permute(keys, (0, 1, 3, 2)))
+    gathered = emit_dense(e, replace(a, q=queries))
+    wide = "float64" if dtype == "float64" else "float32"
+    middle = e.softmax(e.map("cast", scores, dtype=wide), 3)
+    values = e.matmul(emit_pseudo_inverse(e, middle, iterations), e.map("cast", gathered, dtype=wide))
+    result = e.attention(a.q, keys, e.map("cast", values, dtype=dtype), scale=a.scale)
+    return emit_exact_rows(e, a, result, landmarks.protect)
+
+
+def emit_pseudo_inverse(e: Emitter, a: Handle, iterations: int) -> Handle:
+    """Emit the pseudo-inverse of ``[B, H, n, n]`` matrices whose rows sum to 1; see the definition."""
+    dtype, size = e.dtype(a), int(e.shape(a)[3])
+    columns = e.reduce("max", e.reduce("sum", a, 2), 3)
+    z = e.map("div", e.permute(a, (0, 1, 3, 2)), columns)
+
+    def less_than(number: int, x: Handle) -> Handle:
+        return e.map("sub", e.constant(number * np.eye(size), dtype), x)
+
+    for _ in range(iterations):
+        az = e.matmul(a, z)
+        inner = less_than(15, e.matmul(az, less_than(7, az)))
+        z = e.map("mul", e.matmul(z, less_than(13, e.matmul(az, inner))), e.constant(0.25, dtype))
+    return z
