@@ -1,0 +1,158 @@
+"""The form ``linear``: a feature map in place of the softmax, so that keys and values are summed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.algebra.sizes import ONE, Size
+from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.linear.features import Elu, FeatureMap, Identity, Relu, Standardised, Taylor
+from rewriter.kernels.linear.legality import why_no_sums
+from rewriter.kernels.linear.lowering import Tokens, emit_quotient, emit_sums, multiplications, order_of
+from rewriter.kernels.softmax.form import BYTES
+from rewriter.lower.heads import for_every_head
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.sites.site import AttentionSite, Band
+
+__all__ = ["FEATURE_MAPS", "Linear", "sums_cost"]
+
+FEATURE_MAPS: dict[str, FeatureMap] = {
+    "elu": Elu(),
+    "relu": Relu(),
+    "taylor1": Taylor(1),
+    "taylor2": Taylor(2),
+    "fastmax1": Standardised(1),
+    "fastmax2": Standardised(2),
+    "softmax": Identity(),
+}
+"""How each map is emitted; the softmaxes of ``softmax`` run over whole tensors and are emitted before."""
+
+
+@dataclass(frozen=True)
+class Linear(Form):
+    """Linear attention: weights are products of features, and no score is computed.
+
+    It is another function than softmax attention: on a model that was trained with a softmax it is unusable
+    as it is, whatever the map (feature cosine 0.3 to 0.4, Kullback-Leibler divergence above 4 on language
+    models). It is for models that are to be trained or fitted with it.
+
+    Parameters
+    ----------
+    feature_map
+        ``elu``: elu(x) + 1. ``relu``: max(x, 0). ``taylor1`` and ``taylor2``: the exponential of the score up
+        to that power. ``fastmax1`` and ``fastmax2``: the same of standardised queries and keys. ``softmax``:
+        over the features of a query and over the tokens of a key, not for causal sites.
+    """
+
+    name: ClassVar[str] = "linear"
+    summary: ClassVar[str] = "feature maps instead of the softmax, for models trained or fitted with them"
+    kinds: ClassVar[frozenset[str]] = frozenset({"attention", "latent-attention"})
+
+    feature_map: str = "elu"
+
+    def __post_init__(self) -> None:
+        if self.feature_map not in FEATURE_MAPS:
+            raise ValueError(
+                f"feature_map is {self.feature_map!r}; expected one of {', '.join(FEATURE_MAPS)}"
+            )
+
+    def fidelity(self, site: AttentionSite) -> Fidelity:
+        """Return `Fidelity.TRAINING_FREE`: nothing is fitted, and nothing is exact."""
+        return Fidelity.TRAINING_FREE
+
+    def why_not(self, site: AttentionSite) -> str | None:
+        """Return why the site's mask leaves no sums over keys, or None."""
+        if self.feature_map == "softmax" and site.facts.band is not None:
+            return (
+                f"{site.id} is masked along its sequence ({site.facts.mask}); the softmax over the tokens of"
+                " a key sees all of them"
+            )
+        if self._map.size(site.qk_dim).known() is None:
+            return f"{site.id} has {site.qk_dim} features per head; a feature map needs a number"
+        return why_no_sums(site)
+
+    @property
+    def _map(self) -> FeatureMap:
+        return FEATURE_MAPS[self.feature_map]
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether the map stands for a function of the score, of which the scale is a part."""
+        return self.feature_map.startswith("taylor")
+
+    def adapt(self, a: Canonical) -> Canonical:
+        """Apply the band that the bias implies: nothing of a hidden key may count."""
+        return replace(a, band=a.implied) if a.band is None else a
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit sums over the keys, in the order that costs least; half precision is summed in float32."""
+        a, dtype = self.adapt(a), e.dtype(a.q)
+        q, k, v = (_wide(e, x) for x in (a.q, a.k, a.v))
+        bias = None if a.bias is None else _of_keys(e, _wide(e, a.bias))
+        if bias is not None and e.shape(bias)[1] != ONE != a.shape["H"]:
+            k, v = (for_every_head(e, x, a.shape["B"], a.shape["H"], a.shape["G"]) for x in (k, v))
+        if self.feature_map == "softmax":
+            q, k = e.softmax(q, 3), _shares(e, k, bias)
+            found = emit_sums(e, Tokens(q, k, v, None, self._map))
+        else:
+            if self._scaled:
+                q = e.map("mul", q, e.constant(a.scale, e.dtype(q)))
+            q, k = (self._map.prepare(e, x) for x in (q, k))
+            weight = None if bias is None else e.map("exp", bias)
+            found = emit_quotient(e, Tokens(q, k, v, a.band, self._map, weight))
+        return found if e.dtype(found) == dtype else e.map("cast", found, dtype=dtype)
+
+    def definition(self, x: Operands) -> torch.Tensor:
+        """Compute it densely, from weights of every query and key."""
+        from rewriter.kernels.linear.definition import FEATURES, efficient_attention, linear_attention
+
+        if self.feature_map == "softmax":
+            return efficient_attention(x)
+        return linear_attention(x, FEATURES[self.feature_map], scaled=self._scaled)
+
+    def cost(self, site: AttentionSite) -> Cost:
+        """Return the cost of the sums, or of all products where those are fewer."""
+        return sums_cost(site, self._map.size(site.qk_dim), site.facts.band)
+
+
+def sums_cost(site: AttentionSite, features: Size, band: Band | None) -> Cost:
+    """Return what the cheapest order of the two products costs, with ``features`` per query and key."""
+    named = (
+        site.batch,
+        site.heads,
+        site.kv_heads,
+        site.queries,
+        site.keys,
+        site.qk_dim,
+        site.v_dim,
+        features,
+    )
+    sizes = dict(zip("BHGIJDEF", named, strict=True))
+    moved = site.batch * (site.heads * site.queries + site.kv_heads * site.keys) * (site.qk_dim + site.v_dim)
+    width = BYTES.get(site.dtype, 4)
+    return Cost(flops=2 * multiplications(sizes, order_of(sizes, band)), bytes=width * moved, passes=1)
+
+
+def _wide(e: Emitter, x: Handle) -> Handle:
+    return e.map("cast", x, dtype="float32") if e.dtype(x) in ("float16", "bfloat16") else x
+
+
+def _of_keys(e: Emitter, bias: Handle) -> Handle:
+    """Emit what the last query, which sees most, has added: ``[B or 1, H or 1, J, 1]``."""
+    queries = e.shape(bias)[2]
+    last = bias if queries == ONE else e.slice(bias, 2, queries - 1, ONE)
+    return e.permute(last, (0, 1, 3, 2))
+
+
+def _shares(e: Emitter, k: Handle, bias: Handle | None) -> Handle:
+    """Emit the softmax of each feature over the keys, 0 where all are hidden."""
+    if bias is None:
+        return e.softmax(k, 2)
+    shares = e.softmax(e.map("add", k, bias), 2)
+    return e.map("where", e.map("isnan", shares), e.constant(0.0, e.dtype(k)), shares)

@@ -1,0 +1,244 @@
+"""How sums over keys of ``φ(q) · φ(k) v`` are emitted: keys and values first, or in chunks, or densely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rewriter.algebra.sizes import ONE, ZERO, Size
+from rewriter.kernels.linear.features import FeatureMap
+from rewriter.lower.attention import group_size
+from rewriter.lower.emitter import Emitter, Handle
+from rewriter.sites.site import Band
+
+__all__ = ["Tokens", "chunk_length", "emit_quotient", "emit_sums", "multiplications", "order_of"]
+
+ANY_CHUNK = 128
+"""Chunk where the length is not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What the sums run over.
+
+    Parameters
+    ----------
+    q, k
+        Prepared by the map: ``[B, H, I, D]`` and ``[B, G, J, D]``.
+    v
+        ``[B, G, J, E]``.
+    band
+        Causal with any offset, or None.
+    map
+        Makes features of q and k.
+    weight
+        Factor of each key, ``[B or 1, G or 1, J, 1]``, or None.
+    """
+
+    q: Handle
+    k: Handle
+    v: Handle
+    band: Band | None
+    map: FeatureMap
+    weight: Handle | None = None
+
+
+def emit_quotient(e: Emitter, x: Tokens) -> Handle:
+    """Emit ``sum of φ(q) · φ(k) w v / sum of φ(q) · φ(k) w``, 0 where the divisor is 0; ``[B, H, I, E]``."""
+    sums, width = emit_sums(e, x, counted=True), e.shape(x.v)[3]
+    total = e.slice(sums, 3, width, ONE)
+    none = e.map("eq", total, e.constant(0.0, e.dtype(total)))
+    total = e.map("where", none, e.constant(np.inf, e.dtype(total)), total)
+    return e.map("div", e.slice(sums, 3, 0, width), total)
+
+
+def emit_sums(e: Emitter, x: Tokens, counted: bool = False) -> Handle:
+    """Emit ``sum of φ(q) · φ(k) w v`` in the order that takes the fewest multiplications.
+
+    Returns
+    -------
+    Handle
+        ``[B, H, I, E]``; with ``counted`` one more column, the sum of the weights.
+    """
+    sizes = _sizes(e, x)
+    order = order_of(sizes, x.band)
+    if x.weight is not None:
+        x = replace(x, v=e.map("mul", x.v, x.weight))
+    if order == "dense":
+        return _dense(e, x, counted)
+    return _factored(e, x, counted) if order == "factored" else _chunked(e, x, sizes, counted)
+
+
+def order_of(sizes: dict[str, Size], band: Band | None) -> str:
+    """Return ``dense``, ``factored`` or ``chunked``.
+
+    ``(φ(q) φ(k)ᵀ) v``, ``φ(q) (φ(k)ᵀ v)``, or both in turns where a query sees the keys before it only. An
+    unknown length counts as long.
+
+    Parameters
+    ----------
+    sizes
+        ``B H G I J D E F``; ``F`` is the number of features.
+    band
+        As in `Tokens`.
+    """
+    summed = "factored" if band is None else "chunked"
+    dense, sums = (multiplications(sizes, way).known() for way in ("dense", summed))
+    return "dense" if dense is not None and sums is not None and dense <= sums else summed
+
+
+def multiplications(sizes: dict[str, Size], order: str) -> Size:
+    """Return how many multiplications the products of an order take; see `order_of`."""
+    b, h, g, i, j, d, e, f = (sizes[letter] for letter in "BHGIJDEF")
+    if order == "dense":
+        return b * h * i * j * (d + e)
+    both = b * (g * j + h * i) * f * e
+    if order == "factored":
+        return both
+    chunk = chunk_length(i.known(), f.known(), e.known())
+    count = -(-(i.known() or 0) // chunk)
+    return both + b * g * f * e * count * count + b * h * i * chunk * (d + e)
+
+
+def chunk_length(queries: int | None, features: int | None, values: int | None) -> int:
+    """Return how many queries are one chunk: within it scores are computed, between chunks sums.
+
+    Long chunks take more scores, short ones more sums of what came before.
+    """
+    if queries is None or features is None or values is None:
+        return ANY_CHUNK
+
+    def price(chunk: int) -> int:
+        count = -(-queries // chunk)
+        return queries * chunk * (features + values) + count * count * features * values
+
+    return min((32, 64, 128, 256), key=price)
+
+
+def _sizes(e: Emitter, x: Tokens) -> dict[str, Size]:
+    (b, h, i, d), (_, g, j, v) = e.shape(x.q), e.shape(x.v)
+    return {**dict(zip("BHGIJDE", (b, h, g, i, j, d, v), strict=True)), "F": x.map.size(d)}
+
+
+def _dense(e: Emitter, x: Tokens, counted: bool) -> Handle:
+    batch, heads, queries, width = e.shape(x.q)
+    groups, keys, values = e.shape(x.v)[1:]
+    rows = group_size(e, x.q, x.k) * queries
+    q = e.reshape(x.q, (batch, groups, rows, width))
+    weights = x.map.weigh(e, e.matmul(q, e.permute(x.k, (0, 1, 3, 2))))
+    if x.band is not None:
+        seen = _seen(e, e.iota(queries), e.iota(keys), x.band.offset, e.dtype(weights))
+        weights = e.map("mul", e.reshape(weights, (batch, heads, queries, keys)), seen)
+        weights = e.reshape(weights, (batch, groups, rows, keys))
+    found = e.matmul(weights, x.v)
+    if counted:
+        total = e.reduce("sum", weights, 3) if x.weight is None else e.matmul(weights, _weights(e, x))
+        found = e.concat([found, total], 3)
+    return e.reshape(found, (batch, heads, queries, values + int(counted)))
+
+
+def _factored(e: Emitter, x: Tokens, counted: bool) -> Handle:
+    batch, heads, queries, width = e.shape(x.q)
+    groups, values = e.shape(x.v)[1], e.shape(x.v)[3] + int(counted)
+    rows = group_size(e, x.q, x.k) * queries
+    q = x.map.expand(e, e.reshape(x.q, (batch, groups, rows, width)))
+    return e.reshape(e.matmul(q, _state(e, x, counted)), (batch, heads, queries, values))
+
+
+def _state(e: Emitter, x: Tokens, counted: bool) -> Handle:
+    """Emit what a query needs to know of all keys: ``sum of φ(k) w v`` and ``sum of φ(k) w``.
+
+    Axes before the last two of keys and values are kept: ``[…, F, E]``.
+    """
+    k, last = x.map.expand(e, x.k), len(e.shape(x.k)) - 1
+    order = (*range(last - 1), last, last - 1)
+    turned = e.permute(k, order)
+    state = e.matmul(turned, x.v)
+    if not counted:
+        return state
+    if x.weight is None:
+        total = e.permute(e.reduce("sum", k, last - 1), order)
+    else:
+        total = e.matmul(turned, _weights(e, x))
+    return e.concat([state, total], last)
+
+
+def _weights(e: Emitter, x: Tokens) -> Handle:
+    shape = (*e.shape(x.v)[:-1], ONE)
+    return x.weight if e.shape(x.weight) == shape else e.expand(x.weight, shape)
+
+
+def _chunked(e: Emitter, x: Tokens, sizes: dict[str, Size], counted: bool) -> Handle:
+    """Emit chunks of queries: scores with the keys of their own chunk, the state of all keys before it."""
+    assert x.band is not None
+    queries, offset = sizes["I"], x.band.offset
+    length = chunk_length(queries.known(), sizes["F"].known(), sizes["E"].known())
+    count = e.ceil_div(queries, length)
+    first = _keys(e, x, ZERO, offset) if offset != ZERO else None
+    own = _keys(e, x, offset, queries)
+
+    def chunks(t: Handle) -> Handle:
+        batch, heads, _, width = e.shape(t)
+        padded = count * length
+        t = t if padded == queries else e.pad(t, 2, 0, padded - queries)
+        return e.reshape(t, (batch, heads, count, length, width))
+
+    if own.weight is None and count * length != queries:
+        # what is padded may have features, so it must have no weight
+        ones = e.expand(e.constant(1.0, e.dtype(x.v)), (ONE, ONE, queries, ONE))
+        own = replace(own, weight=ones)
+    weight = None if own.weight is None else chunks(own.weight)
+    cut = replace(own, k=chunks(own.k), v=chunks(own.v), weight=weight)
+    before = _before(e, _state(e, cut, counted), None if first is None else _state(e, first, counted))
+    batch, groups, shared = sizes["B"], sizes["G"], group_size(e, x.q, x.k)
+    rows = shared * length
+    q = e.reshape(chunks(x.q), (batch, groups, shared, count, length, sizes["D"]))
+    q = e.reshape(e.permute(q, (0, 1, 3, 2, 4, 5)), (batch, groups, count, rows, sizes["D"]))
+    found = e.matmul(x.map.expand(e, q), before)
+    found = e.map("add", found, _within(e, cut, q, length, counted))
+    columns = sizes["E"] + int(counted)
+    found = e.permute(e.reshape(found, (batch, groups, count, shared, length, columns)), (0, 1, 3, 2, 4, 5))
+    found = e.reshape(found, (batch, sizes["H"], count * length, columns))
+    return found if count * length == queries else e.slice(found, 2, 0, queries)
+
+
+def _keys(e: Emitter, x: Tokens, start: Size, size: Size) -> Tokens:
+    def taken(t: Handle) -> Handle:
+        return e.slice(t, 2, start, size)
+
+    weight = None if x.weight is None else taken(x.weight)
+    return replace(x, k=taken(x.k), v=taken(x.v), weight=weight)
+
+
+def _before(e: Emitter, states: Handle, first: Handle | None) -> Handle:
+    """Emit for each chunk ``[B, G, M, F, E]`` the sum of the states of the chunks before it."""
+    batch, groups, count, features, values = e.shape(states)
+    at = e.iota(count)
+    earlier = e.map("lt", e.reshape(at, (ONE, count)), e.reshape(at, (count, ONE)))
+    triangle = e.map("cast", earlier, dtype=e.dtype(states))
+    flat = e.reshape(states, (batch, groups, count, features * values))
+    total = e.reshape(e.matmul(triangle, flat), (batch, groups, count, features, values))
+    if first is None:
+        return total
+    return e.map("add", total, e.reshape(first, (batch, groups, ONE, features, values)))
+
+
+def _within(e: Emitter, x: Tokens, q: Handle, length: int, counted: bool) -> Handle:
+    """Emit sums over the keys of each chunk up to the query's own, ``[B, G, M, R, E]``."""
+    weights = x.map.weigh(e, e.matmul(q, e.permute(x.k, (0, 1, 2, 4, 3))))
+    shared = int(e.shape(q)[3]) // length
+    seen = np.tile(np.tri(length), (shared, 1))
+    weights = e.map("mul", weights, e.constant(seen, e.dtype(weights)))
+    found = e.matmul(weights, x.v)
+    if not counted:
+        return found
+    total = e.reduce("sum", weights, 4) if x.weight is None else e.matmul(weights, _weights(e, x))
+    return e.concat([found, total], 4)
+
+
+def _seen(e: Emitter, rows: Handle, columns: Handle, offset: Size, dtype: str) -> Handle:
+    """Emit 1 where key ``j <= i + offset``, else 0; ``[I, J]``."""
+    at = rows if offset == ZERO else e.map("add", rows, e.size(offset))
+    at = e.reshape(at, (*e.shape(rows), ONE))
+    return e.map("cast", e.map("le", columns, at), dtype=dtype)
