@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentAttention",
     "CATALOG",
+    "LinearAttention",
     "MergedAttention",
     "NystromAttention",
     "Sequential",
