@@ -14,7 +14,7 @@ class ClippedAttention(Pass):
     """Stretches the weights of the softmax beyond 0 and 1 and cuts them off there.
 
     Before: softmax gives every key a weight above 0, so that a head that is to do nothing needs huge scores.
-    After: small weights are exactly 0. It is for models that are trained or fine-tuned with it. A model that was
+    After: small weights are exactly 0. It is for models that are trained or fine-tuned with it; one that was
     trained without it loses accuracy and gains nothing.
 
     Applies when
