@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rewriter.engine import Pass
     from rewriter.forms import Form
     from rewriter.passes.agent import AgentAttention
+    from rewriter.passes.clipped import ClippedAttention
+    from rewriter.passes.gated import GatedAttention
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.merge import MergedAttention
     from rewriter.passes.nystrom import NystromAttention
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentAttention",
     "CATALOG",
+    "ClippedAttention",
+    "GatedAttention",
     "LinearAttention",
     "MergedAttention",
     "NystromAttention",
@@ -35,6 +39,8 @@ __all__ = [
 
 CATALOG = {
     "agent": "rewriter.passes.agent:AgentAttention",
+    "clipped": "rewriter.passes.clipped:ClippedAttention",
+    "gated": "rewriter.passes.gated:GatedAttention",
     "linear": "rewriter.passes.linear:LinearAttention",
     "merge": "rewriter.passes.merge:MergedAttention",
     "nystrom": "rewriter.passes.nystrom:NystromAttention",

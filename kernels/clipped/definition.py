@@ -32,7 +32,7 @@ def clipped_attention(x: Operands, *, zeta: float, gamma: float) -> torch.Tensor
 
     References
     ----------
-    Bondarenko, Nagel, Blankevoort: Quantizable Transformers, 2023, equation 4.
+    Bondarenko, Nagel, Blankevoort: Quantizable Transformers, arXiv:2306.12929, equation 4.
 
     Examples
     --------

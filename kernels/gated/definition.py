@@ -28,7 +28,7 @@ def gated_attention(
 
     References
     ----------
-    Bondarenko, Nagel, Blankevoort: Quantizable Transformers, 2023, equations 5 and 6.
+    Bondarenko, Nagel, Blankevoort: Quantizable Transformers, arXiv:2306.12929, equations 5 and 6.
 
     Examples
     --------
