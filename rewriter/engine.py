@@ -280,7 +280,7 @@ class _Engine:
             sites = selector.candidates(self._program.sites)
             if selector.best is not None:
                 sites = self._best(form, sites, selector)
-            chosen.update((site.id, (site, form)) for site in sites)
+            chosen.update((site.id, (site, form.at(site))) for site in sites)
         return [chosen[site.id] for site in self._program.sites if site.id in chosen]
 
     def commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
@@ -349,11 +349,11 @@ class _Engine:
         self, form: Form, sites: Sequence[AttentionSite], selector: Selector
     ) -> tuple[AttentionSite, ...]:
         """Return the sites where the form is closest to the original, of those that it is legal for."""
-        legal = [site for site in sites if refusal(form, site) is None]
+        legal = [(site, form.at(site)) for site in sites if refusal(form.at(site), site) is None]
         if not legal:
             return tuple(sites)  # to be refused, each with its reason
-        self._measure([(site, form) for site in legal])
-        errors = {site.id: self._errors[site.id, str(form)] for site in legal}
+        self._measure(legal)
+        errors = {site.id: self._errors[site.id, str(own)] for site, own in legal}
         ranked = sorted((error, site_id) for site_id, error in errors.items() if not isinstance(error, str))
         kept = {site_id for _, site_id in ranked[: selector.keep(len(legal))]}
         return tuple(site for site in sites if site.id in kept)

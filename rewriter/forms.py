@@ -117,6 +117,10 @@ class Form(ABC):
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return what this form, with these parameters, is for this site."""
 
+    def at(self, site: AttentionSite) -> Form:
+        """Return the form with what it leaves to the site (``auto``) filled in, as far as the site shows."""
+        return self
+
     def why_not(self, site: AttentionSite) -> str | None:
         """Return the sentence why the form is not legal for a site of its kinds and traits, or None if it is.
 
@@ -184,7 +188,7 @@ class Form(ABC):
 
     @classmethod
     def parameter_types(cls) -> dict[str, type]:
-        """Types of the parameters by name; what may be None is given by its other type."""
+        """Types of the parameters by name; what may be text is text, None is left out."""
         hints = get_type_hints(cls)
         return {f.name: _plain_type(hints[f.name]) for f in fields(cls)}
 
@@ -225,7 +229,7 @@ def refusal(form: Form, site: AttentionSite) -> str | None:
 
 def _plain_type(hint: Any) -> type:
     choices = [t for t in get_args(hint) if t is not type(None)] or [hint]
-    found: type = choices[0]
+    found: type = str if str in choices else choices[0]
     return found
 
 

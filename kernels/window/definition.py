@@ -6,16 +6,73 @@ import torch
 
 from rewriter.kernels.softmax.definition import BandLike, Operands, attend, band_mask, zero_where_blind
 
-__all__ = ["window_attention", "window_mask"]
+__all__ = ["PerAxis", "axis_mask", "window_attention", "window_mask"]
+
+PerAxis = int | tuple[int, ...]
+"""One number for every axis of a grid, or one for each."""
+
+
+def axis_mask(
+    at: torch.Tensor,
+    key: torch.Tensor,
+    size: int,
+    window: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    offset: int = 0,
+    borders: str = "clip",
+    causal: bool = False,
+) -> torch.Tensor:
+    """Return ``[I, J]`` booleans: which coordinates ``key`` queries at coordinates ``at`` see on one axis.
+
+    Coordinates with the same remainder by ``dilation`` form a class, and a query sees keys of its class
+    only. In its class a coordinate ``x`` has the rank ``x // dilation``, and ``stride`` queries of
+    consecutive ranks form a group: rank ``r`` is in group ``(r + offset) // stride``. A group shares one
+    window of ranks:
+
+    - without ``causal``: the group and ``ceil((window - stride) / 2)`` more on either side. With borders
+      ``"shift"`` a window that would reach over an end of the axis is moved inside, so that it holds as many
+      keys there, too;
+    - with ``causal``: the last ``window`` up to the end of the group, of which a query sees those up to its
+      own.
+
+    Parameters
+    ----------
+    at, key
+        Coordinates ``[I]`` and ``[J]``, from 0.
+    size
+        Length of the axis.
+    window, stride, dilation, offset, borders, causal
+        As above; ``stride <= window``.
+    """
+    at, key = at[:, None], key[None, :]
+    rank, key_rank = at // dilation, key // dilation
+    first = (rank + offset) // stride * stride - offset
+    if causal:
+        low, high = first + stride - window, rank
+    else:
+        halo = -((stride - window) // 2)
+        low, high = first - halo, first + stride - 1 + halo
+        if borders == "shift":
+            ranks, span = (size - at % dilation + dilation - 1) // dilation, high - low
+            low = torch.minimum(low, ranks - 1 - span).clamp(min=0)
+            high = low + span
+    return ((key - at) % dilation == 0) & (low <= key_rank) & (key_rank <= high)
 
 
 def window_mask(
     queries: int,
     keys: int,
-    window: int,
+    window: PerAxis,
     sinks: int = 0,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     band: BandLike | None = None,
+    *,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
+    offset: PerAxis = 0,
+    borders: str = "clip",
 ) -> torch.Tensor:
     """Return ``[I, J]`` booleans: what a window lets a query see.
 
@@ -23,31 +80,62 @@ def window_mask(
     not forbid it, and one of these holds:
 
     - ``j`` or ``p`` is one of the first ``sinks`` positions;
-    - there is no grid and ``j`` is near ``p``: if the band is causal, ``p - window < j <= p``; else
-      ``|j - p| <= window // 2``;
-    - both lie on the grid, whose row-major tokens follow the sinks, and rows and columns each differ by
-      at most ``window // 2``.
+    - there is no grid, and `axis_mask` lets position ``p`` see position ``j``; it is causal if the band is;
+    - both lie on the grid, whose row-major tokens follow the sinks, and `axis_mask` allows it along every
+      axis.
     """
-    at = torch.arange(queries)[:, None] + (int(band.offset) if band is not None else 0)
+    at = torch.arange(queries) + (int(band.offset) if band is not None else 0)
     key = torch.arange(keys)
-    if grid is None:
-        causal = band is not None and band.right == 0
-        back, ahead = (window - 1, 0) if causal else (window // 2, window // 2)
-        near = (key - at >= -back) & (key - at <= ahead)
-    else:
-        columns = grid[1]
-        rows_apart = ((key - sinks) // columns - (at - sinks) // columns).abs()
-        columns_apart = ((key - sinks) % columns - (at - sinks) % columns).abs()
-        near = (rows_apart <= window // 2) & (columns_apart <= window // 2)
-    return band_mask(band, queries, keys) & (near | (key < sinks) | (at < sinks))
+    first = (key < sinks) | (at[:, None] < sinks)
+    causal = grid is None and band is not None and band.right == 0
+    sizes, start = ((keys,), 0) if grid is None else (grid, sinks)
+    at, key = at - start, key - start
+    near = torch.ones(queries, keys, dtype=torch.bool)
+    for axis in reversed(range(len(sizes))):
+        size = sizes[axis]
+        own = {"stride": _on(stride, axis), "dilation": _on(dilation, axis), "offset": _on(offset, axis)}
+        near &= axis_mask(
+            at % size if axis else at,
+            key % size if axis else key,
+            size,
+            _on(window, axis),
+            **own,
+            borders=borders,
+            causal=causal,
+        )
+        at, key = at // size, key // size
+    return band_mask(band, queries, keys) & (near | first)
 
 
 def window_attention(
-    x: Operands, *, window: int, sinks: int = 0, grid: tuple[int, int] | None = None
+    x: Operands,
+    *,
+    window: PerAxis,
+    sinks: int = 0,
+    grid: tuple[int, ...] | None = None,
+    stride: PerAxis = 1,
+    dilation: PerAxis = 1,
+    offset: PerAxis = 0,
+    borders: str = "clip",
 ) -> torch.Tensor:
     """Return windowed attention, ``[B, H, I, E]``; a query whose window holds no visible key gives 0.
 
     Operands are as in `rewriter.kernels.softmax.definition.attend`, the mask is `window_mask`.
     """
-    seen = window_mask(x.q.shape[2], x.k.shape[2], window, sinks, grid, x.band)
+    seen = window_mask(
+        x.q.shape[2],
+        x.k.shape[2],
+        window,
+        sinks,
+        grid,
+        x.band,
+        stride=stride,
+        dilation=dilation,
+        offset=offset,
+        borders=borders,
+    )
     return zero_where_blind(x, seen, attend(x, seen))
+
+
+def _on(value: PerAxis, axis: int) -> int:
+    return value if isinstance(value, int) else value[axis]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +9,10 @@ from rewriter.algebra.sizes import ZERO, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
-from rewriter.kernels.window.lowering import emit_grid, emit_sliding, grid_tile, tile_length
+from rewriter.kernels.window.axes import AxisWindow, computed, tile_axes
+from rewriter.kernels.window.lowering import emit_axes, emit_sliding, tile_length
+from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
+from rewriter.kernels.window.proved import holds_the_mask, window_of
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
@@ -26,19 +27,32 @@ __all__ = ["Window"]
 
 @dataclass(frozen=True)
 class Window(Form):
-    """Sliding-window attention.
+    """Windows along one axis or on a grid: sliding, neighbourhood, dilated, blocked, shifted, haloed.
+
+    What is given per axis is one number for all, or several as in ``7x7``.
 
     Parameters
     ----------
     window
         How far a query sees, at least 1. At a causal site: that many keys up to and including its own.
-        Elsewhere: every key at most ``window // 2`` away, on either side; with a grid, along both of its
-        axes (``window=13`` is 13 × 13).
+        Elsewhere: every key at most ``window // 2`` away, on either side; with a grid, along each of its
+        axes (``window=13`` is 13 × 13). ``auto`` is the window that the site's own mask is proved to be.
     sinks
         First tokens that stay connected to everything: every query sees them and they see every key, as
         far as the site's own mask allows. A class token and registers, or attention sinks.
     grid
-        The tokens after the sinks are a row-major grid: ``HxW``, or ``auto`` for a square one.
+        The tokens after the sinks are a row-major grid: ``HxW``, ``TxHxW``, or ``auto`` for the one that
+        the graph shows, else a square one.
+    stride
+        So many consecutive queries share one window of ``window`` keys around them: 1 is a sliding window,
+        ``stride=window`` are blocks, anything between are blocks with a halo.
+    dilation
+        A query sees every ``dilation``-th key; the window counts those.
+    offset
+        The first group of ``stride`` queries is so many shorter: shifted blocks.
+    borders
+        ``shift`` moves a window that would reach over an end of the axis inside, so that it holds as many
+        keys there; ``clip`` cuts it off. At causal sites both are the same.
     """
 
     name: ClassVar[str] = "window"
@@ -47,29 +61,87 @@ class Window(Form):
     )
     traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
 
-    window: int
+    window: int | str
     sinks: int = 0
     grid: str | None = None
+    stride: int | str | None = None
+    dilation: int | str | None = None
+    offset: int | str | None = None
+    borders: str | None = None
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError(f"window is {self.window}; expected at least 1")
+        least = {"window": 1, "stride": 1, "dilation": 1, "offset": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value != "auto":
+                object.__setattr__(self, name, normal(self.name, name, value, bound))
         if self.sinks < 0:
             raise ValueError(f"sinks is {self.sinks}; expected 0 or more")
-        if (
-            self.grid is not None
-            and self.grid != "auto"
-            and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.grid)
-        ):
-            raise ValueError(f"grid is {self.grid!r}; expected auto, or rows and columns as in 32x32")
+        if self.borders not in (None, "clip", "shift"):
+            raise ValueError(f"borders is {self.borders!r}; expected clip or shift")
+        self._check_grid()
+        self._check_groups()
+
+    def _check_grid(self) -> None:
+        if self.grid is not None and self.grid != "auto":
+            shape = normal(self.name, "grid", self.grid, 1)
+            if isinstance(shape, int) or shape.count("x") > 2:
+                raise ValueError(f"grid is {self.grid!r}; expected auto, or two or three sizes as in 32x32")
+
+    def _check_groups(self) -> None:
+        if "auto" in (self.stride, self.dilation, self.offset):
+            raise ValueError(f"{self.name}: only window and grid may be auto; expected numbers elsewhere")
+        given = [x for x in (self.window, self.stride, self.dilation, self.offset) if isinstance(x, str)]
+        counts = {x.count("x") + 1 for x in (*given, self.grid or "1") if "x" in x}
+        if len(counts) > 1 or (counts and self.grid is None):
+            raise ValueError(f"{self}: expected as many numbers as the grid has axes")
+        if self.window == "auto":
+            return
+        for window, stride, _, offset in zip(*self._numbers(max(counts, default=1)), strict=True):
+            if stride > window:
+                raise ValueError(f"stride is {stride}, window {window}; expected at most the window")
+            if offset >= stride:
+                raise ValueError(f"offset is {offset}, stride {stride}; expected less than the stride")
+
+    def _numbers(self, axes: int) -> tuple[tuple[int, ...], ...]:
+        """Return window, stride, dilation and offset of each axis."""
+        settings = (self.window, self.stride or 1, self.dilation or 1, self.offset or 0)
+        return tuple(numbers(value, axes) for value in settings)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether it is a sliding window that is cut off at the ends."""
+        return not (set(self._numbers(1)[1] + self._numbers(1)[2]) - {1}) and self.borders != "shift"
+
+    def at(self, site: AttentionSite) -> Form:
+        """Return it with the window that the mask is proved to be and the grid that the graph shows."""
+        if self.window == "auto":
+            found = window_of(site)
+            return self if found is None else replace(self, **found)
+        shown = site.geometry
+        if self.grid != "auto" or shown is None or shown.grid is None or shown.prefix is None:
+            return self
+        known = tuple(n for n in (size.known() for size in shown.grid) if n is not None)
+        if site.queries != site.keys or len(known) < len(shown.grid) or not 1 < len(known) < 4:
+            return self
+        return replace(self, grid=joined(known), sinks=max(self.sinks, shown.prefix))
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
-        """Return `Fidelity.EXACT` where the window is proved to hide nothing."""
-        exact = self._hides_nothing(site.facts.band, site.queries, site.keys)
+        """Return `Fidelity.EXACT` where the window is proved to hide nothing that the site shows."""
+        exact = self._hides_nothing(site.facts.band, site.queries, site.keys) or self._holds_the_mask(site)
         return Fidelity.EXACT if exact else Fidelity.TRAINING_FREE
+
+    def _holds_the_mask(self, site: AttentionSite) -> bool:
+        axes = self._axes(site.facts.band, site.queries, site.keys)
+        return axes is not None and site.empty_row == "never" and holds_the_mask(axes, site)
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why the site has no sequence that a window can slide along, or None."""
+        if self.window == "auto":
+            return (
+                f"{site.id}: its mask ({site.facts.mask}) is not proved to be a window, blocks or a"
+                " neighbourhood of known size; give the window"
+            )
         if self._hides_nothing(site.facts.band, site.queries, site.keys):
             return None
         if "k" in site.constant:
@@ -78,6 +150,11 @@ class Window(Form):
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:
         band = site.facts.band
+        if not self._plain and self._axes(band, site.queries, site.keys) is None:
+            return (
+                f"{site.id} has {site.queries} queries and {site.keys} keys; stride, dilation and borders"
+                " need known numbers (fix the input size when tracing or exporting)"
+            )
         if band is None:
             if site.queries == site.keys:
                 return None
@@ -104,13 +181,27 @@ class Window(Form):
                 f"{site.id} has {site.queries} queries and {site.keys} keys; a grid needs one number for both"
                 " (fix the input size when tracing or exporting)"
             )
-        if self._sides(tokens) is None:
+        found = self._sides(tokens)
+        if found is None:
             shape = "a square" if self.grid == "auto" else self.grid
             return (
                 f"{site.id} has {tokens} tokens: {tokens - self.sinks} after {self.sinks} sinks, which is"
                 f" not {shape}; set sinks to the number of tokens before the grid, and grid=HxW"
             )
-        return None
+        return self._why_not_shown(site, found)
+
+    def _why_not_shown(self, site: AttentionSite, found: tuple[int, ...]) -> str | None:
+        """Return the sentence where the graph shows another grid, or None."""
+        shown = site.geometry
+        if shown is None or shown.grid is None or shown.prefix is None:
+            return None
+        if (shown.prefix, *(n.known() for n in shown.grid)) == (self.sinks, *found):
+            return None
+        grid = "x".join(map(str, shown.grid))
+        return (
+            f"{site.id}: the graph shows a grid of {grid} after {shown.prefix} tokens, not {joined(found)}"
+            f" after {self.sinks}; set grid=auto"
+        )
 
     def adapt(self, a: Canonical) -> Canonical:
         """Apply the band that the bias implies: a window gives 0 where no visible key is left."""
@@ -126,19 +217,29 @@ class Window(Form):
                 return emit_sliding(e, given, band.left, band.right, 0, a.empty_row)
             return emit_dense(e, given)
         empty_row: EmptyRow = "never" if a.bias is None else "zero"
-        if self.grid is not None:
-            sides = self._sides(int(a.shape["J"]))
-            assert sides is not None, "why_not has said so"
-            return emit_grid(e, a, self.window // 2, sides, self.sinks, empty_row)
-        back, ahead = self._reach(a.band)
-        return emit_sliding(e, a, back, ahead, self.sinks, empty_row)
+        if self.grid is None and self._plain:
+            back, ahead = self._reach(a.band)
+            return emit_sliding(e, a, back, ahead, self.sinks, empty_row)
+        axes = self._axes(a.band, a.shape["I"], a.shape["J"])
+        assert axes is not None, "why_not has said so"
+        return emit_axes(e, a, tile_axes(axes, self.sinks), [x.size for x in axes], self.sinks, empty_row)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely, with a mask."""
         from rewriter.kernels.window.definition import window_attention
 
         grid = self._sides(x.k.shape[2]) if self.grid is not None else None
-        return window_attention(x, window=self.window, sinks=self.sinks, grid=grid)
+        window, stride, dilation, offset = self._numbers(1 if grid is None else len(grid))
+        return window_attention(
+            x,
+            window=window,
+            sinks=self.sinks,
+            grid=grid,
+            stride=stride,
+            dilation=dilation,
+            offset=offset,
+            borders=self.borders or "clip",
+        )
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score that the tiles compute, on keys outside of the window too."""
@@ -147,46 +248,55 @@ class Window(Form):
     def _met(self, site: AttentionSite) -> Size | None:
         """Return how many keys a query meets on average, or None where it meets all."""
         band, queries, keys = site.facts.band, site.queries.known(), site.keys.known()
+        if self.window == "auto":
+            return None
         if self._hides_nothing(band, site.queries, site.keys):
             if band is None or band.left is None or band.right is None:
                 return None
             reach, sinks = band.left + band.right, 0
-        elif self.grid is not None:
-            return self._met_on_grid(keys or 0)
+        elif self.grid is not None or not self._plain:
+            return self._met_in_tiles(self._axes(band, site.queries, site.keys), site)
         else:
             reach, sinks = sum(self._reach(band)), self.sinks
         length = tile_length(reach, sinks, queries, keys)
         return None if length is None else Size.of(length + reach + sinks)
 
-    def _met_on_grid(self, tokens: int) -> Size | None:
-        sides = self._sides(tokens)
-        if sides is None:
+    def _met_in_tiles(self, axes: tuple[AxisWindow, ...] | None, site: AttentionSite) -> Size | None:
+        if axes is None:
             return None
-        tile = grid_tile(sides, self.window // 2, self.sinks)
-        axes = list(zip(sides, tile, strict=True))
-        padded = math.prod(-(-size // length) * length for size, length in axes)
-        reached = math.prod(min(size, length + self.window // 2 * 2) for size, length in axes)
-        computed = padded * (reached + self.sinks) + self.sinks * tokens
-        return Size.of(-(-computed // tokens))
+        first = self.sinks if site.facts.band is None or not site.facts.band.causal else 0
+        queries, keys = int(site.queries), int(site.keys)
+        scores = computed(tile_axes(axes, self.sinks), self.sinks) + first * keys
+        return Size.of(-(-scores // queries))
 
     @property
-    def telling_length(self) -> int:
+    def telling_length(self) -> int | None:
         """Return a length of some tiles beyond the window."""
-        return (self.window + self.sinks + 300) | 1
+        return (
+            None if self.window == "auto" else (max(self._numbers_of_text("window")) + self.sinks + 300) | 1
+        )
+
+    def _numbers_of_text(self, name: str) -> tuple[int, ...]:
+        value: int | str = getattr(self, name)
+        return numbers(value, 1 if isinstance(value, int) else value.count("x") + 1)
 
     def _reach(self, band: Band | None) -> tuple[int, int]:
+        window = self._numbers(1)[0][0]
         causal = band is not None and band.causal
-        return (self.window - 1, 0) if causal else (self.window // 2, self.window // 2)
+        return (window - 1, 0) if causal else (window // 2, window // 2)
 
     def _hides_nothing(self, band: Band | None, queries: Size, keys: Size) -> bool:
         """Whether every key that the site lets a query see is proved to be in the window."""
         if Size.of(self.sinks).at_least(keys):
             return True
-        if self.grid is not None:
-            sides = self._sides(keys.known() or 0)
-            return (
-                band is None and queries == keys and sides is not None and self.window // 2 >= max(sides) - 1
-            )
+        if self.window == "auto":
+            return False
+        if self.grid is None and self._plain:
+            return self._slides_over_all(band, queries, keys)
+        axes = self._axes(band, queries, keys)
+        return axes is not None and all(axis.complete for axis in axes)
+
+    def _slides_over_all(self, band: Band | None, queries: Size, keys: Size) -> bool:
         back, ahead = self._reach(band)
         offset = band.offset if band is not None else ZERO
         far_back, far_ahead = offset + queries - 1, keys - 1 - offset
@@ -196,13 +306,37 @@ class Window(Form):
         before = band is not None and band.right is not None and ahead >= band.right
         return (behind or Size.of(back).at_least(far_back)) and (before or Size.of(ahead).at_least(far_ahead))
 
-    def _sides(self, tokens: int) -> tuple[int, int] | None:
-        """Return rows and columns of the grid, or None if it does not fit the tokens."""
-        body = tokens - self.sinks
-        if body < 1:
+    def _axes(self, band: Band | None, queries: Size, keys: Size) -> tuple[AxisWindow, ...] | None:
+        """Return the window along each axis, or None if sizes are unknown or do not fit."""
+        count, tokens = queries.known(), keys.known()
+        start = 0 if band is None else band.offset.known()
+        if self.window == "auto" or count is None or tokens is None or start is None:
             return None
-        if self.grid == "auto":
-            side = math.isqrt(body)
-            return (side, side) if side * side == body else None
-        rows, columns = map(int, (self.grid or "").split("x"))
-        return (rows, columns) if rows * columns == body else None
+        if self.grid is not None:
+            found = self._sides(tokens) if band is None and count == tokens else None
+            return None if found is None else tuple(self._axis(found, k) for k in range(len(found)))
+        if band is None:
+            return (replace(self._axis((tokens,), 0), hidden=self.sinks),) if count == tokens else None
+        return (
+            replace(
+                self._axis((tokens,), 0),
+                hidden=self.sinks,
+                causal=band.causal,
+                queries=count,
+                start=start,
+                left=band.left,
+                right=band.right,
+            ),
+        )
+
+    def _axis(self, grid: tuple[int, ...], axis: int) -> AxisWindow:
+        window, stride, dilation, offset = (values[axis] for values in self._numbers(len(grid)))
+        return AxisWindow(grid[axis], window, stride, dilation, offset, self.borders == "shift")
+
+    def _sides(self, tokens: int) -> tuple[int, ...] | None:
+        """Return the sizes of the grid's axes, or None if it does not fit the tokens."""
+        found = sides(self.grid or "", tokens, self.sinks)
+        if found is None:
+            return None
+        given = self._numbers_of_text("window")
+        return found if len(given) in (1, len(found)) else None

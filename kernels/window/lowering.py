@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical
 from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.window.axes import AxisTiles
 from rewriter.kernels.window.tiles import Tiles, attend_tiles, price, token_major
 from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 from rewriter.sites.site import Band
 
-__all__ = ["emit_grid", "emit_sliding", "grid_tile", "tile_length"]
+__all__ = ["emit_axes", "emit_sliding", "tile_length"]
 
 
 def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, empty_row: EmptyRow) -> Handle:
@@ -76,55 +78,96 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
     return e.slice(result, 2, 0, queries) if padded else result
 
 
-def emit_grid(
-    e: Emitter, a: Canonical, half: int, grid: tuple[int, int], sinks: int, empty_row: EmptyRow
+def emit_axes(
+    e: Emitter,
+    a: Canonical,
+    tiles: Sequence[AxisTiles],
+    sizes: Sequence[int],
+    sinks: int,
+    empty_row: EmptyRow,
 ) -> Handle:
-    """Emit a square window on a grid of tokens that follow the sinks; ``[B, H, I, E]``.
+    """Emit a window along axes of known sizes; ``[B, H, I, E]``.
 
-    Tiles cover ``t × u`` queries and the ``(t + 2·half) × (u + 2·half)`` keys around them, moved inwards at
-    the edges of the grid.
+    On several axes the row-major tokens of the grid follow the sinks. On one axis the sinks are its first
+    tokens; tiles of it leave them out.
     """
-    dtype, batch, heads = e.dtype(a.q), a.shape["B"], a.shape["H"]
-    high, wide = grid
-    tall, broad = grid_tile(grid, half, sinks)
-    y, x = _axis(high, tall, half), _axis(wide, broad, half)
-    down, across = len(y.keys), len(x.keys)
-    count, length, reach = down * across, tall * broad, y.keys.shape[1] * x.keys.shape[1]
-
-    def pair(rows: np.ndarray, columns: np.ndarray, step: int, kind: str) -> Handle:
-        """``rows * step + columns`` for every tile: ``[N, …]`` from ``[ny, …]`` and ``[nx, …]``."""
-        r = rows.reshape(down, 1, *(n for m in rows.shape[1:] for n in (m, 1))) * step
-        c = columns.reshape(1, across, *(n for m in columns.shape[1:] for n in (1, m)))
-        shape = (count, *(m * n for m, n in zip(rows.shape[1:], columns.shape[1:], strict=True)))
-        return e.reshape(e.map("add", e.constant(r, kind), e.constant(c, kind)), shape)
-
-    index = pair(y.keys, x.keys, wide, "int64")
-    mask = e.reshape(pair(y.mask, x.mask, 1, dtype), (count, 1, length, reach))
-    rows = pair(y.queries, x.queries, wide, "int64")
+    origin = sinks if len(sizes) > 1 else 0
+    count, length = math.prod(t.count for t in tiles), math.prod(t.length for t in tiles)
+    index = _on_grid(e, [np.maximum(t.keys, 0) for t in tiles], sizes, origin)
+    rows = _on_grid(e, [t.queries for t in tiles], sizes, origin)
+    mask = _axes_mask(e, tiles, e.dtype(a.q), a.band is not None)
     if sinks:
-        index = e.map("add", index, e.constant(sinks, "int64"))
-        rows = e.map("add", rows, e.constant(sinks, "int64"))
-        index = e.concat([e.expand(e.iota(sinks), (count, sinks)), index], 1)
-        mask = e.pad(mask, 3, sinks, 0)
+        lead = e.iota(sinks)
+        mask = _beside_sinks(e, a, mask, rows, lead)
+        index = e.concat([e.expand(lead, (count, sinks)), index], 1)
 
-    body = token_major(e, e.slice(a.q, 2, sinks, high * wide) if sinks else a.q)
-    body = e.reshape(body, (batch, high, wide, heads, a.shape["D"]))
-    body = _pad(e, _pad(e, body, 1, down * tall - high), 2, across * broad - wide)
-    body = e.reshape(body, (batch, down, tall, across, broad, heads, a.shape["D"]))
-    body = e.permute(body, (0, 1, 3, 2, 4, 5, 6))
-    padded = (down * tall, across * broad) != grid
-    if padded and max(tall, broad) > half + 1 and not sinks and empty_row == "never":
-        empty_row = "zero"
-    q = e.reshape(body, (batch, count, length, heads, a.shape["D"]))
+    batch, heads = a.shape["B"], a.shape["H"]
+    q = e.gather(token_major(e, a.q), e.reshape(rows, (count * length,)), 1)
+    q = e.reshape(q, (batch, count, length, heads, a.shape["D"]))
     result = attend_tiles(e, a, Tiles(q, index, mask, rows), empty_row)
-    result = e.reshape(result, (batch, down, across, tall, broad, heads, a.shape["E"]))
-    result = e.reshape(
-        e.permute(result, (0, 1, 3, 2, 4, 5, 6)), (batch, down * tall, across * broad, heads, a.shape["E"])
-    )
-    if padded:
-        result = e.slice(e.slice(result, 1, 0, high), 2, 0, wide)
-    result = token_major(e, e.reshape(result, (batch, high * wide, heads, a.shape["E"])))
-    return e.concat([_first_queries(e, a, sinks, empty_row), result], 2) if sinks else result
+    result = e.reshape(result, (batch, count * length, heads, a.shape["E"]))
+    places = _places(e, tiles)
+    if sinks and not (a.band is not None and a.band.causal):
+        head = token_major(e, _first_queries(e, a, sinks, empty_row))
+        result = e.concat([head, result], 1)
+        places = e.map("add", places, e.constant(sinks, "int64"))
+        kept = places if origin else e.slice(places, 0, sinks, math.prod(sizes) - sinks)
+        places = e.concat([e.iota(sinks), kept], 0)
+    return token_major(e, e.gather(result, places, 1))
+
+
+def _on_grid(e: Emitter, coordinates: Sequence[np.ndarray], sizes: Sequence[int], origin: int) -> Handle:
+    """Emit row-major positions ``[N, …]`` of coordinates ``[n, …]`` on each axis, all combined."""
+    steps = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    total = _combined(e, [x * step for x, step in zip(coordinates, steps, strict=True)], "int64")
+    return e.map("add", total, e.constant(origin, "int64")) if origin else total
+
+
+def _combined(e: Emitter, parts: Sequence[np.ndarray | Handle], dtype: str) -> Handle:
+    """Emit the sum of one entry of each part for all combinations: ``[∏ n, ∏ m]`` from ``[n, m]`` each."""
+    total: Handle | None = None
+    for axis, part in enumerate(parts):
+        shape = [1] * len(parts)
+        shape[axis] = part.shape[0]
+        inner = [1] * len(parts)
+        inner[axis] = part.shape[1]
+        known = e.constant(part.reshape([*shape, *inner]), dtype)
+        total = known if total is None else e.map("add", total, known)
+    rows, columns = (math.prod(part.shape[k] for part in parts) for k in (0, 1))
+    return e.reshape(total, (rows, columns))
+
+
+def _axes_mask(e: Emitter, tiles: Sequence[AxisTiles], dtype: str, masked: bool) -> Handle | None:
+    """Emit 0 for each key that a query of the same tile sees along every axis, else -inf: ``[N, 1, T, K]``.
+
+    None if every query sees all keys of its tile, unless ``masked``.
+    """
+    if not masked and all(t.whole for t in tiles):
+        return None
+    total: Handle | None = None
+    ones = [1] * len(tiles)
+    for axis, t in enumerate(tiles):
+        rows, columns, count = list(ones), list(ones), list(ones)
+        count[axis], rows[axis], columns[axis] = t.count, t.length, t.reach
+        keys = e.constant(t.keys.reshape([*count, *ones, *columns]), "int64")
+        low, high = (e.constant(x.reshape([*count, *rows, *ones]), "int64") for x in (t.low, t.high))
+        seen = e.map("and", e.map("ge", keys, low), e.map("le", keys, high))
+        mask = _hide(e, seen, dtype)
+        total = mask if total is None else e.map("add", total, mask)
+    shape = [math.prod(getattr(t, name) for t in tiles) for name in ("count", "length", "reach")]
+    return e.reshape(total, (shape[0], 1, *shape[1:]))
+
+
+def _places(e: Emitter, tiles: Sequence[AxisTiles]) -> Handle:
+    """Emit where each token is found in the queries of all tiles, ``[∏ size]``."""
+    parts, tile_step, place_step = [], 1, 1
+    length = math.prod(t.length for t in tiles)
+    for t in reversed(tiles):
+        tile, place = t.places()
+        parts.append((tile * tile_step * length + place * place_step)[:, None])
+        tile_step, place_step = tile_step * t.count, place_step * t.length
+    found = _combined(e, parts[::-1], "int64")
+    return e.reshape(found, (e.shape(found)[0],))
 
 
 def tile_length(reach: int, sinks: int, queries: int | None, keys: int | None) -> int | None:
@@ -140,37 +183,6 @@ def tile_length(reach: int, sinks: int, queries: int | None, keys: int | None) -
     best = min(best, queries)
     tiled = price(-(-queries // best), best, best + reach + sinks)
     return best if tiled < price(1, queries, keys) else None
-
-
-def grid_tile(grid: tuple[int, int], half: int, sinks: int) -> tuple[int, int]:
-    """Return the best tile, in rows and columns; the whole grid where a mask over all keys costs less."""
-
-    def total(tile: tuple[int, int]) -> int:
-        count = math.prod(-(-size // length) for size, length in zip(grid, tile, strict=True))
-        keys = math.prod(min(size, length + 2 * half) for size, length in zip(grid, tile, strict=True))
-        return price(count, math.prod(tile), keys + sinks)
-
-    sides = (4, 8, 16)
-    tiles = [(min(t, grid[0]), min(u, grid[1])) for t in sides for u in sides]
-    return min([*tiles, grid], key=total)
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Tiles of one axis of a grid: index of queries ``[n, t]`` and keys ``[n, k]``, mask ``[n, t, k]``."""
-
-    queries: np.ndarray
-    keys: np.ndarray
-    mask: np.ndarray
-
-
-def _axis(size: int, length: int, half: int) -> _Axis:
-    reach = min(size, length + 2 * half)
-    first = np.arange(0, size, length)
-    queries = first[:, None] + np.arange(length)
-    keys = np.clip(first - half, 0, size - reach)[:, None] + np.arange(reach)
-    near = np.abs(keys[:, None, :] - queries[:, :, None]) <= half
-    return _Axis(np.minimum(queries, size - 1), keys, np.where(near, 0.0, -np.inf))
 
 
 def _hide(e: Emitter, seen: Handle, dtype: str) -> Handle:
@@ -193,6 +205,16 @@ def _masked(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, empty_r
     mask = e.reshape(mask, (1, 1, queries, keys))
     bias = mask if a.bias is None else e.map("add", a.bias, mask)
     return emit_dense(e, replace(a, bias=bias, band=None), empty_row)
+
+
+def _beside_sinks(e: Emitter, a: Canonical, mask: Handle | None, rows: Handle, lead: Handle) -> Handle | None:
+    """Emit the mask of tiles with that of the sinks before it."""
+    (sinks,), (count, length) = e.shape(lead), e.shape(rows)
+    if a.band is None:
+        return None if mask is None else e.pad(mask, 3, sinks, 0)
+    shape = (count, ONE, length, sinks)
+    first = e.reshape(_sink_mask(e, a, rows, lead, e.dtype(a.q)), shape)
+    return e.concat([first, mask], 3)
 
 
 def _sink_mask(e: Emitter, a: Canonical, rows: Handle, lead: Handle, dtype: str) -> Handle:
@@ -218,7 +240,3 @@ def _first_queries(e: Emitter, a: Canonical, count: int, empty_row: EmptyRow) ->
     shape = {**a.shape, "I": Size.of(count)}
     part = replace(a, q=e.slice(a.q, 2, 0, count), bias=first(a.bias), sink=first(a.sink), shape=shape)
     return emit_dense(e, part, empty_row)
-
-
-def _pad(e: Emitter, x: Handle, axis: int, after: int) -> Handle:
-    return e.pad(x, axis, 0, after) if after else x

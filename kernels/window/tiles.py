@@ -33,14 +33,14 @@ class Tiles:
     keys
         Index of each tile's keys, ``[N, K]``.
     mask
-        Added to the scores, ``[N, 1, T, K]``.
+        Added to the scores, ``[N or 1, 1, T or 1, K]``, or None.
     rows
         Index of each tile's queries, ``[N, T]``, for what differs by query: a bias, a sink.
     """
 
     queries: Handle
     keys: Handle
-    mask: Handle
+    mask: Handle | None
     rows: Handle
 
 
@@ -79,13 +79,7 @@ def _attend(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> Hand
     q = token_major(e, e.reshape(tiles.queries, (batch * count, length, heads, width)))
     k = split_heads(e, e.gather(token_major(e, a.k), flat, 1), count, keys)
     v = split_heads(e, e.gather(token_major(e, a.v), flat, 1), count, keys)
-    mask = tiles.mask
-    if a.bias is not None:
-        mask = _with_bias(e, a, tiles, flat)
-    elif batch != ONE:
-        mask = e.reshape(
-            e.expand(_lead(e, mask), (batch, *e.shape(mask))), (batch * count, ONE, length, keys)
-        )
+    mask = _with_bias(e, a, tiles, flat) if a.bias is not None else _of_every_tile(e, tiles, batch)
     result = e.attention(
         q,
         k,
@@ -99,8 +93,18 @@ def _attend(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> Hand
     return e.reshape(token_major(e, result), (batch, count, length, heads, e.shape(a.v)[3]))
 
 
+def _of_every_tile(e: Emitter, tiles: Tiles, batch: Size) -> Handle | None:
+    """Emit the mask of all tiles of all batch elements; one for all stays one."""
+    mask = tiles.mask
+    if mask is None or batch == ONE or e.shape(mask)[0] == ONE:
+        return mask
+    count, _, rows, keys = e.shape(mask)
+    spread = e.expand(_lead(e, mask), (batch, count, ONE, rows, keys))
+    return e.reshape(spread, (batch * count, ONE, rows, keys))
+
+
 def _with_bias(e: Emitter, a: Canonical, tiles: Tiles, flat: Handle) -> Handle:
-    """Emit mask plus the bias of each tile's queries and keys, ``[B·N, h, T, K]``."""
+    """Emit mask plus the bias of each tile's queries and keys, ``[B·N, h, T or 1, K]``."""
     batch, count, length, _, _ = e.shape(tiles.queries)
     keys, wide = e.shape(tiles.keys)[1], a.shape["J"]
     b, h, i, j = e.shape(a.bias)
@@ -111,12 +115,14 @@ def _with_bias(e: Emitter, a: Canonical, tiles: Tiles, flat: Handle) -> Handle:
         first = e.map("mul", e.reshape(tiles.rows, (count, length, ONE)), e.size(wide))
         pairs = e.map("add", first, e.reshape(tiles.keys, (count, ONE, keys)))
         part = e.gather(e.reshape(bias, (b, h, i * wide)), e.reshape(pairs, (count * length * keys,)), 2)
-    rows = ONE if i == ONE else length
-    part = e.permute(e.reshape(part, (b, h, count, rows, keys)), (0, 2, 1, 3, 4))
-    mask = e.map("add", part, _lead(e, tiles.mask))
+    part = e.reshape(part, (b, h, count, ONE if i == ONE else length, keys))
+    part = e.permute(part, (0, 2, 1, 3, 4))
+    if tiles.mask is not None:
+        part = e.map("add", part, _lead(e, tiles.mask))
+    _, _, h, rows, _ = e.shape(part)
     if b != batch:
-        mask = e.expand(mask, (batch, count, h, length, keys))
-    return e.reshape(mask, (batch * count, h, length, keys))
+        part = e.expand(part, (batch, count, h, rows, keys))
+    return e.reshape(part, (batch * count, h, rows, keys))
 
 
 def _tiled_sink(e: Emitter, sink: Handle, tiles: Tiles) -> Handle:
@@ -157,9 +163,10 @@ def _chunks(e: Emitter, a: Canonical, tiles: Tiles) -> Iterator[tuple[int | None
 
 
 def _part(e: Emitter, tiles: Tiles, start: int, count: int) -> Tiles:
+    mask = tiles.mask
     return Tiles(
         queries=e.slice(tiles.queries, 1, start, count),
         keys=e.slice(tiles.keys, 0, start, count),
-        mask=e.slice(tiles.mask, 0, start, count),
+        mask=mask if mask is None or e.shape(mask)[0] == ONE else e.slice(mask, 0, start, count),
         rows=e.slice(tiles.rows, 0, start, count),
     )

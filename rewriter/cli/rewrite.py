@@ -136,7 +136,9 @@ def _refuse_approximations(program: Program, steps: Plan | Sequence[Step]) -> No
     if isinstance(steps, Plan):
         wanted = steps.assignments(program)
     else:
-        wanted = [(site, form) for form, selector in steps for site in selector.candidates(program.sites)]
+        wanted = [
+            (site, form.at(site)) for form, selector in steps for site in selector.candidates(program.sites)
+        ]
     for site, form in wanted:
         if refusal(form, site) is None and form.fidelity(site) is not Fidelity.EXACT:
             raise InputError(

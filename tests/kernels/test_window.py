@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Fidelity
 from rewriter.kernels.softmax.form import Softmax
+from rewriter.kernels.window import form as form_module
 from rewriter.kernels.window import lowering
+from rewriter.kernels.window.axes import AxisTiles, AxisWindow, tile_axes
 from rewriter.kernels.window.definition import window_attention, window_mask
 from rewriter.kernels.window.form import Window
-from rewriter.kernels.window.lowering import grid_tile, tile_length
+from rewriter.kernels.window.lowering import tile_length
 from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
@@ -37,9 +40,12 @@ def defined(form: Window, a: Canonical) -> torch.Tensor:
 def tiled(monkeypatch: pytest.MonkeyPatch, length: int = 8, tile: tuple[int, int] = (2, 4)) -> None:
     """Make short sequences worth tiles."""
     monkeypatch.setattr(lowering, "tile_length", lambda *_: length)
-    monkeypatch.setattr(
-        lowering, "grid_tile", lambda grid, *_: (min(tile[0], grid[0]), min(tile[1], grid[1]))
-    )
+    sides = {1: (length, length), 2: tile}
+
+    def tiles(found: Sequence[AxisWindow], sinks: int) -> tuple[AxisTiles, ...]:
+        return tuple(x.tiles(min(n, x.count)) for x, n in zip(found, sides[len(found)], strict=False))
+
+    monkeypatch.setattr(form_module, "tile_axes", tiles)
 
 
 @pytest.mark.parametrize("sinks", [0, 2])
@@ -372,8 +378,8 @@ def test_short_sequences_get_a_mask_and_long_ones_tiles() -> None:
     assert tile_length(63, 4, 4096, 4096) in (64, 128)
     assert tile_length(63, 4, None, None) in (64, 128)
     assert tile_length(3, 300, None, None) == 300
-    assert grid_tile((4, 4), 3, 1) == (4, 4)
-    assert grid_tile((64, 64), 6, 1) == (8, 8)
+    assert [t.length for t in tile_axes([AxisWindow(4, 7)] * 2, 1)] == [4, 4]
+    assert [t.length for t in tile_axes([AxisWindow(64, 13)] * 2, 1)] == [8, 8]
 
 
 @pytest.mark.parametrize(
