@@ -313,7 +313,7 @@ class _Engine:
             return replace(applied, reason=measured), None
         if measured is not None:
             applied = replace(applied, error=measured, measured_on=self._measured_on)
-        edit = replacement(site, form.emit, {"form": str(form), "fidelity": fidelity.value})
+        edit = replacement(site, form.lower, {"form": str(form), "fidelity": fidelity.value})
         if self._verify:
             try:
                 with _refusing(form, "the probes"):
@@ -395,7 +395,7 @@ class _Engine:
 
     def _deviation(self, site: AttentionSite, form: Form, arrays: Arrays) -> float:
         """Return the relative error of a form at a site on recorded values; refuse it where it is wrong."""
-        edit = replacement(site, form.emit, {})
+        edit = replacement(site, form.lower, {})
         with _refusing(form, "the recorded activations"):
             if self._verify:
                 probe = Probe("recorded activations", arrays)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from rewriter.algebra.sizes import Size
 from rewriter.sites.site import KINDS, Trait
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from rewriter.kernels.softmax.definition import Operands
-    from rewriter.lower.emitter import Emitter, EmptyRow, Handle
+    from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite, Band
 
 __all__ = ["Canonical", "Cost", "Fidelity", "Form", "refusal"]
@@ -135,6 +135,17 @@ class Form(ABC):
     @abstractmethod
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit the computation; return ``[B, H, I, E]``."""
+
+    def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
+        """Emit a call of the form's fused kernel.
+
+        A form that has none emits its lowering, in which each attention becomes the kernel of softmax.
+        """
+        return self.emit(e, a)
+
+    def lower(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit what the target asks for: the fused kernel, or the lowering."""
+        return self.emit_kernel(cast("KernelEmitter", e), a) if e.target == "triton" else self.emit(e, a)
 
     @abstractmethod
     def definition(self, x: Operands) -> torch.Tensor:

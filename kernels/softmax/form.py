@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
-from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.lowering import emit_dense, emit_softmax_kernel
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
     import torch
 
     from rewriter.kernels.softmax.definition import Operands
-    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite
 
 __all__ = ["Softmax", "dense_cost"]
@@ -40,6 +40,10 @@ class Softmax(Form):
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit one fused call."""
         return emit_dense(e, a)
+
+    def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
+        """Emit one call of the fused kernel."""
+        return emit_softmax_kernel(e, a)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely."""

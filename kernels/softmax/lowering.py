@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rewriter.algebra.sizes import ZERO
 from rewriter.forms import Canonical
 from rewriter.lower.band import emit_band
-from rewriter.lower.emitter import Emitter, EmptyRow, Handle
+from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
 from rewriter.sites.site import Band
 
-__all__ = ["emit_dense"]
+__all__ = ["emit_dense", "emit_softmax_kernel", "kernel_operands", "kernel_settings"]
 
 
 def emit_dense(e: Emitter, a: Canonical, empty_row: EmptyRow | None = None) -> Handle:
@@ -30,3 +32,22 @@ def emit_dense(e: Emitter, a: Canonical, empty_row: EmptyRow | None = None) -> H
         softcap=a.softcap,
         sink=a.sink,
     )
+
+
+def emit_softmax_kernel(e: KernelEmitter, a: Canonical) -> Handle:
+    """Emit one call of the fused kernel; ``[B, H, I, E]``."""
+    shape = tuple(a.shape[letter] for letter in "BHIE")
+    return e.kernel("softmax", kernel_operands(a), kernel_settings(a), shape)
+
+
+def kernel_operands(a: Canonical) -> tuple[Handle | None, ...]:
+    """Return q, k, v, bias and sink."""
+    return (a.q, a.k, a.v, a.bias, a.sink)
+
+
+def kernel_settings(a: Canonical) -> dict[str, Any]:
+    """Return what the kernels of all forms with a softmax are told about scores and rows."""
+    settings: dict[str, Any] = {"scale": a.scale, "softcap": a.softcap, "empty_row": a.empty_row}
+    if a.band is not None:
+        settings |= {"offset": a.band.offset, "left": a.band.left, "right": a.band.right}
+    return settings

@@ -130,7 +130,7 @@ def rewrite(
         str | None,
         typer.Option(
             metavar="T",
-            help="onnx, onnx:23, ort or torch; by default what fits the format.",
+            help="onnx, onnx:23, ort, torch or triton; by default what fits the format.",
             show_default=False,
         ),
     ] = None,

@@ -32,7 +32,7 @@ SUFFIXES = {"onnx": ".onnx", "fx": ".pt2"}
 
 TARGETS = {
     "onnx": (r"onnx(:\d+)?|ort", "onnx, onnx:OPSET (such as onnx:23) or ort"),
-    "fx": ("torch", "torch"),
+    "fx": ("torch|triton", "torch or triton"),
 }
 """What may be asked for by format, and how it is said."""
 

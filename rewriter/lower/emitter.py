@@ -7,14 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from rewriter.algebra.sizes import Size, SizeLike
 
-__all__ = ["Emitter", "EmptyRow", "Handle"]
+__all__ = ["Emitter", "EmptyRow", "Handle", "KernelEmitter"]
 
 EmptyRow = Literal["nan", "zero", "never"]
 
@@ -26,7 +26,8 @@ class Emitter(Protocol):
     """Emits tensor operations. All methods return a new handle; none changes its operands."""
 
     target: str
-    """``"torch"``, ``"onnx"`` (standard operators of the model's opset), ``"onnx:23"``… or ``"ort"``."""
+    """``"torch"``, ``"onnx"`` (standard operators of the model's opset), ``"onnx:23"``…, ``"ort"``, or
+    ``"triton"`` for a `KernelEmitter`."""
 
     def shape(self, x: Handle) -> tuple[Size, ...]:
         """Return the shape of a handle in the terms of the graph it was read from."""
@@ -68,7 +69,7 @@ class Emitter(Protocol):
         """Place of the largest entry along an axis, the first of equal ones, kept with size 1; int64."""
 
     def argsort(self, x: Handle, axis: int) -> Handle:
-        """Places of the entries along an axis from the largest to the smallest, equal ones in order; int64."""
+        """Places along an axis from the largest entry to the smallest, equal ones in order; int64."""
 
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Handle:
         """A known value."""
@@ -125,4 +126,29 @@ class Emitter(Protocol):
         -------
         Handle
             ``[B, H, I, E]``, dtype of ``q``.
+        """
+
+
+class KernelEmitter(Emitter, Protocol):
+    """Emits fused kernels as well, as operators of PyTorch: target ``"triton"``."""
+
+    def kernel(
+        self,
+        name: str,
+        operands: Sequence[Handle | None],
+        settings: Mapping[str, Any],
+        shape: Sequence[SizeLike],
+    ) -> Handle:
+        """Call the operator that ``rewriter.kernels.<name>.operator`` registers.
+
+        Parameters
+        ----------
+        name
+            Of the form.
+        operands
+            Its tensors, in order; None for one that there is not.
+        settings
+            Its other arguments by name; a `Size` is computed from the operands.
+        shape
+            Of its first result, which is returned.
         """

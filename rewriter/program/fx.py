@@ -257,27 +257,30 @@ class FxProgram(Program):
     def emit(
         self, inputs: Sequence[str], build: Build, sample: Arrays, *, target: str = "native"
     ) -> Callable[[Arrays], list[np.ndarray]]:
-        """Return a new computation as a function of arrays; ``target`` is ``"torch"``."""
-        _check_target(target)
+        """Return a new computation as a function of arrays; ``target`` is ``"torch"`` or ``"triton"``."""
+        emitter = _emitter(target)
         shapes = [self.graph.values[name].shape or () for name in inputs]
 
         def emitted(arrays: Arrays) -> list[np.ndarray]:
             tensors = [to_torch(arrays[n]) for n in inputs]
             with torch.no_grad():
-                return [to_numpy(build(TorchEmitter(list(zip(tensors, shapes, strict=True))), tensors))]
+                return [to_numpy(build(emitter(list(zip(tensors, shapes, strict=True))), tensors))]
 
         return emitted
 
     # editing
 
     def replace(self, replacements: Sequence[Replacement], *, target: str = "native") -> FxProgram:
-        """Return a program with the edits made; weights are shared. ``target`` is ``"torch"``."""
-        _check_target(target)
+        """Return a program with the edits made; weights are shared.
+
+        ``target`` is ``"torch"``, or ``"triton"`` for fused kernels: see `rewriter.operators`.
+        """
+        emitter = _emitter(target)
         done: dict[str, dict[str, str]] = json.loads(self._metadata.get(SITES, "{}"))
         done |= {r.name: dict(sorted(r.metadata.items())) for r in replacements}
         notes = {**self._metadata, SITES: json.dumps(done, sort_keys=True)}
         with _quiet():
-            return FxProgram(edited(self.exported, self.graph, replacements), self.source, notes)
+            return FxProgram(edited(self.exported, self.graph, replacements, emitter), self.source, notes)
 
     def module(self) -> torch.nn.Module:
         """Return the program as a module: trains, compiles, exports again."""
@@ -292,6 +295,11 @@ class FxProgram(Program):
             write_archive(self.exported, path, self._metadata)
 
 
-def _check_target(target: str) -> None:
+def _emitter(target: str) -> type[TorchEmitter]:
+    if target == "triton":
+        from rewriter.lower.triton_emitter import TritonEmitter
+
+        return TritonEmitter
     if target not in ("native", "torch"):
-        raise InputError(f"target {target!r} is not one of an FX program; expected 'torch'")
+        raise InputError(f"target {target!r} is not one of an FX program; expected 'torch' or 'triton'")
+    return TorchEmitter

@@ -40,7 +40,12 @@ _CONSTANT_WRAPPERS = (
 """What tracing puts around a constant tensor."""
 
 
-def edited(exported: ExportedProgram, graph: Graph, replacements: Sequence[Replacement]) -> ExportedProgram:
+def edited(
+    exported: ExportedProgram,
+    graph: Graph,
+    replacements: Sequence[Replacement],
+    emitter: type[TorchEmitter] = TorchEmitter,
+) -> ExportedProgram:
     """Return a program with the edits made and what nothing reads any more removed; weights are shared.
 
     Raises
@@ -48,7 +53,7 @@ def edited(exported: ExportedProgram, graph: Graph, replacements: Sequence[Repla
     EmitError
         If a new value does not have the rank, dtype and static sizes of the one it replaces.
     """
-    edit = _Edit(exported, graph)
+    edit = _Edit(exported, graph, emitter)
     for replacement in replacements:
         edit.apply(replacement)
     return edit.finish()
@@ -63,8 +68,9 @@ def copied(graph: FxGraph) -> FxGraph:
 
 
 class _Edit:
-    def __init__(self, exported: ExportedProgram, graph: Graph) -> None:
+    def __init__(self, exported: ExportedProgram, graph: Graph, emitter: type[TorchEmitter]) -> None:
         self._old = exported
+        self._emitter = emitter
         self._values = graph.values
         self._graph = copied(exported.graph)
         self._signature = copy.deepcopy(exported.graph_signature)
@@ -101,7 +107,7 @@ class _Edit:
         """Trace an emission into operators, on the program's own fake tensors."""
 
         def function(*tensors: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = build(TorchEmitter(list(zip(tensors, shapes, strict=True))), tensors)
+            result: torch.Tensor = build(self._emitter(list(zip(tensors, shapes, strict=True))), tensors)
             return result
 
         # sizes of the trace are samples: what holds for them (a layout, a number of blocks) must not

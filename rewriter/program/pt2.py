@@ -36,6 +36,7 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[ExportedProgram, dict[st
     """
     from torch.export.pt2_archive._package import PT2ArchiveReader, load_pt2
 
+    import rewriter.operators  # noqa: F401 - an archive may call them
     from rewriter.program.pt2_vet import vet_members
 
     if not Path(path).is_file():

@@ -24,7 +24,11 @@ CONTRACTS = (
 
 
 def _is_definition(path: Path) -> bool:
-    return path.stem == "definition" or "triton" in path.stem
+    return path.stem in ("definition", "gradient") or "triton" in path.stem
+
+
+def _is_operator(path: Path) -> bool:
+    return path.stem == "operator"
 
 
 def _wrong(paths: Iterator[Path], allowed: object) -> list[str]:
@@ -57,7 +61,17 @@ def test_forms_know_the_contracts_and_no_runtime() -> None:
             return i.within(*CONTRACTS, "rewriter.kernels")
         return not i.within(*RUNTIMES) or i.when != "load"
 
-    assert not _wrong((p for p in modules("kernels") if not _is_definition(p)), allowed)
+    paths = (p for p in modules("kernels") if not _is_definition(p) and not _is_operator(p))
+    assert not _wrong(paths, allowed)
+
+
+def test_operators_know_the_contracts_and_torch() -> None:
+    def allowed(path: Path, i: Import) -> bool:
+        if i.within("rewriter"):
+            return i.within(*CONTRACTS, "rewriter.kernels", "rewriter.lower")
+        return not i.within(*RUNTIMES) or i.within("torch")
+
+    assert not _wrong((p for p in modules("kernels") if _is_operator(p)), allowed)
 
 
 def test_engine_knows_no_pass_and_no_kernel() -> None:
