@@ -13,7 +13,15 @@ from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.heads import for_every_head
 
-__all__ = ["by_keys", "emit_agents", "emit_exact_rows", "emit_landmarks", "emit_shown"]
+__all__ = [
+    "by_keys",
+    "emit_agents",
+    "emit_first_rows",
+    "emit_gathered",
+    "emit_landmarks",
+    "emit_shown",
+    "emit_two_stages",
+]
 
 BLOCK = 64
 """Tokens that are counted at once; sums over blocks are counted again."""
@@ -37,25 +45,37 @@ def emit_two_stages(
     e: Emitter, a: Canonical, agents: Handle, protect: int, sharpness: float, shortcut: float
 ) -> Handle:
     """Emit agent attention through given agents ``[B, H, n, D]``; ``[B, H, I, E]``."""
-    gathered = emit_dense(e, replace(a, q=agents))
+    first, gathered = emit_gathered(e, a, agents, protect)
     result = e.attention(a.q, agents, gathered, scale=a.scale * sharpness)
     if shortcut:
         own = for_every_head(e, a.v, a.shape["B"], a.shape["H"], a.shape["G"])
         result = e.map("add", result, e.map("mul", own, e.constant(shortcut, e.dtype(own))))
-    return emit_exact_rows(e, a, result, protect)
+    return emit_first_rows(e, first, result)
 
 
-def emit_exact_rows(e: Emitter, a: Canonical, result: Handle, protect: int) -> Handle:
-    """Emit the result ``[B, H, I, E]`` with attention itself for the first queries, if there are so many."""
+def emit_gathered(e: Emitter, a: Canonical, landmarks: Handle, protect: int) -> tuple[Handle | None, Handle]:
+    """Emit attention of the first queries ``[B, H, protect, E]``, if any, and of landmarks ``[B, H, n, E]``.
+
+    One call computes both. Where there are fewer queries, the last one is repeated.
+    """
     if not protect:
+        return None, emit_dense(e, replace(a, q=landmarks))
+    if (a.shape["I"] - protect).at_least(0):
+        first = e.slice(a.q, 2, 0, protect)
+    else:
+        first = e.gather(a.q, e.map("minimum", e.iota(protect), e.size(a.shape["I"] - 1)), 2)
+    both = emit_dense(e, replace(a, q=e.concat([first, landmarks], 2)))
+    return e.slice(both, 2, 0, protect), e.slice(both, 2, protect, e.shape(landmarks)[2])
+
+
+def emit_first_rows(e: Emitter, first: Handle | None, result: Handle) -> Handle:
+    """Emit the result ``[B, H, I, E]`` with its first rows replaced, as far as there are so many."""
+    if first is None:
         return result
-    queries = a.shape["I"]
-    if (queries - protect).at_least(0):
-        first = emit_dense(e, replace(a, q=e.slice(a.q, 2, 0, protect)))
-        return e.concat([first, e.slice(result, 2, protect, queries - protect)], 2)
-    at = e.map("minimum", e.iota(protect), e.size(queries - 1))
-    first = emit_dense(e, replace(a, q=e.gather(a.q, at, 2)))
-    rest = e.slice(e.pad(result, 2, 0, protect), 2, protect, queries)
+    count, queries = e.shape(first)[2], e.shape(result)[2]
+    if (queries - count).at_least(0):
+        return e.concat([first, e.slice(result, 2, count, queries - count)], 2)
+    rest = e.slice(e.pad(result, 2, 0, count), 2, count, queries)
     return e.slice(e.concat([first, rest], 2), 2, 0, queries)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from rewriter.forms import Canonical
 from rewriter.kernels.agent.landmarks import Landmarks
-from rewriter.kernels.agent.lowering import by_keys, emit_exact_rows, emit_landmarks, emit_shown
-from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.agent.lowering import (
+    by_keys,
+    emit_first_rows,
+    emit_gathered,
+    emit_landmarks,
+    emit_shown,
+)
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.heads import for_every_head
 
@@ -25,12 +28,12 @@ def emit_nystrom(e: Emitter, a: Canonical, landmarks: Landmarks, iterations: int
     keys = emit_landmarks(e, keys, landmarks, shown)
     keys = for_every_head(e, keys, a.shape["B"], a.shape["H"], e.shape(keys)[1])
     scores = e.matmul(e.map("mul", queries, e.constant(a.scale, dtype)), e.permute(keys, (0, 1, 3, 2)))
-    gathered = emit_dense(e, replace(a, q=queries))
+    first, gathered = emit_gathered(e, a, queries, landmarks.protect)
     wide = "float64" if dtype == "float64" else "float32"
     middle = e.softmax(e.map("cast", scores, dtype=wide), 3)
     values = e.matmul(emit_pseudo_inverse(e, middle, iterations), e.map("cast", gathered, dtype=wide))
     result = e.attention(a.q, keys, e.map("cast", values, dtype=dtype), scale=a.scale)
-    return emit_exact_rows(e, a, result, landmarks.protect)
+    return emit_first_rows(e, first, result)
 
 
 def emit_pseudo_inverse(e: Emitter, a: Handle, iterations: int) -> Handle:
