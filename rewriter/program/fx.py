@@ -19,10 +19,11 @@ from rewriter.errors import InputError
 from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.program.collector import collector_paused
 from rewriter.program.fx_edit import edited
+from rewriter.program.fx_insert import inserted
 from rewriter.program.fx_part import part
 from rewriter.program.fx_view import bindings, hidden_outputs, view
 from rewriter.program.graph import Graph
-from rewriter.program.program import Arrays, Build, Program, Replacement
+from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
 from rewriter.program.pt2 import read_archive, write_archive
 from rewriter.program.tensors import to_numpy, to_torch
 
@@ -281,6 +282,21 @@ class FxProgram(Program):
         notes = {**self._metadata, SITES: json.dumps(done, sort_keys=True)}
         with _quiet():
             return FxProgram(edited(self.exported, self.graph, replacements, emitter), self.source, notes)
+
+    def insert(
+        self,
+        insertions: Sequence[Insertion],
+        notes: Mapping[str, Mapping[str, str]],
+        *,
+        target: str = "native",
+    ) -> FxProgram:
+        """Return a program with new values; weights are shared. ``target`` is as for `replace`."""
+        emitter = _emitter(target)
+        done: dict[str, dict[str, str]] = json.loads(self._metadata.get(SITES, "{}"))
+        done |= {name: dict(sorted(about.items())) for name, about in notes.items()}
+        known = {**self._metadata, SITES: json.dumps(done, sort_keys=True)}
+        with _quiet():
+            return FxProgram(inserted(self.exported, self.graph, insertions, emitter), self.source, known)
 
     def module(self) -> torch.nn.Module:
         """Return the program as a module: trains, compiles, exports again."""

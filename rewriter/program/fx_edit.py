@@ -23,7 +23,7 @@ from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.program.graph import Graph
 from rewriter.program.program import Build, Replacement
 
-__all__ = ["copied", "edited"]
+__all__ = ["Editor", "copied", "edited"]
 
 _PROVENANCE = ("nn_module_stack", "stack_trace")
 """Metadata of a replaced node that also holds for what takes its place."""
@@ -53,7 +53,7 @@ def edited(
     EmitError
         If a new value does not have the rank, dtype and static sizes of the one it replaces.
     """
-    edit = _Edit(exported, graph, emitter)
+    edit = Editor(exported, graph, emitter)
     for replacement in replacements:
         edit.apply(replacement)
     return edit.finish()
@@ -67,7 +67,9 @@ def copied(graph: FxGraph) -> FxGraph:
     return new
 
 
-class _Edit:
+class Editor:
+    """A copy of a program while it is edited."""
+
     def __init__(self, exported: ExportedProgram, graph: Graph, emitter: type[TorchEmitter]) -> None:
         self._old = exported
         self._emitter = emitter

@@ -20,12 +20,13 @@ from rewriter.program.graph import Graph, Value
 from rewriter.program.onnx_edit import replaced
 from rewriter.program.onnx_file import ModelFile, read_message, read_model
 from rewriter.program.onnx_graph import function_views, graph_view
+from rewriter.program.onnx_insert import inserted
 from rewriter.program.onnx_opset import convert_opset
 from rewriter.program.onnx_parts import cut_out, standard_opset, written
 from rewriter.program.onnx_save import write_model
 from rewriter.program.onnx_session import Session
 from rewriter.program.onnx_tensors import skeleton
-from rewriter.program.program import Arrays, Build, Program, Replacement
+from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
 from rewriter.program.stand_ins import read_for_size, stand_ins
 
 if TYPE_CHECKING:
@@ -244,6 +245,29 @@ class OnnxProgram(Program):
         """
         model = convert_opset(self._model, opset_of_target(target) or 0, self.source)
         program = OnnxProgram(replaced(model, replacements, self._type, target, inline), self.source)
+        program._external, program._sources = self._external, self._sources
+        return program
+
+    def insert(
+        self,
+        insertions: Sequence[Insertion],
+        notes: Mapping[str, Mapping[str, str]],
+        *,
+        target: str = "onnx",
+        inline: bool = False,
+    ) -> OnnxProgram:
+        """Return a program with new values; ``target`` and ``inline`` as for `replace`.
+
+        Raises
+        ------
+        EmitError
+            If the target cannot spell a computation.
+        InputError
+            If the model cannot be converted to the opset.
+        """
+        model = convert_opset(self._model, opset_of_target(target) or 0, self.source)
+        model = inserted(model, insertions, notes, self._type, target, inline)
+        program = OnnxProgram(model, self.source)
         program._external, program._sources = self._external, self._sources
         return program
 

@@ -15,7 +15,7 @@ from rewriter.lower.onnx_emitter import OnnxEmitter
 from rewriter.program.onnx_parts import TypeOf, Written, main_values, standard_opset, write
 from rewriter.program.program import Replacement
 
-__all__ = ["DOMAIN", "SITES", "replaced"]
+__all__ = ["DOMAIN", "SITES", "Editor", "remove_dead", "replaced", "with_inner"]
 
 DOMAIN = "rewriter"
 """Domain of the functions that replacements become."""
@@ -52,13 +52,13 @@ def replaced(
     ValueError
         If a replacement names values that the graph does not compute.
     """
-    editor = _Editor(model.clone(), types, target, inline)
+    editor = Editor(model.clone(), types, target, inline)
     for edit in replacements:
         editor.apply(edit)
     return editor.finished()
 
 
-class _Editor:
+class Editor:
     """A copy of a model while it is edited."""
 
     def __init__(self, model: ir.Model, types: TypeOf, target: str, inline: bool) -> None:
@@ -73,6 +73,7 @@ class _Editor:
         self._sites: dict[str, dict[str, str]] = json.loads(model.metadata_props.get(SITES, "{}"))
 
     def apply(self, edit: Replacement) -> None:
+        """Compute a value in a new way."""
         old = self._values.get(edit.output)
         producer = None if old is None else old.producer()
         if old is None or producer is None:
@@ -99,9 +100,10 @@ class _Editor:
         _take_over(old, new, f"{name}.replaced")
         self._values[edit.output] = new
         self._sites[edit.name] = about
-        _remove_dead(self._model.graph, producer)
+        remove_dead(self._model.graph, producer)
 
     def finished(self) -> ir.Model:
+        """Return the model, with its notes."""
         model = self._model
         if self._sites:
             model.metadata_props[SITES] = json.dumps(self._sites, sort_keys=True)
@@ -136,14 +138,14 @@ def _take_over(old: ir.Value, new: ir.Value, aside: str) -> None:
     new.name = name
 
 
-def _remove_dead(graph: ir.Graph, first: ir.Node) -> None:
+def remove_dead(graph: ir.Graph, first: ir.Node) -> None:
     """Remove a node if nobody reads its outputs any more, and what only it needed."""
     stack = [first]
     while stack:
         node = stack.pop()
         if node.graph is not graph or any(v.uses() or v.is_graph_output() for v in node.outputs):
             continue
-        inner = _with_inner(node)
+        inner = with_inner(node)
         read = {v for n in inner for v in n.inputs if v is not None}
         for reader in inner:
             for at in range(len(reader.inputs)):
@@ -156,7 +158,7 @@ def _remove_dead(graph: ir.Graph, first: ir.Node) -> None:
                 del graph.initializers[value.name or ""]
 
 
-def _with_inner(node: ir.Node) -> list[ir.Node]:
+def with_inner(node: ir.Node) -> list[ir.Node]:
     """Return a node and the nodes of its inner graphs."""
     found = [node]
     for attribute in node.attributes.values():
@@ -176,10 +178,17 @@ class _Functions:
         self._model = model
         self._by_body = {_fingerprint(f): f.name for f in model.functions.values() if f.domain == DOMAIN}
 
-    def call(self, body: Written, inputs: Sequence[ir.Value], name: str, about: Mapping[str, str]) -> ir.Node:
+    def call(
+        self,
+        body: Written,
+        inputs: Sequence[ir.Value],
+        name: str,
+        about: Mapping[str, str],
+        base: str | None = None,
+    ) -> ir.Node:
         """Return a node that calls the function with this body, which is made if there is none yet."""
         form = re.sub(r"\W+", "_", about.get("form", "").partition(":")[0]).strip("_")
-        base = f"{form}_attention" if form else "replacement"
+        base = base or (f"{form}_attention" if form else "replacement")
         imports = {"": standard_opset(self._model)}
         graph = ir.Graph(body.inputs, [body.output], nodes=body.nodes, opset_imports=imports, name=base)
         function = ir.Function(DOMAIN, base, graph=graph, attributes=[])

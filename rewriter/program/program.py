@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     import torch
 
     from rewriter.algebra.prims import Prim
+    from rewriter.algebra.sizes import Size
     from rewriter.lower.emitter import Emitter
     from rewriter.sites.refusal import Refusal
     from rewriter.sites.site import AttentionSite
 
-__all__ = ["Arrays", "Build", "Program", "Replacement"]
+__all__ = ["OUTPUT", "Arrays", "Build", "Insertion", "Program", "Replacement"]
+
+OUTPUT = "<output>"
+"""Stands for the outputs of the graph among the readers of a value."""
 
 Arrays = Mapping[str, np.ndarray]
 """Values by name. bfloat16 travels as `ml_dtypes.bfloat16`."""
@@ -54,6 +58,42 @@ class Replacement:
     build: Build
     name: str
     metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """One edit that may change shapes: a new value, which some readers of another value read in its place.
+
+    Parameters
+    ----------
+    name
+        Of the new value. Later insertions may read it.
+    inputs
+        Names of values that the new one is computed from: of the graph, or inserted before.
+    shapes
+        Of the inputs, as they are after the insertions before this one.
+    build
+        Emits the new value.
+    instead
+        The value whose readers read the new one, or None.
+    readers
+        Values whose nodes read the new value in place of ``instead``, `OUTPUT` for the outputs of the graph;
+        None for everything that reads it.
+    function
+        Name of the function of the model that the computation becomes, where the format has functions and
+        it is not inlined; None for plain nodes.
+    metadata
+        What is written into the graph about it.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    shapes: tuple[tuple[Size, ...], ...]
+    build: Build
+    instead: str | None = None
+    readers: frozenset[str] | None = None
+    function: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 class Program(ABC):
@@ -101,6 +141,20 @@ class Program(ABC):
     @abstractmethod
     def replace(self, replacements: Sequence[Replacement], *, target: str = "native") -> Program:
         """Return a program with the edits made and what nothing reads any more removed."""
+
+    def insert(
+        self,
+        insertions: Sequence[Insertion],
+        notes: Mapping[str, Mapping[str, str]],
+        *,
+        target: str = "native",
+    ) -> Program:
+        """Return a program with new values, in order, and what nothing reads any more removed.
+
+        Shapes between them may change; those of the outputs stay. ``notes`` are kept with the program: what
+        was done to each site.
+        """
+        raise TypeError(f"{self.source}: no values can be inserted into a program in {self.format}")
 
     @abstractmethod
     def save(self, path: str | os.PathLike[str]) -> None:

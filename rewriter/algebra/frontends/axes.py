@@ -10,7 +10,7 @@ from rewriter.algebra.frontends.onnx_opaque import KEEPS_SHAPE, draws
 from rewriter.algebra.frontends.onnx_scope import op_name
 from rewriter.program.graph import Graph, Node
 
-__all__ = ["AxisRule", "Behaviour", "behaviour", "is_random"]
+__all__ = ["AxisRule", "Behaviour", "behaviour", "is_random", "source"]
 
 AxisRule = Literal["kept", "pointwise", "convolved", "resampled", "projected"]
 """What the axes of a result are.
@@ -39,7 +39,7 @@ class Behaviour(NamedTuple):
 
 def behaviour(graph: Graph, value: str) -> Behaviour | None:
     """Return how the axes of an opaque value come from its operands, or None if that is not known."""
-    node, at = _source(graph, value)
+    node, at = source(graph, value)
     if node is None:
         return None
     rule = _aten(node) if hasattr(node.native, "target") else _ONNX.get(op_name(node))
@@ -50,13 +50,13 @@ def behaviour(graph: Graph, value: str) -> Behaviour | None:
 
 def is_random(graph: Graph, value: str) -> bool:
     """Whether the operator that writes a value may give another result on the same operands."""
-    node, _ = _source(graph, value)
+    node, _ = source(graph, value)
     if node is None or node.native is None:
         return False
     return not deterministic(node.native) if hasattr(node.native, "target") else draws(node)
 
 
-def _source(graph: Graph, value: str) -> tuple[Node | None, int]:
+def source(graph: Graph, value: str) -> tuple[Node | None, int]:
     """Return the operator that computes a value, and which of its results it is."""
     node = graph.producer(value)
     if node is None:
