@@ -73,14 +73,17 @@ class Reference:
 
         return self.form_value(Softmax())
 
-    def form_value(self, form: Form, dtype: str = "float64") -> np.ndarray:
+    def form_value(self, form: Form, dtype: str = "float64", times: float = 1.0) -> np.ndarray:
         """Return what a form's definition gives; only the definition itself runs in ``dtype``.
 
-        Operands are read and the bias is evaluated in float64, independently of any target's emitter.
+        Operands are read and the bias is evaluated in float64, independently of any target's emitter. The
+        values are multiplied by ``times`` first.
         """
 
         def compute(e: Emitter, a: Canonical, value: np.ndarray) -> None:
             a = form.adapt(a)
+            if times != 1:
+                a = replace(a, v=e.map("mul", a.v, e.constant(times, "float64")))
             if self.blocks is None or not form.rows_apart:
                 value[:] = self._defined(form, a, dtype)
                 return

@@ -17,6 +17,9 @@ from rewriter.verify.reference import Reference
 
 __all__ = ["SiteCheck", "check_replacement", "native_new", "native_old"]
 
+MULTIPLES = (1.0, 3.0, 0.7)
+"""What the values are multiplied by, to see how the definition rounds; no two differ by a power of two."""
+
 Run = Callable[[Arrays], np.ndarray]
 
 Emit = Callable[[Sequence[str], Build, Arrays], Callable[[Arrays], list[np.ndarray]]]
@@ -124,14 +127,16 @@ def _judge(
     """Hold a new computation to the site itself, or to the definition of its form.
 
     In the second case its error may be that of the original against its own float64 value, or that of the
-    definition in the site's precision, whichever is larger.
+    definition in the site's precision, whichever is larger. Sums of equal terms round the same way at every
+    step, by luck not at all: the definition, which is linear in the values, is also given multiples of them.
     """
     dtype, truth = reference.site.dtype, reference.site_value()
     if exact:
         return judge_site(truth, reference.of(before), reference.of(after), dtype)
     wanted, found = reference.form_value(form), reference.of(after)
-    narrow = reference.form_value(form, "float64" if dtype == "float64" else "float32")
-    noise = max(max_abs(truth, reference.of(before)), max_abs(wanted, narrow))
+    precision = "float64" if dtype == "float64" else "float32"
+    narrow = [reference.form_value(form, precision, times) / times for times in MULTIPLES]
+    noise = max(max_abs(truth, reference.of(before)), *(max_abs(wanted, x) for x in narrow))
     tolerance = SITE_FACTOR * max(noise, floor(wanted, dtype))
     error, pattern = max_abs(wanted, found), pattern_mismatches(wanted, found)
     return SiteVerdict(pattern == 0 and error <= tolerance, error, noise, tolerance, pattern)
