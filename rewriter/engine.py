@@ -280,7 +280,7 @@ class _Engine:
             sites = selector.candidates(self._program.sites)
             if selector.best is not None:
                 sites = self._best(form, sites, selector)
-            chosen.update((site.id, (site, form.at(site))) for site in sites)
+            chosen.update((site.id, (site, own)) for site, own in self._placed(form, sites))
         return [chosen[site.id] for site in self._program.sites if site.id in chosen]
 
     def commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
@@ -345,11 +345,28 @@ class _Engine:
             self._verified.add(key)
         return check
 
+    def _placed(self, form: Form, sites: Sequence[AttentionSite]) -> list[tuple[AttentionSite, Form]]:
+        """Return each site with the form in which all is filled in that it leaves to the site or to data."""
+        placed = [(site, form.at(site)) for site in sites]
+        if self._data is None:
+            return placed
+        offered = {site.id: [c for c in own.choices() if refusal(c, site) is None] for site, own in placed}
+        self._measure([(site, c) for site, _ in placed for c in offered[site.id]], verify=False)
+        return [(site, self._chosen(site, offered[site.id]) or own) for site, own in placed]
+
+    def _chosen(self, site: AttentionSite, choices: Sequence[Form]) -> Form | None:
+        """Return the first choice whose measured error it accepts."""
+        for choice in choices:
+            error = self._errors[site.id, str(choice)]
+            if not isinstance(error, str) and choice.accepts(error):
+                return choice
+        return None
+
     def _best(
         self, form: Form, sites: Sequence[AttentionSite], selector: Selector
     ) -> tuple[AttentionSite, ...]:
         """Return the sites where the form is closest to the original, of those that it is legal for."""
-        legal = [(site, form.at(site)) for site in sites if refusal(form.at(site), site) is None]
+        legal = [(site, own) for site, own in self._placed(form, sites) if refusal(own, site) is None]
         if not legal:
             return tuple(sites)  # to be refused, each with its reason
         self._measure(legal)
@@ -358,8 +375,9 @@ class _Engine:
         kept = {site_id for _, site_id in ranked[: selector.keep(len(legal))]}
         return tuple(site for site in sites if site.id in kept)
 
-    def _measure(self, pairs: Sequence[tuple[AttentionSite, Form]]) -> None:
+    def _measure(self, pairs: Sequence[tuple[AttentionSite, Form]], verify: bool | None = None) -> None:
         """Measure what is not measured yet, on activations: all sites on one input at a time."""
+        verify = self._verify if verify is None else verify
         pending = [(site, form) for site, form in pairs if (site.id, str(form)) not in self._errors]
         if not pending:
             return
@@ -373,7 +391,7 @@ class _Engine:
                 self._progress("measuring sites", at, len(pending))
                 key = (site.id, str(form))
                 try:
-                    squares[key] += self._deviation(site, form, arrays) ** 2
+                    squares[key] += self._deviation(site, form, arrays, verify) ** 2
                 except _RefusedError as error:
                     self._errors[key] = str(error)
             pending = [(site, form) for site, form in pending if (site.id, str(form)) not in self._errors]
@@ -393,11 +411,11 @@ class _Engine:
         lengths = [*reversed(telling), *LENGTHS]
         return [next(generated_cases(self._program, self._seed, can_run, lengths)).inputs]
 
-    def _deviation(self, site: AttentionSite, form: Form, arrays: Arrays) -> float:
+    def _deviation(self, site: AttentionSite, form: Form, arrays: Arrays, verify: bool) -> float:
         """Return the relative error of a form at a site on recorded values; refuse it where it is wrong."""
         edit = replacement(site, form.lower, {})
         with _refusing(form, "the recorded activations"):
-            if self._verify:
+            if verify:
                 probe = Probe("recorded activations", arrays)
                 check = check_replacement(self._program, site, form, edit, [probe], self._lowering.emit)
                 if check.reason is not None:

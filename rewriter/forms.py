@@ -121,6 +121,14 @@ class Form(ABC):
         """Return the form with what it leaves to the site (``auto``) filled in, as far as the site shows."""
         return self
 
+    def choices(self) -> tuple[Form, ...]:
+        """Return what recorded data is to choose from, the most wanted first; none if there is no choice."""
+        return ()
+
+    def accepts(self, error: float) -> bool:
+        """Return whether one of the `choices` may change its site by so much (relative)."""
+        return True
+
     def why_not(self, site: AttentionSite) -> str | None:
         """Return the sentence why the form is not legal for a site of its kinds and traits, or None if it is.
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Clipped"]
 
-LADDER = tuple(-(10.0 ** (-k / 3)) for k in range(3, 19))
-"""Values of gamma that calibration tries, the strongest first: -0.1 to -0.000001, three per decade."""
+LADDER = tuple(-(10.0 ** (-k / 3)) for k in range(3, 16))
+"""Values of gamma that calibration tries, the strongest first: -0.1 to -0.00001, three per decade."""
 
 
 @dataclass(frozen=True)

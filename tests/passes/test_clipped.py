@@ -11,7 +11,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import rewriter
+from rewriter.forms import Fidelity
+from rewriter.kernels.clipped.form import Clipped
 from rewriter.passes import ClippedAttention, GatedAttention
+from rewriter.selectors import Selector
 
 HEADS, SIZE = 4, 8
 WIDTH = HEADS * SIZE
@@ -138,3 +141,30 @@ def test_the_rewritten_module_trains() -> None:
     trained(x).square().mean().backward()
     gradients = [p.grad for p in trained.parameters()]
     assert gradients and all(g is not None and g.isfinite().all() and (g != 0).any() for g in gradients)
+
+
+def test_gamma_is_the_strongest_that_keeps_the_error(tmp_path: Path) -> None:
+    block, x = module(True), torch.randn(2, 40, WIDTH)
+    p = program(block, x, "onnx", tmp_path)
+    data = [{"x": array(x)}, {"x": array(torch.randn(2, 40, WIDTH))}]
+    step = ClippedAttention(error=0.05, data=data)
+    new = step(p)
+    assert step.report is not None
+    (applied,) = step.report.sites
+    assert applied.committed and applied.error is not None and 0.01 < applied.error <= 0.05
+    assert applied.fidelity is Fidelity.CALIBRATED and applied.measured_on == "data"
+    (chosen,) = [s.form for s in step.report.plan.steps]
+    assert isinstance(chosen, Clipped) and chosen.gamma is not None
+    stronger = [c for c in Clipped(error=0.05).choices() if c.gamma is not None and c.gamma < chosen.gamma]
+    _, report = rewriter.rewrite(p, [(stronger[-1], Selector.parse("all"))], data=data)
+    assert report.sites[0].error is not None and report.sites[0].error > 0.05
+    again, replayed = rewriter.rewrite(p, step.report.plan)  # needs no data
+    assert [s.committed for s in replayed.sites] == [True]
+    np.testing.assert_array_equal(array(again.run(x)[0]), array(new.run(x)[0]))
+
+
+def test_gamma_is_not_chosen_without_data_or_where_all_change_too_much(tmp_path: Path) -> None:
+    p = program(module(True), x := torch.randn(2, 40, WIDTH), "fx", tmp_path)
+    for step in (ClippedAttention(error=0.05), ClippedAttention(error=1e-7, data=[(x,)])):
+        assert step(p) is p and step.report is not None
+        assert "gamma is to be chosen by recorded data" in (step.report.sites[0].reason or "")
