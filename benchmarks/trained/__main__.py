@@ -1,0 +1,82 @@
+"""Measure every form on trained models: quality, attention alone, end to end, memory.
+
+python -m benchmarks.trained [--models MODEL ...] [--only PATTERN ...] [--again] [--rounds N]
+
+What is measured is kept; a run continues where the last one ended, and writes docs/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import multiprocessing
+import os
+from pathlib import Path
+
+from benchmarks.trained.cases import FAMILIES, cases
+from benchmarks.trained.measure import measure
+from benchmarks.trained.page import page
+from benchmarks.trained.plot import plot
+from benchmarks.trained.records import Folder
+from benchmarks.trained.workloads import WORKLOADS
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def main() -> None:
+    """Measure what is not yet measured, and write a page for each model."""
+    args = _arguments()
+    folder = Folder(args.cache)
+    wanted = [
+        case
+        for name in WORKLOADS
+        if name.partition("-")[0] in args.models
+        for case in cases(name)
+        if any(fnmatch.fnmatchcase(str(case), pattern) for pattern in args.only)
+    ]
+    for workload in dict.fromkeys(case.workload for case in wanted):
+        todo = [
+            c
+            for c in wanted
+            if c.workload == workload and not args.table and (args.again or folder.read(c) is None)
+        ]
+        if todo:
+            # a process of its own for each workload, so that one does not find another's memory
+            process = multiprocessing.get_context("spawn").Process(
+                target=measure, args=(folder, todo, args.rounds, args.threads)
+            )
+            process.start()
+            process.join()
+            if process.exitcode:
+                print(f"{workload}: the process ended with status {process.exitcode}", flush=True)
+    for model in args.models:
+        _write(model, folder)
+
+
+def _write(model: str, folder: Folder) -> None:
+    every = [case for name in WORKLOADS if name.partition("-")[0] == model for case in cases(name)]
+    found = {case: known for case in every if (known := folder.read(case)) is not None}
+    if not found:
+        return
+    metric = WORKLOADS[next(iter(found)).workload]().metric
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{model}.md").write_text(page(model, found, metric), encoding="utf-8")
+    plot(found, metric, RESULTS / f"{model}.svg")
+    print(f"docs/results/{model}.md: {len(found)} of {len(every)} cases")
+
+
+def _arguments() -> argparse.Namespace:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rewriter" / "trained"
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trained", description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=sorted(FAMILIES), default=sorted(FAMILIES))
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="cases, as file patterns")
+    parser.add_argument("--again", action="store_true", help="measure what is already known, too")
+    parser.add_argument("--table", action="store_true", help="measure nothing: write what is known")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cache", type=Path, default=cache, help="folder of measurements")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

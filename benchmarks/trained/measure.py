@@ -1,0 +1,116 @@
+"""Measure the cases of one workload, each against the original with fused attention, in one process."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from functools import partial
+from statistics import fmean
+
+import torch
+
+import rewriter
+from benchmarks.form_call import Call
+from benchmarks.trained.cases import Case
+from benchmarks.trained.memory import growth
+from benchmarks.trained.records import Folder, Measurement
+from benchmarks.trained.workloads import WORKLOADS
+from rewriter.engine import Rewriting
+from rewriter.passes import SoftmaxAttention
+from rewriter.program.program import Program
+from rewriter.selectors import Selector, parse_apply
+from rewriter.sites.site import AttentionSite
+from rewriter.verify.timing import interleaved
+
+__all__ = ["measure"]
+
+
+def measure(folder: Folder, cases: Sequence[Case], rounds: int, threads: int) -> None:
+    """Measure cases, all of one workload; keep each and print a line for it."""
+    torch.set_num_threads(threads)
+    for number, (case, measurement) in enumerate(_measured(cases, rounds), 1):
+        folder.write(case, measurement)
+        told = measurement.refused or ", ".join(f"{k} {v:.4g}" for k, v in measurement.quality.items())
+        speed = "" if measurement.speed is None else f", {measurement.speed:.2f} times as fast"
+        print(f"{number}/{len(cases)} {case}: {told}{speed}", flush=True)
+
+
+def _measured(cases: Sequence[Case], rounds: int) -> Iterator[tuple[Case, Measurement]]:
+    workload = WORKLOADS[cases[0].workload]()
+    original = workload.program()
+    exact = SoftmaxAttention()(original)
+    references = workload.references(exact.run)
+    base = workload.quality(exact.run, references)
+    used = growth(lambda: exact.run(*workload.timed))
+    data = [dict(zip(original.graph.inputs, workload.choosing, strict=True))]
+    for case in cases:
+        select = Selector.parse(f"{workload.sites},{case.select}")
+        form, _ = parse_apply(case.form)
+        rewritten, done = rewriter.rewrite(exact, [(form, select)], data=data)
+        if not done.committed:
+            reasons = {site.reason or "" for site in done.refused}
+            yield case, Measurement("; ".join(sorted(reasons)), (0, len(done.refused)), notes=_notes())
+            continue
+        quality = workload.quality(rewritten.run, references)
+        more = growth(lambda program=rewritten: program.run(*workload.timed))  # type: ignore[misc]
+        timing = interleaved(
+            {
+                "exact": partial(exact.run, *workload.timed),
+                "rewritten": partial(rewritten.run, *workload.timed),
+            },
+            rounds=rounds,
+        )
+        yield (
+            case,
+            Measurement(
+                sites=(len(done.committed), len(done.committed) + len(done.refused)),
+                quality=quality,
+                original=base,
+                speed=timing.ratio("exact", "rewritten"),
+                spread=timing.spread("exact", "rewritten"),
+                attention=_call(case.form, _first(exact, done), workload.tokens, rounds),
+                promised=_promised(done, workload.tokens),
+                memory=more / used if more is not None and used else None,
+                notes=_notes(),
+            ),
+        )
+
+
+def _first(program: Program, done: Rewriting) -> AttentionSite:
+    return next(site for site in program.sites if site.id == done.committed[0].site)
+
+
+def _call(form: str, site: AttentionSite, tokens: int, rounds: int) -> float | None:
+    """Return how many times faster one attention of a site's heads is; None where the form refuses it."""
+    heads, kv_heads, width = (n.known() or 1 for n in (site.heads, site.kv_heads, site.v_dim))
+    call = Call(site.facts.band is not None and site.facts.band.causal, heads != kv_heads)
+    generator = torch.Generator().manual_seed(0)
+    operands = tuple(
+        torch.randn(1, h, tokens, width, generator=generator) for h in (heads, kv_heads, kv_heads)
+    )
+    program, done = rewriter.rewrite(rewriter.trace(call, operands), [parse_apply(form)], verify=False)
+    if not done.committed:
+        return None
+    with torch.inference_mode():
+        calls = {"fused": partial(call, *operands), "form": partial(program.module(), *operands)}
+        return interleaved(calls, rounds=rounds).ratio("fused", "form")
+
+
+def _promised(done: Rewriting, tokens: int) -> float | None:
+    """Return how many times fewer operations the costs of the forms count, on average over the sites."""
+    ratios = []
+    for applied in done.committed:
+        sizes = dict.fromkeys({*applied.before.flops.symbols, *applied.after.flops.symbols}, tokens)
+        before, after = (cost.flops.substitute(sizes).known() for cost in (applied.before, applied.after))
+        if before is None or after is None:
+            return None
+        ratios.append(before / after)
+    return fmean(ratios)
+
+
+def _notes() -> str:
+    load = os.getloadavg()[0]
+    return (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, load {load:.1f}"
+    )
