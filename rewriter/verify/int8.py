@@ -34,8 +34,8 @@ class Int8Error:
 def quantised(x: torch.Tensor, symmetric: bool = True, bits: int = 8) -> torch.Tensor:
     """Return a tensor rounded to the levels of one scale for all of it, as floating-point numbers.
 
-    Symmetric levels are ``-127 … 127`` times ``max |x| / 127``. Asymmetric ones are ``0 … 255``, shifted by a whole
-    number so that 0 is one of them, and cover the smallest to the largest number.
+    Symmetric levels are ``-127 … 127`` times ``max |x| / 127``. Asymmetric ones are ``0 … 255``, shifted by a
+    whole number so that 0 is one of them, and cover the smallest to the largest number.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Outliers of activations, and the heads that make them: why a model loses accuracy in 8 bits.
 
-A head that is to change nothing cannot give zeros with a softmax. It gives almost all weight to a token without
-content, for which training makes ever larger scores and activations (Quantizable Transformers,
-arXiv:2306.12929). The figures are the paper's: infinity norm and kurtosis of what a block makes of the tokens, and
-how many heads do nothing.
+A head that is to change nothing cannot give zeros with a softmax. It gives almost all weight to a token
+without content, for which training makes ever larger scores and activations (Quantizable Transformers,
+arXiv:2306.12929). The figures are the paper's: infinity norm and kurtosis of what a block makes of the tokens,
+and how many heads do nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def kurtosis(x: np.ndarray) -> float:
 def idle_heads(x: Operands, above: float = 0.5) -> float:
     """Return the share of heads that give more than ``above`` of their weight to one token.
 
-    The weight of a head is the mean over the queries that see a key; each element of the batch counts by itself.
+    The weight of a head is the mean over the queries that see a key; each element of the batch counts by
+    itself.
 
     Parameters
     ----------
@@ -66,8 +67,8 @@ def idle_heads(x: Operands, above: float = 0.5) -> float:
 def block_output(program: Program, site: AttentionSite) -> str | None:
     """Return the value at which the result of a site joins the tokens that went around it, or None.
 
-    That is the first value that is made of the site's result and of another tensor of the same shape that depends
-    on the inputs and not on the site: the residual sum, in whatever operator.
+    That is the first value that is made of the site's result and of another tensor of the same shape that
+    depends on the inputs and not on the site: the residual sum, in whatever operator.
     """
     graph = program.graph
     from_inputs, from_site = _after(graph, set(graph.inputs)), {site.output}

@@ -52,13 +52,9 @@ def test_an_outlier_costs_the_others_their_levels(symmetric: bool) -> None:
     x = operands(canonical(20))
     before = int8_error(Softmax(), x, symmetric)
     assert before.rounding == before.total and 0 < before.total < 0.05
+    assert quantised(x.v, symmetric)[1].unique().numel() > 100
     x.v[0, 0, 0, 0] = 1000
-    assert int8_error(Softmax(), x, symmetric).rounding > 0
-    spread = x.v.clone()
-    spread[0, 0, 0, 0] = 0
-    assert (quantised(x.v, symmetric)[0, 0, 1:].abs() < 2).any() and float(
-        quantised(spread)[0, 1].abs().max()
-    ) > 1
+    assert quantised(x.v, symmetric)[1].unique().numel() < 4
 
 
 def test_the_total_holds_what_the_form_itself_changes() -> None:
