@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.merge import MergedAttention
     from rewriter.passes.nystrom import NystromAttention
+    from rewriter.passes.pooled import PooledAttention
+    from rewriter.passes.reassociated import ReassociatedAttention
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.window import WindowAttention
     from rewriter.program.program import Program
@@ -29,6 +31,8 @@ __all__ = [
     "LinearAttention",
     "MergedAttention",
     "NystromAttention",
+    "PooledAttention",
+    "ReassociatedAttention",
     "Sequential",
     "SoftmaxAttention",
     "WindowAttention",
@@ -44,6 +48,8 @@ CATALOG = {
     "linear": "rewriter.passes.linear:LinearAttention",
     "merge": "rewriter.passes.merge:MergedAttention",
     "nystrom": "rewriter.passes.nystrom:NystromAttention",
+    "pooled": "rewriter.passes.pooled:PooledAttention",
+    "reassociated": "rewriter.passes.reassociated:ReassociatedAttention",
     "softmax": "rewriter.passes.softmax:SoftmaxAttention",
     "window": "rewriter.passes.window:WindowAttention",
 }

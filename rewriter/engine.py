@@ -304,7 +304,7 @@ class _Engine:
 
     def _apply(self, site: AttentionSite, form: Form) -> tuple[Applied, Replacement | None]:
         fidelity, measured = form.fidelity(site), self._errors.get((site.id, str(form)))
-        before, after = _dense(site), form.cost(site)
+        before, after = _as_it_is(site), form.cost(site)
         applied = Applied(site.id, str(form), fidelity, False, None, None, None, None, before, after)
         reason = refusal(form, site)
         if reason is not None:
@@ -442,10 +442,11 @@ def _refusing(form: Form, what: str) -> Iterator[None]:
         raise _RefusedError(f"{form.name} could not be run on {what}: {first_line(error)}") from error
 
 
-def _dense(site: AttentionSite) -> Cost:
+def _as_it_is(site: AttentionSite) -> Cost:
+    from rewriter.kernels.linear.form import factored_cost
     from rewriter.kernels.softmax.form import dense_cost
 
-    return dense_cost(site, site.keys)
+    return factored_cost(site) if site.formula.values_first else dense_cost(site, site.keys)
 
 
 def _affordable(program: Program, site: AttentionSite, made: Sequence[Probe]) -> list[Probe]:

@@ -70,6 +70,8 @@ class Canonical:
     sink
         Logits that take part in every softmax and have no value: rank 4, broadcasts to ``[B, H, I, S]`` with
         ``S`` of them; None if there are none.
+    normalizer
+        As `AttentionSite.normalizer`: what makes weights of the scores.
     """
 
     q: Handle
@@ -83,6 +85,7 @@ class Canonical:
     implied: Band | None = None
     softcap: float | None = None
     sink: Handle | None = None
+    normalizer: str = "softmax"
 
 
 @dataclass(frozen=True)

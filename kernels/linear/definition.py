@@ -17,7 +17,6 @@ __all__ = [
     "elu_features",
     "fastmax_features",
     "linear_attention",
-    "product_attention",
     "relu_features",
     "taylor_features",
 ]
@@ -92,24 +91,6 @@ def linear_attention(x: Operands, features: Features, *, scaled: bool = False) -
         total = weights.sum(dim=-1, keepdim=True)
         found = torch.einsum("bhij,bhje->bhie", weights, v)
     return found / total.where(total != 0, torch.inf)
-
-
-def product_attention(x: Operands, *, normalised: bool = False) -> torch.Tensor:
-    """Return attention whose weights are the products themselves, ``[B, H, I, E]``.
-
-    Parameters
-    ----------
-    x
-        Operands without bias, soft cap and sinks.
-    normalised
-        Divide the weights by their sum over the keys.
-    """
-    q, k, v = _wide(x)
-    weights = x.scale * torch.einsum("bhif,bhjf->bhij", q, k)
-    weights = weights * band_mask(x.band, q.shape[2], k.shape[2]).to(weights)
-    if normalised:
-        weights = weights / weights.sum(dim=-1, keepdim=True)
-    return torch.einsum("bhij,bhje->bhie", weights, v)
 
 
 def efficient_attention(x: Operands) -> torch.Tensor:

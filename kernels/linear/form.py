@@ -9,7 +9,14 @@ from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.linear.features import Elu, FeatureMap, Identity, Relu, Standardised, Taylor
 from rewriter.kernels.linear.legality import why_no_sums
-from rewriter.kernels.linear.lowering import Tokens, emit_quotient, emit_sums, multiplications, order_of
+from rewriter.kernels.linear.lowering import (
+    Tokens,
+    emit_quotient,
+    emit_sums,
+    multiplications,
+    order_of,
+    sizes_of,
+)
 from rewriter.kernels.softmax.form import BYTES
 from rewriter.lower.heads import for_every_head
 
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, Handle
     from rewriter.sites.site import AttentionSite, Band
 
-__all__ = ["FEATURE_MAPS", "Linear", "sums_cost"]
+__all__ = ["FEATURE_MAPS", "Linear", "factored_cost", "sums_cost"]
 
 FEATURE_MAPS: dict[str, FeatureMap] = {
     "elu": Elu(),
@@ -123,20 +130,19 @@ class Linear(Form):
 
 def sums_cost(site: AttentionSite, features: Size, band: Band | None) -> Cost:
     """Return what the cheapest order of the two products costs, with ``features`` per query and key."""
-    named = (
-        site.batch,
-        site.heads,
-        site.kv_heads,
-        site.queries,
-        site.keys,
-        site.qk_dim,
-        site.v_dim,
-        features,
-    )
-    sizes = dict(zip("BHGIJDEF", named, strict=True))
+    sizes = sizes_of(site, features)
+    return _cost(site, multiplications(sizes, order_of(sizes, band)))
+
+
+def factored_cost(site: AttentionSite) -> Cost:
+    """Return what a site costs whose keys and values are summed before they meet the queries."""
+    return _cost(site, multiplications(sizes_of(site, site.qk_dim), "factored"))
+
+
+def _cost(site: AttentionSite, products: Size) -> Cost:
     moved = site.batch * (site.heads * site.queries + site.kv_heads * site.keys) * (site.qk_dim + site.v_dim)
     width = BYTES.get(site.dtype, 4)
-    return Cost(flops=2 * multiplications(sizes, order_of(sizes, band)), bytes=width * moved, passes=1)
+    return Cost(flops=2 * products, bytes=width * moved, passes=1)
 
 
 def _wide(e: Emitter, x: Handle) -> Handle:

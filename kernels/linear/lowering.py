@@ -10,9 +10,9 @@ from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.kernels.linear.features import FeatureMap
 from rewriter.lower.attention import group_size
 from rewriter.lower.emitter import Emitter, Handle
-from rewriter.sites.site import Band
+from rewriter.sites.site import AttentionSite, Band
 
-__all__ = ["Tokens", "chunk_length", "emit_quotient", "emit_sums", "multiplications", "order_of"]
+__all__ = ["Tokens", "chunk_length", "emit_quotient", "emit_sums", "multiplications", "order_of", "sizes_of"]
 
 ANY_CHUNK = 128
 """Chunk where the length is not known."""
@@ -114,6 +114,12 @@ def chunk_length(queries: int | None, features: int | None, values: int | None) 
         return queries * chunk * (features + values) + count * count * features * values
 
     return min((32, 64, 128, 256), key=price)
+
+
+def sizes_of(site: AttentionSite, features: Size) -> dict[str, Size]:
+    """Return what `order_of` decides by."""
+    named = (site.batch, site.heads, site.kv_heads, site.queries, site.keys, site.qk_dim, site.v_dim)
+    return dict(zip("BHGIJDEF", (*named, features), strict=True))
 
 
 def _sizes(e: Emitter, x: Tokens) -> dict[str, Size]:

@@ -67,6 +67,9 @@ class Operands:
         Scaled scores ``s`` become ``softcap · tanh(s / softcap)`` before the bias is added; None leaves them.
     sink
         Logits that take part in every softmax and have no value: broadcasts to ``[B, H, I, S]``, or None.
+    normalizer
+        What makes weights of the scores: ``softmax``; ``sum``, a division by their sum over the keys; or
+        ``none``.
     """
 
     q: torch.Tensor
@@ -77,6 +80,7 @@ class Operands:
     band: BandLike | None = None
     softcap: float | None = None
     sink: torch.Tensor | None = None
+    normalizer: str = "softmax"
 
 
 def attention_weights(x: Operands, seen: torch.Tensor) -> torch.Tensor:

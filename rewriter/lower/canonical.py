@@ -37,7 +37,7 @@ def replacement(site: AttentionSite, compute: Compute, metadata: Mapping[str, st
         return emit_site(site, e, dict(zip(names, handles, strict=True)), compute)
 
     checked: Build = build
-    return Replacement(site.output, names, checked, site.id.replace(".", "_"), metadata)
+    return Replacement(site.output, names, checked, site.id.replace(".", "_").replace("-", "_"), metadata)
 
 
 def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], compute: Compute) -> Handle:
@@ -76,6 +76,7 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
             shape=dict(zip("BHGIJDE", _shape(axes), strict=True)),
             softcap=formula.softcap,
             sink=sink,
+            normalizer=site.normalizer,
         ),
     )
     return restore(e, result, formula, (*batch, *heads, *axes.queries, *axes.v_features))

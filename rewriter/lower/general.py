@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rewriter.algebra.sizes import ONE
+from rewriter.lower.band import emit_band
 from rewriter.lower.canonical import arrange_operand, emit_term, restore
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.errors import EmitError
@@ -29,6 +30,7 @@ def emit_densely(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle])
         for factor, divides in formula.factors:
             by = emit_term(e, handles, factor, (*groups[:3], ()), site.dtype)
             scores = e.map("div" if divides else "mul", scores, by)
+        scores = _where_seen(e, site, scores)
         weights = _normalised(e, handles, site, scores)
     wanted = (site.batch, site.heads, site.queries, site.keys)
     weights = weights if tuple(e.shape(weights)) == wanted else e.expand(weights, wanted)
@@ -39,6 +41,16 @@ def emit_densely(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle])
     return restore(
         e, result, formula, (*axes.batch, *axes.heads, *axes.groups, *axes.queries, *axes.v_features)
     )
+
+
+def _where_seen(e: Emitter, site: AttentionSite, products: Handle) -> Handle:
+    """Emit 0 in place of products that the proved band hides."""
+    band = site.facts.band if site.formula.split else None
+    if band is None:
+        return products
+    hidden = emit_band(e, band, e.iota(site.queries), e.iota(site.keys), site.dtype)
+    seen = e.map("eq", hidden, e.constant(0.0, site.dtype))
+    return e.map("where", seen, products, e.constant(0.0, site.dtype))
 
 
 def _products(e: Emitter, handles: Mapping[str, Handle], site: AttentionSite) -> Handle:

@@ -16,6 +16,7 @@ from rewriter.sites.guards import asks_for_empty_rows, repeats_mask
 from rewriter.sites.kinds import kind_of
 from rewriter.sites.masks import Mask, analyse
 from rewriter.sites.operands import choose_operand
+from rewriter.sites.products import Weighted, read_products
 from rewriter.sites.roles import assign_roles, assign_roles_without_product, beside, in_order
 from rewriter.sites.scores import Product, Scores, read_scores
 from rewriter.sites.search import Miss, Search
@@ -206,10 +207,22 @@ def finish(
         scores=scores.whole,
         weights=factor if weights.changed or weights.matrix is not None else None,
     )
-    site = assemble(
-        search, value, kind, formula, mask.facts, mask.empty_row, weights.by, _traits(weights, scores)
-    )
+    facts, traits = mask.facts, _traits(weights, scores)
+    plain = _plain(search, weights, scores, axes)
+    if plain is not None:
+        kind, facts, traits = "linear-attention", plain.mask.facts, ()
+        formula = plain.formula(formula, scale)
+    site = assemble(search, value, kind, formula, facts, mask.empty_row, weights.by, traits)
     return Miss(site, "operands", kind) if isinstance(site, str) else site
+
+
+def _plain(search: Search, weights: Weights, scores: Scores, axes: Axes) -> Weighted | None:
+    """Return the weights as products that are divided by their sum, if they are that and nothing else."""
+    if scores.product is None or scores.matrix is not None:
+        return None
+    if weights != Weights(weights.scores, weights.normaliser, "sum"):
+        return None
+    return read_products(search, weights.scores, scores.product, axes)
 
 
 def _traits(weights: Weights, scores: Scores) -> tuple[Trait, ...]:

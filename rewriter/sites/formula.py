@@ -92,6 +92,8 @@ class Formula:
     weights
         Where the weights are read as a whole, because the normalised scores are changed before they meet
         the values.
+    values_first
+        The graph sums keys times values before they meet the queries: it has no scores.
     """
 
     axes: Axes
@@ -108,6 +110,7 @@ class Formula:
     sink: Term | None = None
     scores: Term | None = None
     weights: Term | None = None
+    values_first: bool = False
 
     @property
     def operands(self) -> tuple[Operand, ...]:

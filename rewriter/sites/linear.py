@@ -10,8 +10,9 @@ from rewriter.algebra.index import Atom, Index, resolve
 from rewriter.algebra.prims import Prim, Softmax
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, source, unfold
 from rewriter.sites.assemble import assemble
-from rewriter.sites.formula import Axes, Formula
+from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.operands import choose_operand
+from rewriter.sites.products import read_products
 from rewriter.sites.roles import assign_roles
 from rewriter.sites.scores import Product, read_scores
 from rewriter.sites.search import Miss, Search
@@ -31,6 +32,8 @@ class Chain:
         Atoms that q and k, and that k and v share and that are summed.
     factors
         Tensors that multiply the result and depend on neither.
+    values_first
+        The graph sums over the keys first.
     """
 
     q: Read
@@ -40,6 +43,7 @@ class Chain:
     keys: tuple[Atom, ...]
     scale: float
     factors: tuple[Term, ...] = ()
+    values_first: bool = False
 
 
 def as_chain(search: Search, at: Term) -> Chain | Miss | None:
@@ -77,7 +81,7 @@ def _ends(search: Search, outer: Sum, x: Read, inner: Sum, scale: float) -> Chai
     k, end = (a, b) if meets[0] else (b, a)
     scale *= outer.scale * inner.scale
     keys_last = Chain(end, k, x, inner.bound, outer.bound, scale)
-    keys_first = Chain(x, k, end, outer.bound, inner.bound, scale)
+    keys_first = Chain(x, k, end, outer.bound, inner.bound, scale, values_first=True)
     return keys_last if _keys_are_summed_last(search, keys_last) else keys_first
 
 
@@ -142,12 +146,9 @@ def _origin(at: Read) -> object:
 def _finish(
     search: Search, value: str, output: Index, axes: Axes, chain: Chain, normalizer: str
 ) -> AttentionSite | Miss:
-    groups = (*axes.heads, *axes.groups)
-    q = choose_operand(chain.q, (axes.batch, groups, axes.queries, axes.features), peel=False)
-    k = choose_operand(chain.k, (axes.batch, axes.heads, axes.keys, axes.features), peel=False)
-    v = choose_operand(chain.v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
-    if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
-        return Miss(next(x for x in (q, k, v) if isinstance(x, str)), "operands", _NAME)
+    operands = _operands(chain.q, chain.k, chain.v, axes)
+    if isinstance(operands, str):
+        return Miss(operands, "operands", _NAME)
     shape = search.prims[value].shape
     factors = tuple((t, False) for t in chain.factors)
     if any(depends_on(t) & {*axes.keys, *axes.v_features} for t in chain.factors):
@@ -155,11 +156,29 @@ def _finish(
             "the product of queries, keys and values is multiplied by a tensor of values", "scores", _NAME
         )
     formula = Formula(
-        axes, q[0], k[0], v[0], chain.scale, factors, None, None, resolve(output), shape
+        axes, *operands, chain.scale, factors, None, None, resolve(output), shape,
+        values_first=chain.values_first,
     )  # fmt: skip
     search.raised.update(_feature_maps(chain))
     site = assemble(search, value, _NAME, formula, Facts(dense=True), "never", normalizer, ())
     return Miss(site, "operands", _NAME) if isinstance(site, str) else site
+
+
+def _operands(q: Read, k: Read, v: Read, axes: Axes) -> tuple[Operand, Operand, Operand] | str:
+    """Return where queries, keys and values are read, or why one of them cannot be."""
+    groups = (*axes.heads, *axes.groups)
+    wanted = (
+        (q, (axes.batch, groups, axes.queries, axes.features)),
+        (k, (axes.batch, axes.heads, axes.keys, axes.features)),
+        (v, (axes.batch, axes.heads, axes.keys, axes.v_features)),
+    )
+    found = []
+    for at, order in wanted:
+        chosen = choose_operand(at, order, peel=False)
+        if isinstance(chosen, str):
+            return chosen
+        found.append(chosen[0])
+    return found[0], found[1], found[2]
 
 
 def _feature_maps(chain: Chain) -> Iterator[Prim]:
@@ -212,17 +231,19 @@ def build_unnormalised(
     axes = assign_roles(product, v, tuple(bound), output)
     if isinstance(axes, str) or not axes.queries or not axes.v_features:
         return Miss("two products follow one another, but without queries and values", "normaliser", name)
-    groups = (*axes.heads, *axes.groups)
-    q = choose_operand(product.q, (axes.batch, groups, axes.queries, axes.features), peel=False)
-    k = choose_operand(product.k, (axes.batch, axes.heads, axes.keys, axes.features), peel=False)
-    v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
-    if isinstance(q, str) or isinstance(k, str) or isinstance(v_, str):
-        return Miss(next(x for x in (q, k, v_) if isinstance(x, str)), "operands", name)
-    shape = search.prims[value].shape
-    formula = Formula(axes, q[0], k[0], v_[0], 1.0, (), None, None, resolve(output), shape, weights=factor)
+    operands = _operands(product.q, product.k, v, axes)
+    if isinstance(operands, str):
+        return Miss(operands, "operands", name)
+    formula = Formula(
+        axes, *operands, 1.0, (), None, None, resolve(output), search.prims[value].shape, weights=factor
+    )  # fmt: skip
+    facts = Facts(unknown=True)
     if function == "none":
-        name = "linear-attention"  # with a mask or a decay between the products
-    site = assemble(search, value, name, formula, Facts(unknown=True), "never", function, ())
+        name = _NAME  # with a mask or a decay between the products
+        plain = read_products(search, factor, product, axes)
+        if plain is not None:
+            formula, facts = plain.formula(formula), plain.mask.facts
+    site = assemble(search, value, name, formula, facts, "never", function, ())
     return Miss(site, "operands", name) if isinstance(site, str) else site
 
 

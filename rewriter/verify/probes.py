@@ -83,7 +83,7 @@ def probes(
         When the shape or dtype of an input is unknown, or a dimension has no number.
     """
     values = [_known(program, name) for name in oracle.free_inputs(program, site)]
-    numbers = _numbers(site.formula)
+    numbers, positive = _numbers(site.formula), _positive(site)
     every = [
         s for name in (*site.inputs, *(v.name for v in values)) for s in _known(program, name).shape or ()
     ]
@@ -97,6 +97,7 @@ def probes(
         for case in _CASES if at == 0 else _CASES[:1]:
             rng = np.random.default_rng([seed, at])
             free = {v.name: case.array(rng, v, binding, v.name in numbers) for v in values}
+            free.update((name, np.abs(free[name])) for name in positive & free.keys())
             arrays = oracle.complete(program, site, free, {**derived, **binding})
             if not any(_same(arrays, other.arrays) for other in made):
                 made.append(Probe(case.name + tag, arrays))
@@ -108,6 +109,12 @@ def _numbers(formula: Formula) -> set[str]:
     factors = [term for term, _ in formula.factors]
     beside = _read_by([*factors, formula.sink]) - _read_by([formula.bias])
     return {x.value for x in formula.operands} | beside
+
+
+def _positive(site: AttentionSite) -> set[str]:
+    """Return queries and keys whose products are divided by their sum: with random signs it would vanish."""
+    operands = (site.formula.q, site.formula.k) if site.normalizer == "sum" else ()
+    return {x.value for x in operands if x is not None}
 
 
 def _read_by(terms: Sequence[Term | None]) -> set[str]:

@@ -69,9 +69,10 @@ class Reference:
         """Return what the graph computes."""
         if self.blocks is None:
             return rewriter.sites.oracle.exact(self.program, self.site, self.arrays).ravel()
+        from rewriter.kernels.reassociated.form import Reassociated
         from rewriter.kernels.softmax.form import Softmax
 
-        return self.form_value(Softmax())
+        return self.form_value(Softmax() if self.site.normalizer == "softmax" else Reassociated())
 
     def form_value(self, form: Form, dtype: str = "float64", times: float = 1.0) -> np.ndarray:
         """Return what a form's definition gives; only the definition itself runs in ``dtype``.
@@ -130,7 +131,7 @@ class Reference:
         found = evaluate(parts, self._given, self._sizes)
         tensors = {name: to_torch(x.astype(dtype)) for name, x in zip(names, found, strict=True)}
         band = a.band and replace(a.band, offset=a.band.offset.substitute(self._sizes))
-        operands = Operands(**tensors, scale=a.scale, band=band, softcap=a.softcap)
+        operands = Operands(**tensors, scale=a.scale, band=band, softcap=a.softcap, normalizer=a.normalizer)
         result: np.ndarray = form.definition(operands).numpy()
         return result
 

@@ -32,7 +32,9 @@ class Oracle:
         return {name: {**arrays, **known}[name] for name in site.inputs}
 
 
-def made(inputs: Mapping[str, Declared], seed: int = 0) -> tuple[Any, list[Probe]]:
+def made(
+    inputs: Mapping[str, Declared], seed: int = 0, normalizer: str = "softmax"
+) -> tuple[Any, list[Probe]]:
     prims = {n: leaf("input", s, d, n) for n, (s, d) in inputs.items()}
     program = SimpleNamespace(prims=lambda: prims)
     operands = [SimpleNamespace(value=next((n for n in inputs if n.startswith(role)), "q")) for role in "qkv"]
@@ -40,6 +42,8 @@ def made(inputs: Mapping[str, Declared], seed: int = 0) -> tuple[Any, list[Probe
     formula = SimpleNamespace(
         operands=operands,
         factors=[(read[name], False) for name in inputs if name == "temperature"],
+        q=operands[0],
+        k=operands[1],
         sink=read.get("sink"),
         bias=read.get("bias"),
     )
@@ -50,6 +54,7 @@ def made(inputs: Mapping[str, Declared], seed: int = 0) -> tuple[Any, list[Probe
         heads=Size.of(3),
         queries=Size.symbol("n"),
         keys=Size.symbol("n"),
+        normalizer=normalizer,
     )
     return site, probes(site, program, seed, oracle=Oracle())  # type: ignore[arg-type]
 
@@ -89,6 +94,13 @@ def test_factors_and_sinks_are_no_masks() -> None:
     assert any((probe.arrays["bias"] == -np.inf).any() for probe in found)
     large = named(found)["large"].arrays
     assert np.abs(large["sink"]).max() > 2 * np.abs(large["bias"]).max()
+
+
+def test_queries_and_keys_that_are_divided_by_their_sum_are_positive() -> None:
+    for probe in made(QKV, normalizer="sum")[1]:
+        assert (probe.arrays["q"] >= 0).all() and (probe.arrays["k"] >= 0).all()
+    signs = {name: (made(QKV, normalizer="sum")[1][0].arrays[name] < 0).any() for name in "qkv"}
+    assert signs == {"q": False, "k": False, "v": True}
 
 
 def test_names_are_unique_and_seeds_decide() -> None:

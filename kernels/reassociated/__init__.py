@@ -1,0 +1,1 @@
+"""Attention without a softmax: its two products in the order that costs least."""
