@@ -82,7 +82,7 @@ class Size:
     @staticmethod
     def of(value: SizeLike) -> Size:
         """Return ``value`` as a `Size`; a string is parsed."""
-        if isinstance(value, Size):
+        if type(value) is Size:
             return value
         if isinstance(value, str):
             return Size.parse(value)
@@ -128,10 +128,13 @@ class Size:
     __radd__ = __add__
 
     def __neg__(self) -> Size:
-        return self * -1
+        return _number(-self._number) if self.static else _product(self, _MINUS_ONE)
 
     def __sub__(self, other: SizeLike) -> Size:
-        return self + -Size.of(other)
+        other = Size.of(other)
+        if self.static and other.static:
+            return _number(self._number - other._number)
+        return _sum(self, -other)
 
     def __rsub__(self, other: SizeLike) -> Size:
         return Size.of(other) - self
@@ -157,11 +160,7 @@ class Size:
     def at_least(self, bound: SizeLike) -> bool:
         """Whether this is >= ``bound`` for every value (>= 1) of the dimensions: proved, else False."""
         excess = self - bound
-        if excess.static:
-            return excess._number >= 0
-        # each dimension is 1 + something non-negative: shift, then all coefficients must be >= 0
-        shifted = excess.substitute({name: Size.symbol(name) + 1 for name in excess.symbols})
-        return all(c >= 0 for _, c in shifted.terms)
+        return excess._number >= 0 if excess.static else _never_negative(excess)
 
     def substitute(self, values: Mapping[str, SizeLike]) -> Size:
         """Replace dimensions by sizes."""
@@ -200,6 +199,7 @@ def _number(number: int) -> Size:
 
 ZERO = Size()
 ONE = _number(1)
+_MINUS_ONE = _number(-1)
 
 
 def product(sizes: Iterable[Size]) -> Size:
@@ -239,6 +239,13 @@ def _quotient(dividend: Size, divisor: Size) -> Size | None:
         step = Size(((left, c // lead_c),))
         quotient, rest = quotient + step, rest - step * divisor
     return quotient
+
+
+@lru_cache(_REMEMBERED)
+def _never_negative(size: Size) -> bool:
+    # each dimension is 1 + something non-negative: shift, then all coefficients must be >= 0
+    shifted = size.substitute({name: Size.symbol(name) + 1 for name in size.symbols})
+    return all(c >= 0 for _, c in shifted.terms)
 
 
 def _cancel(monomial: Monomial, factor: Monomial) -> Monomial | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from rewriter.algebra.prims import Constant, Leaf, Prim
-from rewriter.algebra.sizes import ONE, product
+from rewriter.algebra.prims import Constant, Form, Leaf, Prim
+from rewriter.algebra.sizes import ONE, Size, product
 from rewriter.algebra.term import VIEWS, Term
 from rewriter.program.graph import Graph, Node
 from rewriter.sites.formula import Formula
@@ -114,18 +115,29 @@ def _is_cheap(prim: Prim) -> bool:
 def _signature(output: Prim, stop: frozenset[str]) -> str:
     """Return a digest of the computation from ``stop`` to ``output``, weights left out."""
     known: dict[Prim, int] = {}
-    digest = hashlib.sha256()
+    steps: list[str] = []
     for prim in _until(output, stop):
         known[prim] = len(known)
-        what: object = prim.form
-        if isinstance(prim.form, Constant):
-            small = product(prim.shape) == ONE
-            what = np.asarray(prim.form.load()).tobytes().hex() if small else "constant"
-        elif prim.value in stop:
-            what = "input"
         inputs = () if prim.value in stop else tuple(known[x] for x in prim.inputs)
-        digest.update(repr((what, inputs, tuple(map(str, prim.shape)), prim.dtype)).encode())
-    return digest.hexdigest()[:16]
+        steps.append(f"({_what(prim, stop)}, {inputs}, {_type(prim.shape, prim.dtype)})")
+    return hashlib.sha256("".join(steps).encode()).hexdigest()[:16]
+
+
+def _what(prim: Prim, stop: frozenset[str]) -> str:
+    if isinstance(prim.form, Constant):
+        small = product(prim.shape) == ONE
+        return repr(np.asarray(prim.form.load()).tobytes().hex() if small else "constant")
+    return "'input'" if prim.value in stop else _text(prim.form)
+
+
+@lru_cache(1 << 10)
+def _text(form: Form) -> str:
+    return repr(form)
+
+
+@lru_cache(1 << 10)
+def _type(shape: tuple[Size, ...], dtype: str | None) -> str:
+    return f"{tuple(map(str, shape))}, {dtype!r}"
 
 
 def _until(output: Prim, stop: frozenset[str]) -> list[Prim]:

@@ -101,7 +101,7 @@ def opaque(size: Size, kind: AxisKind | None = None) -> Axis:
 
 def size_of(axis: Axis) -> Size:
     """Return how many entries an axis has."""
-    return product(p.size for p in axis)
+    return axis[0].size if len(axis) == 1 else product(p.size for p in axis)
 
 
 def shown(axis: Axis) -> bool:
@@ -233,6 +233,8 @@ def regroup(old: Sequence[Axis], new: Sequence[Size]) -> tuple[Axis, ...]:
         result[targets.pop(0)] = axes.pop(0)
     while axes and targets and size_of(axes[-1]) == new[targets[-1]]:
         result[targets.pop()] = axes.pop()
+    if not targets:
+        return tuple(result[k] for k in range(len(new)))
     pieces = [p for axis in axes for p in axis]
     kind = kind_of(tuple(pieces))
     while targets:

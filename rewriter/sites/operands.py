@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rewriter.algebra.index import Affine, Atom, Index, operand_index, resolve
-from rewriter.algebra.prims import Map
+from rewriter.algebra.prims import Concat, Map, Prim
 from rewriter.algebra.sizes import ONE, ZERO, Size, product
 from rewriter.algebra.term import Apply, Number, Position, Read, Term, source, unfold
 from rewriter.sites.formula import Operand
+from rewriter.sites.search import moves
 
 __all__ = ["choose_operand", "native_reads", "position"]
+
+_SCALES = (Map("mul"), Map("div"))
 
 
 def position(atoms: Sequence[Atom]) -> Affine:
@@ -40,10 +43,14 @@ def choose_operand(
     kept = frozenset(a for g in groups for a in g)
     best: tuple[int, Operand, float] | None = None
     for at, scale in _behind(start, peel):
+        if best is not None and best[0] == 0 and scale == best[2]:
+            if not (peel and _may_scale(at.prim)):
+                break  # nothing further back is better
+            continue
         if at.prim.value is None:
             continue
         index = resolve(at.index)
-        if any(dim.atoms - kept for dim in index):
+        if any(atom not in kept for dim in index for atom, _ in dim.terms):
             continue  # a tensor that repeats the operand: what it is repeated from is further back
         cost = _cost(at.prim.shape, index, wanted)
         # of equals the nearest, except that a constant factor in the scale is worth a transposition
@@ -78,6 +85,13 @@ def _behind(start: Read, peel: bool) -> Iterator[tuple[Read, float]]:
             scale, start = scale * numbers[0].value, sides[1]
         else:
             return
+
+
+def _may_scale(prim: Prim) -> bool:
+    """Whether a constant factor may lie behind views and copies."""
+    while moves(prim.form) and not isinstance(prim.form, Concat):
+        prim = prim.inputs[0]
+    return isinstance(prim.form, Concat) or prim.form in _SCALES
 
 
 def _cost(shape: Sequence[Size], index: Index, wanted: Sequence[Affine]) -> int | None:

@@ -146,7 +146,7 @@ class Origin:
         if isinstance(prim.form, Leaf):
             known = self._behaviour(prim)
             return [self.prims[n] for n in known.operands if n in self.prims] if known is not None else ()
-        return [x for x in prim.inputs if self.varies(x)]
+        return [x for x in prim.inputs if self._varies[x]]  # known since it is known of the result
 
     def _behaviour(self, prim: Prim) -> Behaviour | None:
         if prim not in self._behaviours:
@@ -229,8 +229,10 @@ class Origin:
 
     def _broadcast(self, prim: Prim, operands: Sequence[Prim]) -> tuple[Axis, ...]:
         varying = [x for x in operands if self.varies(x)]
-        if len(varying) == 1 and varying[0].shape == prim.shape:
-            return self._axes[varying[0]]
+        if varying and all(x.shape == prim.shape for x in varying):
+            first = self._axes[varying[0]]
+            if all(self._axes[x] == first for x in varying[1:]):
+                return first
         rank = len(prim.shape)
         found = []
         for k, n in enumerate(prim.shape):
@@ -275,16 +277,16 @@ class Origin:
         return (*table[:axis], *named, *table[axis + 1 :])
 
     def _contracted(self, prim: Prim, form: Einsum) -> tuple[Axis, ...]:
-        held: dict[int, list[Axis]] = {}
+        held: dict[int, Axis] = {}
         fixed: set[int] = set()
         for labels, x in zip(form.operands, prim.inputs, strict=True):
-            varies = self.varies(x)
-            for label, n, axis in zip(labels, x.shape, self._known(x), strict=True):
-                if n != ONE and varies:
-                    held.setdefault(label, []).append(axis)
-                elif n != ONE:
-                    fixed.add(label)
-        summed = [joined(axes) for label, axes in held.items() if label in fixed - {*form.output}]
+            if not self.varies(x):
+                fixed.update(label for label, n in zip(labels, x.shape, strict=True) if n != ONE)
+                continue
+            for label, n, axis in zip(labels, x.shape, self._axes[x], strict=True):
+                if n != ONE:
+                    held[label] = joined([held[label], axis]) if label in held else axis
+        summed = [axis for label, axis in held.items() if label in fixed and label not in form.output]
         made: AxisKind | None = None
         if summed:
             made = "token" if all(kind_of(axis) == "token" for axis in summed) else "feature"
@@ -293,7 +295,7 @@ class Origin:
             if label not in held:
                 found.append(opaque(n, made))
             else:
-                axis = joined(held[label])
+                axis = held[label]
                 found.append(with_kind(axis, "token") if summed and label not in fixed else axis)
         return tuple(found)
 
@@ -311,13 +313,16 @@ def _settle(
     stack, opened = [prim], set()
     while stack:
         at = stack[-1]
-        if at not in known and at not in opened:
-            opened.add(at)
-            stack.extend(x for x in needs(at) if x not in known)
+        if at in known:
+            stack.pop()
             continue
-        if at not in known:
+        waiting = [] if at in opened else [x for x in needs(at) if x not in known]
+        if waiting:
+            opened.add(at)
+            stack += waiting
+        else:
             known[at] = find(at)
-        stack.pop()
+            stack.pop()
     return known[prim]
 
 
