@@ -21,8 +21,8 @@ class AgentAttention(Pass):
         dynamic length.
     Refuses when
         the site is of another kind, has another normaliser, a soft cap, sinks or mixed heads, changes scores
-        or weights, is causal or windowed, has a bias that is more than padding, has fewer tokens than there
-        are agents, or does not fit the grid.
+        or weights, is causal or windowed, has a bias that differs from query to query, has fewer tokens than
+        there are agents, or does not fit the grid.
     Numbers
         Approximate, training-free; exact where all queries are protected, and for one query or one key. As
         many agents as tokens is not exact. A query whose keys are all hidden gives 0.

@@ -21,8 +21,8 @@ class NystromAttention(Pass):
         padding or without, with a fixed or a dynamic length.
     Refuses when
         the site is of another kind, has another normaliser, a soft cap, sinks or mixed heads, changes scores
-        or weights, is cross-attention, causal or windowed, has a bias that is more than padding, has fewer
-        tokens than there are landmarks, or does not fit the grid.
+        or weights, is cross-attention, causal or windowed, has a bias that differs from query to query, has
+        fewer tokens than there are landmarks, or does not fit the grid.
     Numbers
         Approximate, training-free; exact where every token is a landmark or all are protected. The
         pseudo-inverse is computed in float32 or wider. A query whose keys are all hidden gives 0.

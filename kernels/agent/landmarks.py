@@ -114,10 +114,10 @@ class Landmarks:
                 f"{site.id} is causal or windowed along its sequence; {self.name} meet all keys, and every"
                 f" query meets all {self.name}, the later ones too"
             )
-        if facts.mask not in ("none", "padding"):
+        if not (facts.dense or facts.by_keys):
             return (
-                f"{site.id} has a mask or bias that is not proved to hide keys alone ({facts.mask});"
-                f" {self.name} stand for many queries at once"
+                f"{site.id} has a mask or bias ({facts.mask}) that is not proved to be the same for every"
+                f" query; {self.name} stand for many queries at once"
             )
         tokens = site.queries.known()
         if self.grid is not None:
@@ -128,7 +128,7 @@ class Landmarks:
 
     def _why_no_grid(self, site: AttentionSite, tokens: int | None) -> str | None:
         if not site.facts.dense:
-            return f"{site.id} hides keys as padding; a grid needs all of its tokens"
+            return f"{site.id} has a mask or bias by keys; a grid needs all of its tokens, alike"
         if tokens is None:
             return (
                 f"{site.id} has {site.queries} queries; a grid needs a number (fix the input size when"

@@ -15,7 +15,7 @@ from rewriter.kernels.agent.definition import (
 )
 from rewriter.kernels.softmax.definition import Operands, attention_weights, softmax_attention
 
-__all__ = ["nystrom_attention", "pseudo_inverse"]
+__all__ = ["landmark_bias", "nystrom_attention", "pseudo_inverse"]
 
 
 def pseudo_inverse(a: torch.Tensor, iterations: int) -> torch.Tensor:
@@ -33,6 +33,19 @@ def pseudo_inverse(a: torch.Tensor, iterations: int) -> torch.Tensor:
     return z
 
 
+def landmark_bias(
+    bias: torch.Tensor, count: int, protect: int, pool: str, shown: torch.Tensor
+) -> torch.Tensor:
+    """Return the bias of the landmarks ``[B, H, 1, count]``, below the largest of its row.
+
+    The bias broadcasts to ``[B, H, 1, J]``, what it does not hide is ``[B, H, J]``. It is one more feature of
+    keys: landmarks have that of their tokens.
+    """
+    below = (bias - bias.amax(-1, keepdim=True)).expand(*shown.shape[:2], 1, -1)
+    below = below.masked_fill(~shown[:, :, None], 0.0).nan_to_num(0.0)
+    return landmarks(below.mT, count, protect, None, pool, shown).mT
+
+
 def nystrom_attention(
     x: Operands,
     *,
@@ -44,9 +57,9 @@ def nystrom_attention(
 ) -> torch.Tensor:
     """Return Nyström attention, ``[B, H, I, E]``.
 
-    That is ``softmax(scale · q k̃ᵀ) softmax(scale · q̃ k̃ᵀ)⁺ (softmax(scale · q̃ kᵀ + bias) v)``, where the
-    landmarks ``q̃`` and ``k̃`` are those of the same tokens, and softmax attention for the protected queries.
-    Rows that see no key give 0.
+    That is ``softmax(scale · q k̃ᵀ + b̃) softmax(scale · q̃ k̃ᵀ + b̃)⁺ (softmax(scale · q̃ kᵀ + bias) v)``, where
+    the landmarks ``q̃``, ``k̃`` and ``b̃`` are those of the same tokens, and softmax attention for the protected
+    queries. Rows that see no key give 0.
 
     Operands are as in `rewriter.kernels.softmax.definition.attend`, without a band; the bias depends on keys
     only. Without ``iterations`` the pseudo-inverse is exact.
@@ -59,8 +72,9 @@ def nystrom_attention(
     q, k, v = (t.to(wide).repeat_interleave(x.q.shape[1] // t.shape[1], dim=1) for t in (x.q, x.k, x.v))
     queries, keys = (landmarks(t, count, protect, grid, pool, shown) for t in (q, k))
     every = torch.ones(count, count, dtype=torch.bool)
-    middle = attention_weights(Operands(queries, keys, keys, scale=x.scale), every)
+    bias = None if x.bias is None or shown is None else landmark_bias(x.bias, count, protect, pool, shown)
+    middle = attention_weights(Operands(queries, keys, keys, bias, x.scale), every)
     inverse = torch.linalg.pinv(middle) if iterations is None else pseudo_inverse(middle, iterations)
     gathered = inverse @ attend_or_zero(replace(x, q=queries, k=k, v=v))
-    result = softmax_attention(Operands(q, keys, gathered, scale=x.scale))
+    result = softmax_attention(Operands(q, keys, gathered, bias, x.scale))
     return with_exact_rows(x, result, protect)

@@ -27,13 +27,30 @@ def emit_nystrom(e: Emitter, a: Canonical, landmarks: Landmarks, iterations: int
     keys = a.k if shown is None else for_every_head(e, a.k, a.shape["B"], a.shape["H"], a.shape["G"])
     keys = emit_landmarks(e, keys, landmarks, shown)
     keys = for_every_head(e, keys, a.shape["B"], a.shape["H"], e.shape(keys)[1])
+    bias = None if shown is None else emit_landmark_bias(e, a.bias, landmarks, shown)
     scores = e.matmul(e.map("mul", queries, e.constant(a.scale, dtype)), e.permute(keys, (0, 1, 3, 2)))
     first, gathered = emit_gathered(e, a, queries, landmarks.protect)
+    if bias is not None:
+        scores = e.map("add", scores, bias)
     wide = "float64" if dtype == "float64" else "float32"
     middle = e.softmax(e.map("cast", scores, dtype=wide), 3)
     values = e.matmul(emit_pseudo_inverse(e, middle, iterations), e.map("cast", gathered, dtype=wide))
-    result = e.attention(a.q, keys, e.map("cast", values, dtype=dtype), scale=a.scale)
+    result = e.attention(a.q, keys, e.map("cast", values, dtype=dtype), scale=a.scale, bias=bias)
     return emit_first_rows(e, first, result)
+
+
+def emit_landmark_bias(e: Emitter, bias: Handle, landmarks: Landmarks, shown: Handle) -> Handle:
+    """Emit the bias ``[B, h, 1, n]`` of the landmarks of keys that have the bias ``[B, h, 1, J]``.
+
+    It counts from the largest of the row, so that what hides keys by a large number stays small.
+    """
+    dtype, top = e.dtype(bias), e.reduce("max", bias, 3)
+    below = e.map("sub", bias, top)
+    # a row of -inf has no number below its largest
+    kept = e.map("and", shown, e.map("lt", bias, top))
+    below = e.map("where", kept, below, e.constant(0.0, dtype))
+    found = emit_landmarks(e, e.permute(below, (0, 1, 3, 2)), landmarks, shown)
+    return e.permute(found, (0, 1, 3, 2))
 
 
 def emit_pseudo_inverse(e: Emitter, a: Handle, iterations: int) -> Handle:

@@ -60,6 +60,8 @@ class Facts:
         need not be read at all.
     key_padding
         The part of the mask besides the band depends on keys (and batch) only.
+    by_keys
+        What is added to the scores, a mask or any other bias, is the same for every query.
     dense
         There is no mask and no bias: every query sees every key with an unchanged score.
     blocks, segments, prefix, neighbourhood, stride
@@ -78,6 +80,7 @@ class Facts:
     band: Band | None = None
     only_band: bool = False
     key_padding: bool = False
+    by_keys: bool = False
     dense: bool = False
     blocks: Blocks | None = None
     segments: Segments | None = None

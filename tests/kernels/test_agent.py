@@ -19,7 +19,7 @@ from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
-PADDED = Facts(key_padding=True, hides_keys=True)
+PADDED = Facts(key_padding=True, hides_keys=True, by_keys=True)
 
 
 def everything(i: int, j: int) -> bool:
@@ -215,8 +215,11 @@ def test_as_many_agents_as_tokens_is_another_function() -> None:
 REFUSED = {
     "causal": (Agent(4), {"facts": Facts(band=CAUSAL, only_band=True)}, "causal or windowed"),
     "window": (Agent(4), {"facts": Facts(band=Band(Size.of(0), 3, 3), only_band=True)}, "causal or windowed"),
-    "bias": (Agent(4), {"facts": Facts(bias=True)}, "not proved to hide keys alone (bias)"),
-    "padding and bias": (Agent(4), {"facts": Facts(key_padding=True, bias=True)}, "(padding+bias)"),
+    "bias": (
+        Agent(4),
+        {"facts": Facts(bias=True)},
+        "(bias) that is not proved to be the same for every query",
+    ),
     "unknown mask": (Agent(4), {"facts": Facts(unknown=True)}, "(unknown)"),
     "too few tokens": (Agent(16, 1), {}, "15 tokens for 16 agents"),
     "shortcut of cross-attention": (Agent(4, shortcut=0.1), {"keys": 9}, "a shortcut needs one number"),

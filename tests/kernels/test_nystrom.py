@@ -18,7 +18,7 @@ from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.sites.site import Facts
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
-PADDED = Facts(key_padding=True, hides_keys=True)
+PADDED = Facts(key_padding=True, hides_keys=True, by_keys=True)
 
 
 def emitted(form: Nystrom, a: Canonical) -> torch.Tensor:
@@ -45,16 +45,17 @@ def test_definition_is_three_matrices_by_hand(bias: str | None) -> None:
     a = canonical(11, dtype=torch.float64, groups=4)
     at = [1, 5, 9]
     if bias is not None:
-        a = replace(a, bias=torch.zeros(2, 1, 1, 11, dtype=torch.float64))
+        a = replace(a, bias=torch.randn(2, 1, 1, 11, dtype=torch.float64))
         a.bias[..., [0, 10]] = -math.inf  # type: ignore[index]
         at = [2, 5, 8]
+    few = None if a.bias is None else a.bias[..., at]
     q, k = a.q[:, :, at], a.k[:, :, at]
     gathered = by_hand(replace(a, q=q), lambda i, j: True)
-    middle = (a.scale * q @ k.mT).exp()
+    middle = (a.scale * q @ k.mT + (0.0 if few is None else few)).exp()
     middle = middle / middle.sum(-1, keepdim=True)
     inverse = torch.linalg.inv(middle)
     torch.testing.assert_close(middle @ inverse, torch.eye(3, dtype=torch.float64).expand_as(middle))
-    plain = Canonical(a.q, k, inverse @ gathered, None, None, a.scale, "never", a.shape)
+    plain = Canonical(a.q, k, inverse @ gathered, few, None, a.scale, "never", a.shape)
     want = by_hand(plain, lambda i, j: True)
     found = nystrom_attention(operands(a), count=3, iterations=None)
     torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-9)
@@ -194,7 +195,7 @@ def test_protected_queries_are_exact() -> None:
 
 REFUSED = {
     "causal": (Nystrom(4), {"facts": Facts(band=CAUSAL, only_band=True)}, "causal or windowed"),
-    "bias": (Nystrom(4), {"facts": Facts(bias=True)}, "not proved to hide keys alone (bias)"),
+    "bias": (Nystrom(4), {"facts": Facts(bias=True)}, "(bias) that is not proved to be the same"),
     "cross-attention": (Nystrom(4), {"keys": 9}, "the same tokens among both"),
     "two dynamic lengths": (Nystrom(4), {"queries": "n", "keys": "m"}, "the same tokens among both"),
     "too few tokens": (Nystrom(16, 1), {}, "15 tokens for 16 landmarks"),

@@ -78,11 +78,14 @@ class _Gathered:
         whole = finite and (rest is not None or not self.seen)
         lost = band is None and (proof.lower is not None or proof.upper is not None)
         alone = rest is None and not whole
+        taken_out = alone or (bool(self.dropped) and band is not None and not whole)
+        added = rest if taken_out else bias
         left = [c for h in self.hidden for c in h.conjuncts if c not in self.dropped]
         facts = Facts(
             band=band,
             only_band=band is not None and alone,
             key_padding=bool(left) and not self.extra and self.analysis.about_keys(left),
+            by_keys=added is not None and not self.analysis.about_queries(added),
             dense=rest is None and band is None and not lost,
             blocks=proof.blocks,
             segments=proof.segments,
@@ -94,8 +97,7 @@ class _Gathered:
             bias=bool(self.extra) or any(not h.plain for h in self.hidden),
             unknown=proof.unknown or lost,
         )
-        taken_out = alone or (bool(self.dropped) and band is not None and not whole)
-        return Mask(facts, rest if taken_out else bias, self._empty_row(guarded))
+        return Mask(facts, added, self._empty_row(guarded))
 
     def _rest(self) -> Term | None:
         terms = [t for h in self.hidden if (t := h.without(self.dropped)) is not None]
@@ -164,6 +166,10 @@ class _Analysis:
         """Whether conditions depend on keys and batch only."""
         keyed = frozenset(self.axes.keys) | frozenset(self.axes.batch)
         return all(depends_on(c.term) <= keyed for c in conjuncts)
+
+    def about_queries(self, term: Term) -> bool:
+        """Whether a term differs from query to query."""
+        return any(p in self.reader.queries for a in depends_on(term) for p in a.parts())
 
     def shape(self, term: Term) -> Proof | None:
         """Return what a known condition is; None if it is not known or too large."""
