@@ -160,13 +160,15 @@ def _unfold(start: Read, left: list[int], stop: Callable[[Prim], bool] | None, d
                 return at
             if fn in ("identity", "cast") and not _changes_value(prim):
                 return args[0]
-            return Apply(fn, args, prim.dtype, at)
+            return Apply(fn, args, prim.dtype, _readable(start, at))
         case _:
-            return at if all(d.dense() is not None for d in at.index) else _last_dense(start)
+            return _readable(start, at)
 
 
-def _last_dense(start: Read) -> Read:
+def _readable(start: Read, end: Read) -> Read:
     """Return the furthest read whose axes are arithmetic progressions: what an emitter can read."""
+    if all(d.dense() is not None for d in end.index):
+        return end
     found = start
     for at in _views(start):
         if all(d.dense() is not None for d in resolve(at.index)):

@@ -13,7 +13,7 @@ from rewriter.sites.guards import is_guard
 from rewriter.sites.quotients import quotient
 from rewriter.sites.search import Search
 from rewriter.sites.softmaxes import over_keys
-from rewriter.sites.sums import as_sum, parts_of
+from rewriter.sites.sums import as_sum, is_matrix, parts_of
 from rewriter.sites.weights import NotWeights, Weights
 
 __all__ = ["weights_of"]
@@ -86,8 +86,9 @@ def _mixed(search: Search, tree: Term, keys: Sequence[Atom]) -> Weights | NotWei
     mixtures = [s for t in leaves(tree) if (s := as_sum(t)) is not None and len(s.factors) == 2]
     for mixture in mixtures:
         for inner, matrix in (mixture.factors, mixture.factors[::-1]):
-            held = depends_on(unfold(matrix, budget=8) if isinstance(matrix, Read) else matrix)
-            if not isinstance(inner, Read) or held & wanted or len(held) > 2 or not held & {*mixture.bound}:
+            held = unfold(matrix, budget=8) if isinstance(matrix, Read) else matrix
+            atoms, bound = depends_on(held), {*parts_of(mixture.bound)}
+            if not isinstance(inner, Read) or atoms & wanted or not is_matrix(held) or not atoms & bound:
                 continue
             weights = weights_of(search, inner, keys)
             if isinstance(weights, Weights) and same(tree, mixture.whole):

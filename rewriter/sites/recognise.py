@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rewriter.algebra.index import Index
@@ -43,7 +43,7 @@ def recognise(
         if site is not None:
             found[site.output] = site
     sites = sorted(_outermost(graph, found), key=lambda s: graph.position[s.anchor])
-    return tuple(replace(s, id=f"{s.kind}.{k}") for k, s in enumerate(sites)), tuple(_refusals(search))
+    return tuple(replace(s, id=f"{s.kind}.{k}") for k, s in enumerate(sites)), tuple(_refusals(search, sites))
 
 
 def _may_sum_values(search: Search, prim: Prim) -> bool:
@@ -214,13 +214,15 @@ def _normalised_after(
     return _keep(search, anchor, build(search, value, output, weights, None, v, total.bound))
 
 
-def _refusals(search: Search) -> list[Refusal]:
+def _refusals(search: Search, sites: Sequence[AttentionSite]) -> list[Refusal]:
+    """Return the near-misses, without those that are a step of a site."""
+    inside = {name for site in sites for name in site.region}
     found = []
     for prim in search.order:
         miss = None if prim in search.raised else search.misses.get(prim) or _unexplained(prim)
         if miss is not None:
             found.append(Refusal(search.node(prim), miss.reason, None, miss.nearest, miss.reached))
-    found = list(dict.fromkeys(found))  # an operator may have several results
+    found = list(dict.fromkeys(r for r in found if r.anchor not in inside))  # an operator may have several results
     found.sort(key=lambda r: search.graph.position.get(r.anchor, 0))
     return found
 

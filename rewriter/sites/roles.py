@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from rewriter.algebra.index import Atom, Index, atoms_of, resolve
@@ -59,9 +60,11 @@ def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Inde
         return f"an axis of size {lost[0].size} of the output is in none of queries, keys and values"
     if any(a in in_k and a in in_q and a not in in_v for a in shared) and not v_features:
         return "the output has no axis that comes from the values alone"
-    near = beside(features, (product.q, product.k)) | beside(v_features, (v,))
+    near = _nearest(
+        beside(f, (x,)) for f, x in ((features, product.q), (features, product.k), (v_features, v))
+    )
     expanded = (atoms_of(product.k.index) | atoms_of(v.index)) - in_k - in_v
-    if not any(a in near for a in shared):
+    if near.isdisjoint([*shared, *own]):
         near |= _by_position(product, shared)
     heads = tuple(a for a in shared if a in near)
     tied = near | _together(frozenset(heads), (product.q,)) | expanded
@@ -104,6 +107,13 @@ def beside(features: Iterable[Atom], reads: Iterable[Read]) -> frozenset[Atom]:
             if dim.atoms & wanted:
                 found |= dim.atoms - wanted
     return frozenset(found)
+
+
+def _nearest(found: Iterable[frozenset[Atom]]) -> frozenset[Atom]:
+    """Return the atoms that share an axis with features in most of the operands, if any do."""
+    count = Counter(a for atoms in found for a in atoms)
+    most = max(count.values(), default=0)
+    return frozenset(a for a, times in count.items() if times == most)
 
 
 def _together(heads: frozenset[Atom], reads: Iterable[Read]) -> frozenset[Atom]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rewriter.algebra.index import Atom
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, unfold
 from rewriter.sites.search import Miss, Search
-from rewriter.sites.sums import Sum, as_sum, parts_of
+from rewriter.sites.sums import Sum, as_sum, is_matrix, parts_of
 
 __all__ = ["MASKING", "Product", "Scores", "read_scores"]
 
@@ -142,12 +142,14 @@ def _inside_mixture(
     search: Search, outer: Product, keys: Sequence[Atom], values: frozenset[Atom]
 ) -> Product | None:
     """Return the product inside of what looks like the keys, if the outer one only mixes heads."""
-    matrix = _true_atoms(outer.q)
-    if len(matrix) > 2:
+    if not is_matrix(unfold(outer.q, budget=32)):
         return None
+    matrix = _true_atoms(outer.q)
     inner = read_scores(search, outer.k, keys, values)
     if isinstance(inner, Miss) or inner.product is None:
         return None
+    if inner.whole is not None and inner.matrix is None:
+        return None  # heads are mixed where products are: a norm of the keys is one, too
     # the keys' own projection is a product, too, but its other side is a matrix
     beside = _true_atoms(inner.product.q) - matrix - frozenset(parts_of(inner.product.features))
     return inner.product if beside else None

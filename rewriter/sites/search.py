@@ -121,25 +121,17 @@ class Search:
 
     def _mixes(self, prim: Prim) -> bool:
         """Whether normalised weights are contracted with a matrix or a constant, as heads are mixed."""
-        if not isinstance(prim.form, Einsum) or len(prim.inputs) != 2:
+        operands = _multiplied(prim)
+        if len(operands) != 2:
             return False
-        a, b = prim.inputs
-        pairs = ((a, b), (b, a))
+        a, b = operands
+        pairs = ((a, _origin(b)), (b, _origin(a)))
         return any(x in self.normalised and (len(y.shape) <= 2 or not self.varies(y)) for x, y in pairs)
 
     def _multiplies(self, prim: Prim) -> bool:
-        if not isinstance(prim.form, Einsum):
+        operands = _multiplied(prim)
+        if len(prim.inputs) == 1 and operands and _origin(operands[0]) is _origin(operands[1]):
             return False
-        operands = prim.inputs
-        if len(operands) == 1:
-            inner = operands[0]
-            while moves(inner.form):
-                inner = inner.inputs[0]
-            if inner.form != Map("mul"):
-                return False
-            operands = inner.inputs
-            if _origin(operands[0]) is _origin(operands[1]):
-                return False
         return sum(map(self.varies, operands)) >= 2
 
     def native(self, prim: Prim) -> str | None:
@@ -234,6 +226,16 @@ def leads_to_logarithm(prim: Prim) -> bool:
     if prim.form == Map("add"):
         return any(leads_to_logarithm(x) for x in prim.inputs)
     return prim.form == Map("log") or getattr(prim.form, "fn", None) == "logsumexp"
+
+
+def _multiplied(prim: Prim) -> tuple[Prim, ...]:
+    """Return the operands of a contraction, also of a product that is summed by itself; else nothing."""
+    if not isinstance(prim.form, Einsum):
+        return ()
+    if len(prim.inputs) > 1:
+        return prim.inputs
+    inner = _origin(prim.inputs[0])
+    return inner.inputs if inner.form == Map("mul") else ()
 
 
 def _origin(prim: Prim) -> Prim:

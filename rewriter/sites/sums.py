@@ -8,13 +8,13 @@ from itertools import permutations
 
 import numpy as np
 
-from rewriter.algebra.index import Affine, Atom, einsum_index
+from rewriter.algebra.index import Affine, Atom, einsum_index, resolve
 from rewriter.algebra.prims import Concat, Constant, Einsum, Map, Prim
 from rewriter.algebra.sizes import ONE, ZERO, product
-from rewriter.algebra.term import Apply, Number, Read, Term, read, same, substitute, unfold
+from rewriter.algebra.term import Apply, Number, Read, Term, leaves, read, same, substitute, unfold
 from rewriter.sites.search import moves
 
-__all__ = ["Sum", "as_sum", "factors_of", "parts_of", "same_factors", "under"]
+__all__ = ["Sum", "as_sum", "factors_of", "is_matrix", "parts_of", "same_factors", "under"]
 
 _SMALL = 1 << 16
 _DEEP = 6
@@ -115,6 +115,12 @@ def _matched(a: Sequence[Term], b: Sequence[Term]) -> bool:
             return False
         left.pop(at)
     return not left
+
+
+def is_matrix(term: Term) -> bool:
+    """Whether everything that a term reads varies along two axes at most."""
+    reads = [t for t in leaves(term) if isinstance(t, Read)]
+    return all(sum(bool(dim.atoms) for dim in resolve(t.index)) <= 2 for t in reads)
 
 
 def _may_be_known(prim: Prim) -> bool:

@@ -188,7 +188,8 @@ class Convolved(nn.Module):
         weights = self.kernels(x).view(B * N * H, self.width, 1).softmax(1)
         v = F.unfold(kt(self.v(x))[..., None], (self.width, 1), padding=((self.width - 1) // 2, 0))
         v = kt(v).reshape(B * N * H, D, self.width)
-        return (v @ weights).view(B, N, C)
+        convolved: Tensor = v @ weights
+        return convolved.view(B, N, C)
 
 
 def test_predicted_kernels_over_neighbours() -> None:

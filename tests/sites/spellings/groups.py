@@ -38,6 +38,13 @@ def einsum_over_groups_second(q: Tensor, keys: Tensor, values: Tensor) -> Tensor
     return torch.einsum("bhgqk,bgkd->bhgqd", s.softmax(-1), values).flatten(1, 2)
 
 
+@GROUPS.spelling(shapes={"x": (2, B, L, H * D), "memory": (2, B, S, D)}, heads=H, kv_heads=1)
+def one_head_for_all_on_two_batch_axes(x: Tensor, memory: Tensor) -> Tensor:
+    q = x.view(2, B, L, H, D).transpose(2, 3)
+    k = memory.unsqueeze(2)
+    return soft(q @ kt(k) * SCALE, k).transpose(2, 3).flatten(-2)
+
+
 @GROUPS.spelling(**GROUPED)
 def tiled(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     k, v = (x.repeat(1, EACH, 1, 1) for x in (keys, values))

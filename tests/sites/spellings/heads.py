@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tests.sites.spellings.entry import SCALE, B, D, E, H, L, Theme, kt, soft
+from tests.sites.spellings.entry import SCALE, B, D, E, G, H, L, S, Theme, kt, soft
 
 __all__ = ["HEADS"]
 
@@ -24,6 +24,34 @@ def scores_mixed(q: Tensor, keys: Tensor, values: Tensor, mix: Tensor) -> Tensor
 @HEADS.spelling(traits=("head-mixing",), shapes={"mix": (H, H)})
 def weights_mixed(q: Tensor, keys: Tensor, values: Tensor, mix: Tensor) -> Tensor:
     return torch.einsum("bhij,gh->bgij", scores(q, keys).softmax(-1), mix) @ values
+
+
+@HEADS.spelling(traits=("head-mixing",), shapes={"mix": (H, H)})
+def weights_mixed_by_multiplying_and_adding(q: Tensor, keys: Tensor, values: Tensor, mix: Tensor) -> Tensor:
+    weights = scores(q, keys).softmax(-1)
+    return (weights[:, None] * mix[:, :, None, None]).sum(2) @ values
+
+
+SHARED = {"mix": (H, H), "keys": (B, G, S, D), "values": (B, G, S, D)}
+
+
+@HEADS.spelling(traits=("head-mixing",), shapes=SHARED)
+def scores_of_heads_that_share_keys_mixed(q: Tensor, keys: Tensor, values: Tensor, mix: Tensor) -> Tensor:
+    k, v = (x.repeat_interleave(H // G, 1) for x in (keys, values))
+    return soft(torch.einsum("bhij,gh->bgij", scores(q, k), mix), v)
+
+
+@HEADS.spelling(traits=("head-mixing",), shapes=SHARED)
+def weights_of_heads_that_share_keys_mixed(q: Tensor, keys: Tensor, values: Tensor, mix: Tensor) -> Tensor:
+    k, v = (x[:, :, None].expand(-1, -1, H // G, -1, -1).flatten(1, 2) for x in (keys, values))
+    return torch.einsum("bhij,gh->bgij", scores(q, k).softmax(-1), mix) @ v
+
+
+@HEADS.spelling(shapes={"keys": (B, H, 1, D), "values": (B, H, 1, D)})
+def one_key_that_is_normalised(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """The norm of the key is a product that the scores hold, too: it mixes nothing."""
+    keys = keys / (keys.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    return soft(scores(q, keys), values)
 
 
 @HEADS.spelling(traits=("head-mixing", "weight-function"))

@@ -82,6 +82,17 @@ class PackedFeatureByFeature(Packed):
 
 
 @PROJECTIONS.spelling(heads=H)
+class PackedFeatureByFeatureMultipliedAndAdded(Packed):
+    """The values lie with gaps in the projection, and no operator but the projection has them by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).view(B, L, D, 3, H).transpose(2, 4)
+        q, k, v = (qkv[:, :, :, n].transpose(1, 2) for n in range(3))
+        weights = (q @ kt(k) * SCALE).softmax(-1)
+        return self.out(merged((weights[..., None] * v[:, :, None]).sum(3)))
+
+
+@PROJECTIONS.spelling(heads=H)
 class PackedIntoSlices(Packed):
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         qkv = self.qkv(x)
