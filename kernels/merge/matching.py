@@ -1,6 +1,6 @@
 """Tokens that become one: how they are matched, averaged and told apart again, as every target spells it.
 
-Sums are products with the matrix of who joins whom: any opset has them, and they add in one order.
+Tokens are added by place, which on a CPU is done in one order.
 """
 
 from __future__ import annotations
@@ -67,12 +67,11 @@ def emit_match(e: Emitter, metric: Handle, sets: Sets) -> Handle:
     """
     if e.dtype(metric) not in ("float32", "float64"):
         metric = e.map("cast", metric, dtype="float32")
-    unit = _unit(e, metric)
-    first, second = _dealt(e, unit, sets)
-    cosines = e.matmul(first, e.permute(second, (0, 2, 1)))
-    dtype = e.dtype(cosines)
-    steps = e.map("mul", cosines, e.constant(float(STEPS), dtype))
-    cosines = e.map("floor", e.map("add", steps, e.constant(0.5, dtype)))
+    first, second = _dealt(e, _unit(e, metric), sets)
+    # cosines in steps, and half a step, as one product
+    first = e.map("mul", first, e.constant(float(STEPS), e.dtype(first)))
+    first, second = _with_column(e, first, 0.5), _with_column(e, second, 1.0)
+    cosines = e.map("floor", e.matmul(first, e.permute(second, (0, 2, 1))))
     shape = (e.shape(metric)[0], ONE, sets.first)
     partner = e.reshape(e.argmax(cosines, 2), (shape[0], sets.first, ONE))
     order = e.argsort(e.reshape(e.reduce("max", cosines, 2), (shape[0], sets.first)), 1)
@@ -97,18 +96,23 @@ def emit_merge(e: Emitter, x: Handle, size: Handle, matched: Handle, sets: Sets)
     sets
         Sizes.
     """
-    batch, _, width = e.shape(x)
+    batch = e.shape(x)[0]
     (first, second), (firsts, seconds) = _dealt(e, x, sets), _dealt(e, size, sets)
     order, partner = _row(e, matched, 0), e.slice(_row(e, matched, 1), 1, 0, sets.r)
     first, firsts = emit_take(e, first, order), emit_take(e, firsts, order)
     weight = e.slice(firsts, 1, 0, sets.r)
     apart = e.map("sub", e.slice(first, 1, 0, sets.r), emit_take(e, second, partner))
-    columns = e.reshape(e.iota(sets.second), (ONE, sets.second, ONE))
-    joins = e.map("cast", e.map("eq", columns, e.reshape(partner, (batch, ONE, sets.r))), dtype=e.dtype(x))
-    total = e.matmul(joins, e.concat([e.map("mul", apart, weight), weight], 2))
-    seconds = e.map("add", seconds, e.slice(total, 2, width, 1))
-    second = e.map("add", second, e.map("div", e.slice(total, 2, 0, width), seconds))
+    places = e.reshape(_of_each(e, partner, sets.second), (batch * sets.r,))
+    seconds = _sum(e, seconds, places, weight)
+    share = e.map("div", weight, emit_take(e, seconds, partner))
+    second = _sum(e, second, places, e.map("mul", apart, share))
     return _joined(e, x, first, second, sets), _joined(e, size, firsts, seconds, sets)
+
+
+def _sum(e: Emitter, x: Handle, places: Handle, rows: Handle) -> Handle:
+    batch, count, width = e.shape(x)
+    rows = e.reshape(rows, (*e.shape(places), width))
+    return e.reshape(e.accumulate(e.reshape(x, (batch * count, width)), places, rows), e.shape(x))
 
 
 def _joined(e: Emitter, x: Handle, first: Handle, second: Handle, sets: Sets) -> Handle:
@@ -147,9 +151,21 @@ def emit_take(e: Emitter, x: Handle, places: Handle) -> Handle:
     count = e.shape(places)[1]
     if batch == ONE:
         return e.gather(x, e.reshape(places, (count,)), 1)
+    return e.gather(e.reshape(x, (batch * tokens, width)), _of_each(e, places, tokens), 0)
+
+
+def _of_each(e: Emitter, places: Handle, tokens: Size) -> Handle:
+    """Emit places in the elements of a batch as places in all of them, one after the other."""
+    batch = e.shape(places)[0]
+    if batch == ONE:
+        return places
     begin = e.map("mul", e.iota(batch), e.size(tokens))
-    places = e.map("add", places, e.reshape(begin, (batch, ONE)))
-    return e.gather(e.reshape(x, (batch * tokens, width)), places, 0)
+    return e.map("add", places, e.reshape(begin, (batch, ONE)))
+
+
+def _with_column(e: Emitter, x: Handle, number: float) -> Handle:
+    batch, tokens, _ = e.shape(x)
+    return e.concat([x, e.expand(e.constant(number, e.dtype(x)), (batch, tokens, ONE))], 2)
 
 
 def _unit(e: Emitter, x: Handle) -> Handle:

@@ -65,6 +65,9 @@ class Emitter(Protocol):
     def reduce(self, fn: str, x: Handle, axis: int) -> Handle:
         """``sum``, ``max`` or ``min`` over one axis, kept with size 1."""
 
+    def accumulate(self, x: Handle, places: Handle, rows: Handle) -> Handle:
+        """Return ``x`` ``[N, C]`` with ``rows`` ``[M, C]`` added at ``places`` ``[M]``, which may repeat."""
+
     def argmax(self, x: Handle, axis: int) -> Handle:
         """Place of the largest entry along an axis, the first of equal ones, kept with size 1; int64."""
 

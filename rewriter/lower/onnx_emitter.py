@@ -29,6 +29,7 @@ __all__ = ["OnnxEmitter", "Tensor", "opset_of_target"]
 
 _END = np.iinfo(np.int64).max
 _ATTENTION_SINCE = 23
+_SCATTER_ADDS_SINCE = 16
 _FUSED_DTYPES = ("float32", "float16")  # the operators compute float64 in float32
 
 
@@ -221,6 +222,15 @@ class OnnxEmitter(OnnxWriter):
         if self.opset >= (13 if fn == "sum" else 18):
             return self.node(op, [x, self.integers([axis])], shape, x.dtype, keepdims=1)
         return self.node(op, [x], shape, x.dtype, axes=[axis], keepdims=1)
+
+    def accumulate(self, x: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+        """Add rows at places that may repeat: a scatter, or a product in opsets that have no such scatter."""
+        (count, width), (more,) = x.shape, places.shape
+        if self.opset >= _SCATTER_ADDS_SINCE:
+            index = self.expand(self.reshape(places, (more, ONE)), (more, width))
+            return self.node("ScatterElements", [x, index, rows], x.shape, x.dtype, axis=0, reduction="add")
+        goes = self.map("eq", self.reshape(self.iota(count), (count, ONE)), self.reshape(places, (ONE, more)))
+        return self.map("add", x, self.matmul(self.map("cast", goes, dtype=x.dtype), rows))
 
     def argmax(self, x: Tensor, axis: int) -> Tensor:
         """Write the place of the largest entry, the first of equal ones."""

@@ -77,6 +77,10 @@ class PrimEmitter:
             return prims.sum_(x, [axis], keepdim=True)
         return prims.reduce(fn, x, [axis], keepdim=True)
 
+    def accumulate(self, x: Prim, places: Prim, rows: Prim) -> Prim:
+        """Refuse: sums by place are no primitive."""
+        raise EmitError("sums by place are no primitive")
+
     def argmax(self, x: Prim, axis: int) -> Prim:
         """Refuse: what is chosen among values is no primitive."""
         raise EmitError("the place of the largest entry is no primitive")

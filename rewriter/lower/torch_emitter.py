@@ -178,6 +178,10 @@ class TorchEmitter:
         functions: dict[str, Callable[..., Tensor]] = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}
         return self._known(functions[fn](x, axis, keepdim=True), shape)
 
+    def accumulate(self, x: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+        """Add rows at places that may repeat."""
+        return self._known(x.index_add(0, places, rows), self.shape(x))
+
     def argmax(self, x: Tensor, axis: int) -> Tensor:
         """Place of the largest entry, the first of equal ones."""
         shape = [ONE if k == axis % x.dim() else n for k, n in enumerate(self.shape(x))]

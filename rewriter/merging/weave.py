@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from rewriter.algebra.sizes import ONE, Size
@@ -81,6 +82,7 @@ class _Weaver:
         self._live = self._find_live()
         self._levels = [_Level(flow.tokens)]
         self._made: list[Insertion] = []
+        self._now: dict[str, str] = {}
 
     # what there is
 
@@ -165,6 +167,8 @@ class _Weaver:
         readers: frozenset[str] | None = None,
         function: str | None = None,
     ) -> str:
+        taken = {made.name for made in self._made}
+        name = next(n for k in count() if (n := f"{name}.{k}" if k else name) not in taken)
         values, shapes = tuple(inputs), tuple(inputs.values())
         self._made.append(Insertion(name, values, shapes, build, instead, readers, function))
         return name
@@ -174,11 +178,17 @@ class _Weaver:
         return Layout(self._prims[name].shape, flow.values[name], flow.tokens, flow.batch)
 
     def _given(self, name: str) -> tuple[str, tuple[Size, ...]]:
-        """Return where a value is read from, and its shape there."""
+        """Return where a value is read from by what carries tokens, and its shape there."""
         if name not in self._at:
             return name, self._prims[name].shape
+        if name not in self._merged:
+            return self._held(name)
         shape = self._layout(name).shape(self._levels[self._read(name)].tokens)
-        return (f"{self._numbered(name)}.tokens" if name in self._merged else name), shape
+        return f"{self._numbered(name)}.tokens", shape
+
+    def _held(self, name: str) -> tuple[str, tuple[Size, ...]]:
+        """Return what holds a value before tokens are merged in it, and its shape."""
+        return self._now.get(name, name), self._layout(name).shape(self._levels[self._at[name]].tokens)
 
     def _numbered(self, name: str) -> str:
         return f"merge.{list(self._merged).index(name)}"
@@ -202,7 +212,7 @@ class _Weaver:
         def build(e: Emitter, handles: Sequence[Any]) -> Handle:
             return view.emit(e, handles[0], tokens)
 
-        self._add(f"{_plain(name)}.fewer", {given: shape}, build, instead=name)
+        self._now[name] = self._add(f"{_plain(name)}.fewer", {given: shape}, build, instead=name)
 
     def _attend(self, site: AttentionSite, level: int) -> None:
         """Let a site attend to merged tokens, each as often as it has been merged."""
@@ -218,8 +228,8 @@ class _Weaver:
             own = dict(zip(names, handles[:-1], strict=True))
             return emit_site(fewer, e, own, lambda e, a: emit_counted(e, a, size))
 
-        name = f"{site.id}.merged"
-        self._add(name, inputs, build, instead=site.output, function="attention_to_merged")
+        made = self._add(f"{site.id}.merged", inputs, build, site.output, function="attention_to_merged")
+        self._now[site.output] = made
 
     def _merge(self, name: str, level: int) -> None:
         site, r = self._merged[name]
@@ -266,9 +276,9 @@ class _Weaver:
         where = self._add(f"{base}.place", {**matched, **placed}, place, function="merged_places")
         self._add(
             f"{base}.tokens",
-            {**matched, **sized, name: layout.shape(tokens)},
+            {**matched, **sized, **dict([self._held(name)])},
             merge,
-            instead=name,
+            instead=self._now.get(name, name),
             readers=self._readers(name, carrying=True),
             function="merge_tokens",
         )
@@ -285,9 +295,9 @@ class _Weaver:
             x = layout.flat(e, handles[0], at.tokens)
             return layout.own(e, emit_take(e, x, handles[1]), flow.tokens)
 
-        inputs = {name: layout.shape(at.tokens), at.place: (flow.batch, flow.tokens)}
-        made = f"{_plain(name)}.unmerged"
-        self._add(made, inputs, build, instead=name, readers=readers, function="unmerge_tokens")
+        inputs = {**dict([self._held(name)]), at.place: (flow.batch, flow.tokens)}
+        made, held = f"{_plain(name)}.unmerged", self._now.get(name, name)
+        self._add(made, inputs, build, held, readers, function="unmerge_tokens")
 
 
 def _cast(e: Emitter, x: Handle, dtype: str) -> Handle:

@@ -57,6 +57,7 @@ class _Inserter(Editor):
     def __init__(self, exported: ExportedProgram, graph: Graph, emitter: type[TorchEmitter]) -> None:
         super().__init__(exported, graph, emitter)
         self._stale: set[FxNode] = set()
+        self._replaced: list[FxNode] = []
 
     def insert(self, edit: Insertion) -> None:
         operands = [self._nodes[name] for name in edit.inputs]
@@ -72,7 +73,9 @@ class _Inserter(Editor):
         self._nodes[edit.name] = result
         self._changed.append(result)
         if edit.instead is not None:
-            self._redirect(self._nodes[edit.instead], result, edit.readers)
+            old = self._nodes[edit.instead]
+            self._redirect(old, result, edit.readers)
+            self._replaced.append(old)
 
     def _last(self, nodes: Sequence[FxNode]) -> FxNode:
         wanted = set(nodes)
@@ -130,6 +133,9 @@ class _Inserter(Editor):
 
     def settled(self) -> ExportedProgram:
         """Return the program."""
+        for node in dict.fromkeys(self._replaced):
+            if not node.users:
+                self._graph.erase_node(node)  # attention may draw random numbers, and would be kept
         self._graph.eliminate_dead_code()
         alive = set(self._graph.nodes)
         self._stale &= alive

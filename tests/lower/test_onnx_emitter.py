@@ -50,6 +50,12 @@ def run(
     return result, e
 
 
+def accumulated(x: np.ndarray, places: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    result = x.copy()
+    np.add.at(result, list(places), rows)
+    return result
+
+
 X = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5) / 7
 
 VIEWS: list[tuple[str, Emit, Callable[[np.ndarray], np.ndarray]]] = [
@@ -74,6 +80,9 @@ VIEWS: list[tuple[str, Emit, Callable[[np.ndarray], np.ndarray]]] = [
     ("sum", lambda e, x: e.reduce("sum", x, 1), lambda x: x.sum(1, keepdims=True)),
     ("max", lambda e, x: e.reduce("max", x, -1), lambda x: x.max(-1, keepdims=True)),
     ("min", lambda e, x: e.reduce("min", x, 0), lambda x: x.min(0, keepdims=True)),
+    ("accumulate", lambda e, x: e.accumulate(e.reshape(x, [24, 5]), e.constant(np.array([3, 0, 3]), "int64"),
+                                             e.slice(e.reshape(x, [24, 5]), 0, 7, 3)),
+     lambda x: accumulated(x.reshape(24, 5), [3, 0, 3], x.reshape(24, 5)[7:10])),
     ("argmax", lambda e, x: e.argmax(e.map("floor", x), -1), lambda x: np.floor(x).argmax(-1, keepdims=True)),
     ("argsort", lambda e, x: e.argsort(e.map("floor", x), 2),
      lambda x: np.argsort(-np.floor(x), axis=2, kind="stable")),

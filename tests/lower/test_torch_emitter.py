@@ -70,6 +70,11 @@ VIEWS: list[tuple[str, Callable[[TorchEmitter, Tensor], Tensor], Callable[[np.nd
     ("reduce-max", lambda e, x: e.reduce("max", x, -1), lambda x: x.max(-1, keepdims=True)),
     ("reduce-min", lambda e, x: e.reduce("min", x, 0), lambda x: x.min(0, keepdims=True)),
     (
+        "accumulate",
+        lambda e, x: e.accumulate(e.reshape(x, (15, 4)), e.iota(3), e.slice(e.reshape(x, (15, 4)), 0, 5, 3)),
+        lambda x: np.concatenate([x.reshape(15, 4)[:3] + x.reshape(15, 4)[5:8], x.reshape(15, 4)[3:]]),
+    ),
+    (
         "argmax",
         lambda e, x: e.argmax(e.map("floor", x), -1),
         lambda x: np.floor(x).argmax(-1)[..., None],
