@@ -222,7 +222,8 @@ def _refusals(search: Search, sites: Sequence[AttentionSite]) -> list[Refusal]:
         miss = None if prim in search.raised else search.misses.get(prim) or _unexplained(prim)
         if miss is not None:
             found.append(Refusal(search.node(prim), miss.reason, None, miss.nearest, miss.reached))
-    found = list(dict.fromkeys(r for r in found if r.anchor not in inside))  # an operator may have several results
+    # an operator may have several results
+    found = list(dict.fromkeys(r for r in found if r.anchor not in inside))
     found.sort(key=lambda r: search.graph.position.get(r.anchor, 0))
     return found
 
