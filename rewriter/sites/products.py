@@ -156,8 +156,8 @@ def _as_mask(search: Search, by: Term, axes: Axes) -> tuple[float, Term] | None:
     if not search.known.closed_term(by) or not held <= frozenset(atoms):
         return None
     full = search.known.array(by, atoms)
-    values = () if full is None else np.unique(full[full != 0])
-    return (float(values[0]), Apply("ne", (by, Number(0.0)), "bool")) if len(values) == 1 else None
+    values = [] if full is None else np.unique(full[full != 0]).tolist()
+    return (values[0], Apply("ne", (by, Number(0.0)), "bool")) if len(values) == 1 else None
 
 
 def _number(search: Search, term: Term) -> float | None:
