@@ -71,8 +71,10 @@ VIEWS: list[tuple[str, Callable[[TorchEmitter, Tensor], Tensor], Callable[[np.nd
     ("reduce-min", lambda e, x: e.reduce("min", x, 0), lambda x: x.min(0, keepdims=True)),
     (
         "accumulate",
-        lambda e, x: e.accumulate(e.reshape(x, (15, 4)), e.iota(3), e.slice(e.reshape(x, (15, 4)), 0, 5, 3)),
-        lambda x: np.concatenate([x.reshape(15, 4)[:3] + x.reshape(15, 4)[5:8], x.reshape(15, 4)[3:]]),
+        lambda e, x: e.accumulate(
+            e.reshape(e.slice(x, 1, 0, 1), (B, 4)), e.iota(B), e.reshape(e.slice(x, 1, 1, 1), (B, 4))
+        ),
+        lambda x: x[:, 0] + x[:, 1],
     ),
     (
         "argmax",
