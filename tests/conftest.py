@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from rewriter.models_zoo.zoo_model import ZooModel
 
 
+# before anything imports Triton: its kernels run in the interpreter, on any machine
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 @cache
 def _loaded(name: str) -> ZooModel:
     from rewriter import models_zoo

@@ -44,15 +44,21 @@ def softmax_gradient(x: Operands, seen: torch.Tensor, grad: torch.Tensor) -> Gra
     if x.softcap is not None:
         capped = torch.tanh(x.scale * torch.einsum("bhid,bhjd->bhij", q, k) / x.softcap)
         of_products = of_products * (1 - capped.square())
-    of_k = torch.einsum("bhij,bhid->bhjd", of_products, q).unflatten(1, (-1, share)).sum(2)
-    of_v = torch.einsum("bhij,bhie->bhje", weights, g).unflatten(1, (-1, share)).sum(2)
+    of_k = torch.einsum("bhij,bhid->bhjd", of_products, q)
+    of_v = torch.einsum("bhij,bhie->bhje", weights, g)
     return (
         torch.einsum("bhij,bhjd->bhid", of_products, k).to(x.q.dtype),
-        of_k.to(x.k.dtype),
-        of_v.to(x.v.dtype),
+        _of_groups(of_k, x.k),
+        _of_groups(of_v, x.v),
         None if x.bias is None else of_scores.sum_to_size(x.bias.shape).to(x.bias.dtype),
         None if x.sink is None else _of_sink(x, seen, mean),
     )
+
+
+def _of_groups(of_heads: torch.Tensor, operand: torch.Tensor) -> torch.Tensor:
+    """Return ``[B, G, J, D]``: what all heads that read one key head ask of it."""
+    B, G, keys, width = operand.shape
+    return of_heads.reshape(B, G, -1, keys, width).sum(2).to(operand.dtype)
 
 
 def _of_sink(x: Operands, seen: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:

@@ -95,7 +95,7 @@ def _kernel(*operands: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
     return forward(*operands, **settings)
 
 
-def _kernel_gradient(*operands: Tensor | None, **settings: Any) -> Gradients:
+def _kernel_gradient(*operands: Tensor | None, **settings: Any) -> tuple[Tensor | None, ...]:
     from rewriter.kernels.softmax.fused_triton import backward
 
     return backward(*operands, **settings)
