@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,12 +11,13 @@ from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.window.axes import AxisTiles
-from rewriter.kernels.window.tiles import Tiles, attend_tiles, price, token_major
+from rewriter.kernels.window.grids import axes_mask, hide, on_grid, places
+from rewriter.kernels.window.tiles import Tiles, attend_parts, attend_tiles, price, token_major
 from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 from rewriter.sites.site import Band
 
-__all__ = ["emit_axes", "emit_sliding", "tile_length"]
+__all__ = ["attend_axes", "emit_axes", "emit_sliding", "first_queries", "tile_length"]
 
 
 def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, empty_row: EmptyRow) -> Handle:
@@ -47,7 +47,7 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
     near = Band(Size.of(back), back, ahead)
     mask = e.map(
         "add",
-        e.reshape(_hide(e, real, dtype), (count, ONE, ONE, back + length + ahead)),
+        e.reshape(hide(e, real, dtype), (count, ONE, ONE, back + length + ahead)),
         emit_band(e, near, e.iota(length), e.iota(back + length + ahead), dtype),
     )
     index = e.map("minimum", e.map("maximum", at, e.constant(0, "int64")), e.size(keys - 1))
@@ -57,8 +57,7 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
         seen = _sink_mask(e, a, rows, lead, dtype)
         mask = e.concat([e.reshape(seen, (count, ONE, length, sinks)), mask], 3)
         lead = e.map("minimum", lead, e.size(keys - 1))
-        index = e.concat([e.expand(lead, (count, sinks)), index], 1)
-
+        index = e.concat([e.expand(lead, (e.shape(index)[0], sinks)), index], 1)
     padded = queries != count * length
     q = e.pad(a.q, 2, 0, count * length - queries) if padded else a.q
     if padded and length > back + 1 and not sinks and empty_row == "never":
@@ -73,7 +72,7 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
     result = attend_tiles(e, a, tiles, empty_row)
     result = token_major(e, e.reshape(result, (a.shape["B"], count * length, a.shape["H"], a.shape["E"])))
     if sinks and not (a.band is not None and a.band.causal):
-        head = _first_queries(e, replace(a, q=q), sinks, empty_row)
+        head = first_queries(e, replace(a, q=q), sinks, empty_row)
         result = e.concat([head, e.slice(result, 2, sinks, count * length - sinks)], 2)
     return e.slice(result, 2, 0, queries) if padded else result
 
@@ -92,82 +91,56 @@ def emit_axes(
     tokens; tiles of it leave them out.
     """
     origin = sinks if len(sizes) > 1 else 0
-    count, length = math.prod(t.count for t in tiles), math.prod(t.length for t in tiles)
-    index = _on_grid(e, [np.maximum(t.keys, 0) for t in tiles], sizes, origin)
-    rows = _on_grid(e, [t.queries for t in tiles], sizes, origin)
-    mask = _axes_mask(e, tiles, e.dtype(a.q), a.band is not None)
+    index = on_grid(e, [np.maximum(t.keys, 0) for t in tiles], sizes, origin)
+    rows = on_grid(e, [t.queries for t in tiles], sizes, origin)
+    mask = axes_mask(e, tiles, e.dtype(a.q), a.band is not None)
     if sinks:
         lead = e.iota(sinks)
         mask = _beside_sinks(e, a, mask, rows, lead)
-        index = e.concat([e.expand(lead, (count, sinks)), index], 1)
-
-    batch, heads = a.shape["B"], a.shape["H"]
-    q = e.gather(token_major(e, a.q), e.reshape(rows, (count * length,)), 1)
-    q = e.reshape(q, (batch, count, length, heads, a.shape["D"]))
-    result = attend_tiles(e, a, Tiles(q, index, mask, rows), empty_row)
-    result = e.reshape(result, (batch, count * length, heads, a.shape["E"]))
-    places = _places(e, tiles)
-    if sinks and not (a.band is not None and a.band.causal):
-        head = token_major(e, _first_queries(e, a, sinks, empty_row))
-        result = e.concat([head, result], 1)
-        places = e.map("add", places, e.constant(sinks, "int64"))
-        kept = places if origin else e.slice(places, 0, sinks, math.prod(sizes) - sinks)
-        places = e.concat([e.iota(sinks), kept], 0)
-    return token_major(e, e.gather(result, places, 1))
+        index = e.concat([e.expand(lead, (e.shape(index)[0], sinks)), index], 1)
+    return attend_axes(e, a, a, tiles, Tiles(rows, index, mask, rows), sinks, empty_row)
 
 
-def _on_grid(e: Emitter, coordinates: Sequence[np.ndarray], sizes: Sequence[int], origin: int) -> Handle:
-    """Emit row-major positions ``[N, …]`` of coordinates ``[n, …]`` on each axis, all combined."""
-    steps = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
-    total = _combined(e, [x * step for x, step in zip(coordinates, steps, strict=True)], "int64")
-    return e.map("add", total, e.constant(origin, "int64")) if origin else total
+def attend_axes(
+    e: Emitter,
+    a: Canonical,
+    gathered: Canonical,
+    axes: Sequence[AxisTiles],
+    tiles: Tiles,
+    sinks: int,
+    empty_row: EmptyRow,
+) -> Handle:
+    """Emit attention of tiles of axes, and of the first queries to all keys; ``[B, H, I, E]``.
 
-
-def _combined(e: Emitter, parts: Sequence[np.ndarray | Handle], dtype: str) -> Handle:
-    """Emit the sum of one entry of each part for all combinations: ``[∏ n, ∏ m]`` from ``[n, m]`` each."""
-    total: Handle | None = None
-    for axis, part in enumerate(parts):
-        shape = [1] * len(parts)
-        shape[axis] = part.shape[0]
-        inner = [1] * len(parts)
-        inner[axis] = part.shape[1]
-        known = e.constant(part.reshape([*shape, *inner]), dtype)
-        total = known if total is None else e.map("add", total, known)
-    rows, columns = (math.prod(part.shape[k] for part in parts) for k in (0, 1))
-    return e.reshape(total, (rows, columns))
-
-
-def _axes_mask(e: Emitter, tiles: Sequence[AxisTiles], dtype: str, masked: bool) -> Handle | None:
-    """Emit 0 for each key that a query of the same tile sees along every axis, else -inf: ``[N, 1, T, K]``.
-
-    None if every query sees all keys of its tile, unless ``masked``.
+    Parameters
+    ----------
+    e, a
+        Target and operands.
+    gathered
+        The operands whose keys, values and bias the tiles read.
+    axes
+        Tiles of each axis.
+    tiles
+        As `Tiles`, but its queries are not gathered yet: they are the rows.
+    sinks
+        How many first queries see every key, unless the site is causal. If there are several axes, these
+        queries stand before them.
+    empty_row
+        As in `rewriter.lower.emitter.Emitter.attention`.
     """
-    if not masked and all(t.whole for t in tiles):
-        return None
-    total: Handle | None = None
-    ones = [1] * len(tiles)
-    for axis, t in enumerate(tiles):
-        rows, columns, count = list(ones), list(ones), list(ones)
-        count[axis], rows[axis], columns[axis] = t.count, t.length, t.reach
-        keys = e.constant(t.keys.reshape([*count, *ones, *columns]), "int64")
-        low, high = (e.constant(x.reshape([*count, *rows, *ones]), "int64") for x in (t.low, t.high))
-        seen = e.map("and", e.map("ge", keys, low), e.map("le", keys, high))
-        mask = _hide(e, seen, dtype)
-        total = mask if total is None else e.map("add", total, mask)
-    shape = [math.prod(getattr(t, name) for t in tiles) for name in ("count", "length", "reach")]
-    return e.reshape(total, (shape[0], 1, *shape[1:]))
-
-
-def _places(e: Emitter, tiles: Sequence[AxisTiles]) -> Handle:
-    """Emit where each token is found in the queries of all tiles, ``[∏ size]``."""
-    parts, tile_step, place_step = [], 1, 1
-    length = math.prod(t.length for t in tiles)
-    for t in reversed(tiles):
-        tile, place = t.places()
-        parts.append((tile * tile_step * length + place * place_step)[:, None])
-        tile_step, place_step = tile_step * t.count, place_step * t.length
-    found = _combined(e, parts[::-1], "int64")
-    return e.reshape(found, (e.shape(found)[0],))
+    batch, (count, length) = a.shape["B"], e.shape(tiles.rows)
+    q = e.gather(token_major(e, a.q), e.reshape(tiles.rows, (count * length,)), 1)
+    q = e.reshape(q, (batch, count, length, a.shape["H"], a.shape["D"]))
+    parts = attend_parts(e, gathered, replace(tiles, queries=q), empty_row)
+    parts = [e.reshape(x, (batch, e.shape(x)[1] * length, a.shape["H"], a.shape["E"])) for x in parts]
+    found = places(e, axes)
+    if sinks and not (a.band is not None and a.band.causal):
+        parts = [token_major(e, first_queries(e, a, sinks, empty_row)), *parts]
+        found = e.map("add", found, e.constant(sinks, "int64"))
+        if len(axes) == 1:
+            found = e.slice(found, 0, sinks, a.shape["I"] - sinks)
+        found = e.concat([e.iota(sinks), found], 0)
+    return token_major(e, e.gather(parts[0] if len(parts) == 1 else e.concat(parts, 1), found, 1))
 
 
 def tile_length(reach: int, sinks: int, queries: int | None, keys: int | None) -> int | None:
@@ -183,10 +156,6 @@ def tile_length(reach: int, sinks: int, queries: int | None, keys: int | None) -
     best = min(best, queries)
     tiled = price(-(-queries // best), best, best + reach + sinks)
     return best if tiled < price(1, queries, keys) else None
-
-
-def _hide(e: Emitter, seen: Handle, dtype: str) -> Handle:
-    return e.map("where", seen, e.constant(0.0, dtype), e.constant(-math.inf, dtype))
 
 
 def _masked(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, empty_row: EmptyRow) -> Handle:
@@ -226,10 +195,10 @@ def _sink_mask(e: Emitter, a: Canonical, rows: Handle, lead: Handle, dtype: str)
         mask = e.expand(e.constant(0.0, dtype), shape)
     if a.shape["J"].at_least(shape[-1]):
         return mask
-    return e.map("add", mask, _hide(e, e.map("lt", lead, e.size(a.shape["J"])), dtype))
+    return e.map("add", mask, hide(e, e.map("lt", lead, e.size(a.shape["J"])), dtype))
 
 
-def _first_queries(e: Emitter, a: Canonical, count: int, empty_row: EmptyRow) -> Handle:
+def first_queries(e: Emitter, a: Canonical, count: int, empty_row: EmptyRow) -> Handle:
     """Emit attention of the first queries to every key that the site lets them see."""
 
     def first(x: Handle | None) -> Handle | None:

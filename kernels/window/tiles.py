@@ -9,7 +9,7 @@ from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 
-__all__ = ["Tiles", "attend_tiles", "price", "split_heads", "token_major"]
+__all__ = ["Tiles", "attend_parts", "attend_tiles", "price", "split_heads", "token_major"]
 
 LARGEST_COPY = 8 << 20
 """Bytes of keys that one call gathers.
@@ -54,11 +54,17 @@ def price(count: int, queries: int, keys: int) -> int:
 
 def attend_tiles(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> Handle:
     """Emit attention of every tile; return ``[B, N, T, H, E]``."""
+    results = attend_parts(e, a, tiles, empty_row)
+    return results[0] if len(results) == 1 else e.concat(results, 1)
+
+
+def attend_parts(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> list[Handle]:
+    """Emit attention of every tile; return ``[B, n, T, H, E]`` for some of them at a time."""
     results = []
     for start, count in _chunks(e, a, tiles):
         part = tiles if start is None else _part(e, tiles, start, count)
         results.append(_attend(e, a, part, empty_row))
-    return results[0] if len(results) == 1 else e.concat(results, 1)
+    return results
 
 
 def token_major(e: Emitter, x: Handle) -> Handle:

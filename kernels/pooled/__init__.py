@@ -1,0 +1,1 @@
+"""Keys near a query one by one, all others as averages of cells, in one softmax."""

@@ -1,0 +1,140 @@
+"""Attention to near keys and to averages of the others by its definition: plain, in float32 or wider."""
+
+from __future__ import annotations
+
+import torch
+
+from rewriter.kernels.softmax.definition import Operands, attend, band_mask, zero_where_blind
+
+__all__ = ["cell_averages", "pooled_attention", "seen_cells"]
+
+
+def seen_cells(
+    at: torch.Tensor, size: int, window: int, stride: int, pool: int, causal: bool = False
+) -> torch.Tensor:
+    """Return ``[I, M]`` booleans: which cells of ``pool`` keys of one axis a query sees key by key.
+
+    ``stride`` consecutive queries are a group. Without ``causal`` a group sees ``window / pool`` cells so:
+    its own and half of the others on either side, moved inside at the ends of the axis; all cells if there
+    are fewer. With ``causal`` it sees those that start in the last ``window`` keys up to its end.
+
+    Parameters
+    ----------
+    at
+        Coordinates of the queries ``[I]``.
+    size
+        Length of the axis.
+    window, stride, pool
+        Numbers of keys; ``pool`` divides the others.
+    causal
+        As above.
+    """
+    cells, reach = -(-size // pool), window // pool
+    first = at // stride * (stride // pool)
+    if causal:
+        first = first - (window - stride) // pool
+    else:
+        first = first + (stride - window) // (2 * pool)
+        first = first.clamp(max=cells - reach).clamp(min=0)
+    cell = torch.arange(cells)
+    return (cell >= first[:, None]) & (cell < first[:, None] + reach)
+
+
+def cell_averages(
+    x: torch.Tensor, cell: torch.Tensor, cells: int, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weighted mean of each cell ``[B, G, M, D]`` and the sum of its weights ``[B, M]``.
+
+    The mean of a cell without weight is 0.
+
+    Parameters
+    ----------
+    x
+        Keys or values ``[B, G, J, D]``.
+    cell
+        Which cell each is in, ``[J]``; -1 for none.
+    cells
+        Number of cells.
+    weight
+        Of each key, ``[B, J]``.
+    """
+    member = (cell == torch.arange(cells)[:, None]).to(x.dtype)
+    share = member * weight[:, None, :]
+    total = share.sum(-1)
+    sums = torch.einsum("bmj,bgjd->bgmd", share, x)
+    return sums / total.clamp(min=torch.finfo(x.dtype).tiny)[:, None, :, None], total
+
+
+def pooled_attention(
+    x: Operands,
+    *,
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    pool: tuple[int, ...],
+    sinks: int = 0,
+    grid: tuple[int, ...] | None = None,
+) -> torch.Tensor:
+    """Return attention to near keys, and to the average key and value of every other cell, in one softmax.
+
+    Positions are those of the sequence, or of a row-major grid behind the first ``sinks`` tokens. They are
+    cut into cells of ``pool`` along each axis. Query ``i`` at position ``i + band.offset`` sees
+
+    - the keys of all cells that `seen_cells` allows along every axis, as far as the band does;
+    - the first ``sinks`` keys, which are in no cell;
+    - one key and one value for each other cell, at a causal site only of those before: the means over the
+      keys of the cell, weighted by ``exp(bias)``. Its score has the log of the sum of these weights added:
+      the number of its keys, less those that are hidden.
+
+    The first ``sinks`` queries see every key that the band lets them see, and no average.
+
+    Parameters
+    ----------
+    x
+        As in `rewriter.kernels.softmax.definition.attend`; the bias is the same for all heads and queries.
+    window, stride, pool
+        One number per axis, as in `seen_cells`.
+    sinks
+        How many first tokens.
+    grid
+        Sizes of the axes, or None for the sequence.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[B, H, I, E]``; a query that sees nothing gives 0.
+    """
+    queries, keys = x.q.shape[2], x.k.shape[2]
+    causal = x.band is not None and x.band.right == 0
+    at = torch.arange(queries) + (int(x.band.offset) if x.band is not None else 0)
+    sizes, start = ((keys,), 0) if grid is None else (grid, sinks)
+    cell, near, after = torch.zeros(keys, dtype=torch.int64), torch.ones(queries, 1, dtype=torch.bool), 1
+    place, body = torch.arange(keys) - start, at - start
+    for axis in reversed(range(len(sizes))):
+        size, count = sizes[axis], -(-sizes[axis] // pool[axis])
+        own = seen_cells(body % size if axis else body, size, window[axis], stride[axis], pool[axis], causal)
+        near = (own[:, :, None] & near[:, None, :]).reshape(queries, -1)
+        cell = cell + (place % size if axis else place) // pool[axis] * after
+        place, body, after = place // size, body // size, after * count
+    cell[:sinks] = -1
+    first = (at < sinks)[:, None]
+    local = near[:, cell.clamp(min=0)] | (cell < 0) | first
+    others = ~near & ~first
+    if causal:
+        ends = (torch.arange(after) + 1) * pool[0]
+        others &= ends <= at[:, None]
+
+    wide = torch.promote_types(x.q.dtype, torch.float32)
+    bias = torch.zeros(1, keys, dtype=wide) if x.bias is None else x.bias[:, 0, 0].to(wide).expand(-1, keys)
+    means, total = cell_averages(x.k.to(wide), cell, after, bias.exp())
+    values, _ = cell_averages(x.v.to(wide), cell, after, bias.exp())
+    joined = Operands(
+        x.q,
+        torch.cat([x.k.to(wide), means], dim=2),
+        torch.cat([x.v.to(wide), values], dim=2),
+        torch.cat([bias, total.log()], dim=1)[:, None, None],
+        x.scale,
+        softcap=x.softcap,
+        sink=x.sink,
+    )
+    seen = torch.cat([local & band_mask(x.band, queries, keys), others], dim=1)
+    return zero_where_blind(joined, seen, attend(joined, seen))

@@ -1,0 +1,237 @@
+"""The form ``pooled``: near keys one by one, all others as averages of cells."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.algebra.sizes import ONE, ZERO, Size
+from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.pooled.lowering import PooledAxis, emit_line, emit_plane
+from rewriter.kernels.softmax.form import dense_cost
+from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
+from rewriter.lower.errors import EmitError
+from rewriter.sites.site import Trait
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.lower.emitter import Emitter, EmptyRow, Handle
+    from rewriter.sites.site import AttentionSite, Band, Facts
+
+__all__ = ["Pooled"]
+
+
+@dataclass(frozen=True)
+class Pooled(Form):
+    """Attention to near keys one by one and to averages of cells of all others, in one softmax.
+
+    What is given per axis is one number for all, or several as in ``8x8``.
+
+    Parameters
+    ----------
+    window
+        How many keys along an axis are seen one by one: those around a group of queries, or at a causal
+        site those up to its end. A multiple of ``pool``.
+    pool
+        How many other keys along an axis are averaged to one, that counts for as many.
+    stride
+        How many consecutive queries share their keys: a multiple of ``pool``, at most ``window``. By default
+        half of the window.
+    sinks
+        First tokens that stay connected to everything: a class token and registers, or attention sinks.
+    grid
+        The tokens after the sinks are a row-major grid: ``HxW``, or ``auto`` for the one that the graph
+        shows, else a square one.
+    """
+
+    name: ClassVar[str] = "pooled"
+    summary: ClassVar[str] = (
+        "near keys one by one, all others as averages of cells, in one softmax; the first tokens are exact"
+    )
+    traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
+
+    window: int | str
+    pool: int | str = 4
+    stride: int | str | None = None
+    sinks: int = 0
+    grid: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("window", "pool", "stride"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, normal(self.name, name, value, 1))
+        if self.sinks < 0:
+            raise ValueError(f"sinks is {self.sinks}; expected 0 or more")
+        if self.grid is not None and self.grid != "auto":
+            shape = normal(self.name, "grid", self.grid, 1)
+            if isinstance(shape, int) or shape.count("x") != 1:
+                raise ValueError(f"grid is {self.grid!r}; expected auto, or rows and columns as in 32x32")
+        for axis in self._axes():
+            if axis.window % axis.pool or axis.stride % axis.pool or not axis.stride <= axis.window:
+                raise ValueError(
+                    f"window is {axis.window}, stride {axis.stride}, pool {axis.pool}; expected multiples of"
+                    " pool, and a stride of at most the window"
+                )
+            if self.grid is None and self.sinks > axis.stride:
+                raise ValueError(f"sinks is {self.sinks}, stride {axis.stride}; expected at most the stride")
+
+    def _axes(self) -> tuple[PooledAxis, ...]:
+        count = 1 if self.grid is None else 2
+        windows, pools = (numbers(value, count) for value in (self.window, self.pool))
+        if self.stride is None:
+            strides = tuple(max(1, w // 2 // p) * p for w, p in zip(windows, pools, strict=True))
+        else:
+            strides = numbers(self.stride, count)
+        return tuple(map(PooledAxis, windows, strides, pools))
+
+    def at(self, site: AttentionSite) -> Form:
+        """Return it with the grid that the graph shows, and as many sinks as there are tokens before it."""
+        shown = site.geometry
+        if self.grid != "auto" or shown is None or shown.grid is None or shown.prefix is None:
+            return self
+        known = tuple(n for n in (size.known() for size in shown.grid) if n is not None)
+        if site.queries != site.keys or len(shown.grid) != 2 or len(known) != 2:
+            return self
+        return replace(self, grid=joined(known), sinks=max(self.sinks, shown.prefix))
+
+    def fidelity(self, site: AttentionSite) -> Fidelity:
+        """Return `Fidelity.EXACT` where every key is proved to be seen one by one."""
+        exact = self._hides_nothing(site.facts.band, site.queries, site.keys)
+        return Fidelity.EXACT if exact else Fidelity.TRAINING_FREE
+
+    def why_not(self, site: AttentionSite) -> str | None:
+        """Return why the site's keys have no neighbours or no averages, or None."""
+        if "k" in site.constant:
+            return f"{site.id}: its keys do not depend on the inputs, so no query stands among them"
+        if site.queries != site.keys:
+            return (
+                f"{site.id} has {site.queries} queries and {site.keys} keys, as in cross-attention or behind"
+                " a cache; averages need one number for both"
+            )
+        return self._why_not_the_mask(site) or (None if self.grid is None else self._why_no_grid(site))
+
+    def _why_not_the_mask(self, site: AttentionSite) -> str | None:
+        facts, band = site.facts, site.facts.band
+        if band is not None and (band.left is not None or band.right != 0 or band.offset != ZERO):
+            return (
+                f"{site.id} is masked by a window of its own; averages need a causal site or one without it"
+            )
+        if facts.bias or facts.unknown or _patterned(facts):
+            return (
+                f"{site.id} has a mask or bias ({facts.mask}) that differs by query; an average of keys has"
+                " none"
+            )
+        if band is not None and not facts.only_band and site.formula is not None and not site.formula.split:
+            return f"{site.id}: its causal mask cannot be told from the mask of its keys"
+        return None
+
+    def _why_no_grid(self, site: AttentionSite) -> str | None:
+        if site.facts.band is not None:
+            return f"{site.id} is causal along its sequence; a grid needs a site without such a mask"
+        tokens = site.keys.known()
+        if tokens is None:
+            return (
+                f"{site.id} has {site.keys} tokens; a grid needs a known number (fix the input size when"
+                " tracing or exporting)"
+            )
+        if self._sides(tokens) is None:
+            shape = "a square" if self.grid == "auto" else self.grid
+            return (
+                f"{site.id} has {tokens} tokens: {tokens - self.sinks} after {self.sinks} sinks, which is"
+                f" not {shape}; set sinks to the number of tokens before the grid, and grid=HxW"
+            )
+        return None
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit tiles of queries with their keys and cells, or everything where nothing is averaged."""
+        if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
+            return emit_dense(e, a)
+        bias = a.bias
+        if bias is not None and e.shape(bias)[1] != ONE:
+            raise EmitError("the mask of the keys differs by head")
+        if bias is not None and e.shape(bias)[2] != ONE:
+            bias = e.slice(bias, 2, 0, 1)  # every row is proved to be the same
+        a = replace(a, bias=bias)
+        empty_row: EmptyRow = "never" if bias is None else "zero"
+        if self.grid is None:
+            return emit_line(e, a, self._axes()[0], self.sinks, empty_row)
+        found = self._sides(int(a.shape["J"]))
+        assert found is not None, "why_not has said so"
+        return emit_plane(e, a, self._axes(), found, self.sinks, empty_row)
+
+    def definition(self, x: Operands) -> torch.Tensor:
+        """Compute it with all keys and all averages, and a mask."""
+        from rewriter.kernels.pooled.definition import pooled_attention
+
+        axes = self._axes()
+        return pooled_attention(
+            x,
+            window=tuple(axis.window for axis in axes),
+            stride=tuple(axis.stride for axis in axes),
+            pool=tuple(axis.pool for axis in axes),
+            sinks=self.sinks,
+            grid=self._sides(x.k.shape[2]) if self.grid is not None else None,
+        )
+
+    def cost(self, site: AttentionSite) -> Cost:
+        """Return the cost of every score that the tiles compute; as long as the length is unknown, of all."""
+        return dense_cost(site, self._met(site) or site.keys)
+
+    def _met(self, site: AttentionSite) -> Size | None:
+        """Return how many keys and averages a query meets on average, or None where it meets all keys."""
+        tokens = site.keys.known()
+        if (
+            tokens is None
+            or site.queries != site.keys
+            or self._hides_nothing(site.facts.band, site.queries, site.keys)
+        ):
+            return None
+        found = (tokens,) if self.grid is None else self._sides(tokens)
+        if found is None:
+            return None
+        pairs = list(zip(self._axes(), found, strict=True))
+        cells = math.prod(-(-size // axis.pool) for axis, size in pairs)
+        rows = math.prod(-(-size // axis.stride) * axis.stride for axis, size in pairs)
+        near = math.prod(min(-(-size // axis.pool), axis.reach) for axis, size in pairs)
+        if self.grid is None:
+            met = self._axes()[0].window + cells
+        else:
+            met = near * math.prod(axis.pool for axis, _ in pairs) + cells - near
+        causal = site.facts.band is not None
+        computed = rows * (met + self.sinks) + (0 if causal else self.sinks * tokens)
+        return Size.of(-(-computed // tokens))
+
+    @property
+    def telling_length(self) -> int:
+        """Return a length with keys that are averaged, and some groups of queries."""
+        (axis, *_) = self._axes()
+        return (2 * axis.window + 2 * axis.stride + self.sinks) | 1
+
+    def _hides_nothing(self, band: Band | None, queries: Size, keys: Size) -> bool:
+        """Whether every key is proved to be seen one by one, or to be a cell of its own."""
+        if queries != keys:
+            return False
+        axes, tokens = self._axes(), keys.known()
+        if Size.of(self.sinks).at_least(keys) or all(axis.pool == 1 for axis in axes):
+            return True
+        found = None if tokens is None else (tokens,) if self.grid is None else self._sides(tokens)
+        if found is None:
+            return False
+        if band is not None:
+            return axes[0].window >= -(-found[0] // axes[0].stride) * axes[0].stride
+        return all(a.reach >= -(-size // a.pool) for a, size in zip(axes, found, strict=True))
+
+    def _sides(self, tokens: int) -> tuple[int, int] | None:
+        """Return rows and columns of the grid, or None if it does not fit the tokens."""
+        found = sides(self.grid or "", tokens, self.sinks)
+        return None if found is None or len(found) != 2 else (found[0], found[1])
+
+
+def _patterned(facts: Facts) -> bool:
+    shapes = (facts.blocks, facts.segments, facts.prefix, facts.neighbourhood, facts.stride)
+    return any(shape is not None for shape in shapes) or facts.hides_queries
