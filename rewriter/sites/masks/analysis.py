@@ -81,11 +81,14 @@ class _Gathered:
         taken_out = alone or (bool(self.dropped) and band is not None and not whole)
         added = rest if taken_out else bias
         left = [c for h in self.hidden for c in h.conjuncts if c not in self.dropped]
+        key_padding = bool(left) and not self.extra and self.analysis.about_keys(left)
+        # what is proved to hide nothing may be about queries
+        plain = key_padding and band is None and not lost and all(h.plain for h in self.hidden)
         facts = Facts(
             band=band,
             only_band=band is not None and alone,
-            key_padding=bool(left) and not self.extra and self.analysis.about_keys(left),
-            by_keys=added is not None and not self.analysis.about_queries(added),
+            key_padding=key_padding,
+            by_keys=plain or (added is not None and not self.analysis.about_queries(added)),
             dense=rest is None and band is None and not lost,
             blocks=proof.blocks,
             segments=proof.segments,
