@@ -40,8 +40,8 @@ _GRID = "grid=auto"
 
 _IMAGES: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:window={n},sinks=1,{_GRID}" for n in (25, 13, 7)),
-    "agent": tuple(f"agent:agents={n},protect=1,{_GRID},pool=mean" for n in (100, 49, 16)),
-    "nystrom": tuple(f"nystrom:landmarks={n},protect=1,{_GRID},pool=mean" for n in (196, 100, 49)),
+    "agent": tuple(f"agent:agents={n},protect=1,{_GRID}" for n in (100, 49, 16)),
+    "nystrom": tuple(f"nystrom:landmarks={n},protect=1,{_GRID}" for n in (196, 100, 49)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
     "clipped": tuple(f"clipped:gamma={g}" for g in (-0.0003, -0.003, -0.03)),
     "merge": tuple(f"merge:ratio={r},protect=1" for r in (0.25, 0.5, 0.75)),
@@ -56,8 +56,8 @@ _TEXT: dict[str, tuple[str, ...]] = {
 
 _SEQUENCES: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:window={n},sinks=1" for n in (256, 128, 32)),
-    "agent": tuple(f"agent:agents={n},protect=1,pool=mean" for n in (128, 64, 16)),
-    "nystrom": tuple(f"nystrom:landmarks={n},protect=1,pool=mean" for n in (128, 64, 32)),
+    "agent": tuple(f"agent:agents={n}" for n in (128, 64, 16)),
+    "nystrom": tuple(f"nystrom:landmarks={n},pool=mean" for n in (128, 64, 32)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
     "clipped": tuple(f"clipped:gamma={g}" for g in (-0.0003, -0.003, -0.03)),
     "merge": tuple(f"merge:ratio={r},protect=1" for r in (0.25, 0.5, 0.75)),
