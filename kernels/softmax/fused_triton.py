@@ -30,7 +30,7 @@ from rewriter.kernels.softmax.tiles_triton import (
     widens,
 )
 
-__all__ = ["attend", "backward", "differentiate", "forward"]
+__all__ = ["Launch", "attend", "backward", "differentiate", "forward", "launch", "pointer", "strides_of"]
 
 
 @triton.jit
@@ -208,7 +208,7 @@ def _of_keys(
 
 
 @dataclass(frozen=True)
-class _Launch:
+class Launch:
     """What all kernels are told of one call, and its tiles.
 
     Parameters
@@ -269,7 +269,8 @@ class _Launch:
         return (heads, heads // self.k.shape[1], queries, self.k.shape[2], width, self.v.shape[3], tiles)
 
 
-def _strides(x: torch.Tensor | None) -> tuple[int, ...]:
+def strides_of(x: torch.Tensor | None) -> tuple[int, ...]:
+    """Return the strides of an operand, 0 for one that there is not."""
     return (0, 0, 0, 0) if x is None else x.stride()
 
 
@@ -296,7 +297,7 @@ def _tiles(
     return _block(rows, seen), _block(tile or fits, seen)
 
 
-def _launch(
+def launch(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -306,14 +307,15 @@ def _launch(
     softcap: float | None,
     seen: Seen,
     tile: int | None,
-) -> _Launch:
+) -> Launch:
+    """Return what the kernels are told; see `attend` for the parameters."""
     shape = (*q.shape[:3], k.shape[2])
     if bias is not None:
         bias = bias.expand(shape)
     if sink is not None:
         sink = sink.float().logsumexp(-1).expand(shape[:3])
     rows, keys = _tiles(q, v, seen, tile)
-    return _Launch(q, k, v, bias, sink, scale, softcap, seen, rows, keys)
+    return Launch(q, k, v, bias, sink, scale, softcap, seen, rows, keys)
 
 
 def attend(
@@ -345,13 +347,13 @@ def attend(
     B, H, queries, _ = q.shape
     out = q.new_empty(B, queries, H, v.shape[3]).transpose(1, 2)
     lse = q.new_empty((B, H, queries), dtype=torch.float32)
-    x = _launch(q, k, v, bias, sink, scale, softcap, seen, tile)
+    x = launch(q, k, v, bias, sink, scale, softcap, seen, tile)
     tiles = x.count(queries, x.rows)
     if not out.numel():
         return out, lse
     _forward[(tiles * B * H,)](
-        q, k, v, _any(x.bias, q), _any(x.sink, q), out, lse, _any(seen.table, q),
-        q.stride(), k.stride(), v.stride(), _strides(x.bias), _strides(x.sink)[:3], out.stride(),
+        q, k, v, pointer(x.bias, q), pointer(x.sink, q), out, lse, pointer(seen.table, q),
+        q.stride(), k.stride(), v.stride(), strides_of(x.bias), strides_of(x.sink)[:3], out.stride(),
         x.sizes(tiles), x.place, scale, softcap or 1.0,
         HAS_SINK=sink is not None, NAN_ROWS=empty_row == "nan", num_stages=2, **x.constants,
     )  # fmt: skip
@@ -390,26 +392,26 @@ def differentiate(
         Of q, k, v, bias and sink.
     """
     B, H, queries, _ = q.shape
-    x = _launch(q, k, v, bias, sink, scale, softcap, seen, tile)
+    x = launch(q, k, v, bias, sink, scale, softcap, seen, tile)
     delta = (grad.float() * out.float()).sum(-1)
     of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     of_bias = None
     if bias is not None and wanted[3]:
         of_bias = q.new_zeros((B, H, queries, k.shape[2]), dtype=torch.float32)
     common = (x.place, scale, softcap or 1.0)
-    strides = (q.stride(), k.stride(), v.stride(), _strides(x.bias), grad.stride())
-    rows = (_any(x.bias, q), grad, lse, delta.contiguous())
+    strides = (q.stride(), k.stride(), v.stride(), strides_of(x.bias), grad.stride())
+    rows = (pointer(x.bias, q), grad, lse, delta.contiguous())
     if wanted[0] or of_bias is not None:
         tiles = x.count(queries, x.rows)
         _of_queries[(tiles * B * H,)](
-            q, k, v, *rows, of_q, _any(of_bias, q), _any(seen.table, q), *strides, of_q.stride(),
+            q, k, v, *rows, of_q, pointer(of_bias, q), pointer(seen.table, q), *strides, of_q.stride(),
             x.sizes(tiles), *common, WANT_BIAS=of_bias is not None, num_stages=2, **x.constants,
         )  # fmt: skip
     if wanted[1] or wanted[2]:
         tiles = x.count(k.shape[2], x.keys)
         _of_keys[(tiles * B * k.shape[1],)](
-            q, k, v, *rows, of_k, of_v, _any(seen.table, q), _any(seen.inverse, q), *strides, of_k.stride(),
-            of_v.stride(), x.sizes(tiles), *common, num_stages=2, **x.constants,
+            q, k, v, *rows, of_k, of_v, pointer(seen.table, q), pointer(seen.inverse, q), *strides,
+            of_k.stride(), of_v.stride(), x.sizes(tiles), *common, num_stages=2, **x.constants,
         )  # fmt: skip
     of_sink = None
     if sink is not None and wanted[4]:
@@ -444,6 +446,6 @@ def backward(
     return differentiate(*operands, seen=Seen(offset, left, right), **settings)
 
 
-def _any(x: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor:
+def pointer(x: torch.Tensor | None, other: torch.Tensor) -> torch.Tensor:
     """Return a tensor for a pointer that a kernel may not follow."""
     return other if x is None else x

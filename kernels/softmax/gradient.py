@@ -8,6 +8,8 @@ for automatic differentiation; hence the formulas. With ``s`` the scores, ``p = 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from rewriter.kernels.softmax.definition import Operands, attention_weights
@@ -18,7 +20,12 @@ Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None,
 """Gradients of q, k, v, bias and sink; None where there is no such operand."""
 
 
-def softmax_gradient(x: Operands, seen: torch.Tensor, grad: torch.Tensor) -> Gradients:
+def softmax_gradient(
+    x: Operands,
+    seen: torch.Tensor,
+    grad: torch.Tensor,
+    applied: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
+) -> Gradients:
     """Return the gradients of `rewriter.kernels.softmax.definition.attend`, each like its operand.
 
     A row that sees neither key nor sink passes no gradient on.
@@ -31,6 +38,8 @@ def softmax_gradient(x: Operands, seen: torch.Tensor, grad: torch.Tensor) -> Gra
         Booleans ``[I, J]``.
     grad
         Gradient of the result, ``[B, H, I, E]``.
+    applied
+        What the weights become before they meet the values, and its slope; they stay as they are if None.
     """
     wide = torch.promote_types(x.q.dtype, torch.float32)
     share = x.q.shape[1] // x.k.shape[1]
@@ -38,6 +47,10 @@ def softmax_gradient(x: Operands, seen: torch.Tensor, grad: torch.Tensor) -> Gra
     k, v = (t.to(wide).repeat_interleave(share, dim=1) for t in (x.k, x.v))
     weights = attention_weights(x, seen).nan_to_num(0.0)
     of_weights = torch.einsum("bhie,bhje->bhij", g, v)
+    met = weights
+    if applied is not None:
+        met, slope = applied(weights)
+        of_weights = of_weights * slope
     mean = (weights * of_weights).sum(-1, keepdim=True)
     of_scores = weights * (of_weights - mean)
     of_products = x.scale * of_scores
@@ -45,7 +58,7 @@ def softmax_gradient(x: Operands, seen: torch.Tensor, grad: torch.Tensor) -> Gra
         capped = torch.tanh(x.scale * torch.einsum("bhid,bhjd->bhij", q, k) / x.softcap)
         of_products = of_products * (1 - capped.square())
     of_k = torch.einsum("bhij,bhid->bhjd", of_products, q)
-    of_v = torch.einsum("bhij,bhie->bhje", weights, g)
+    of_v = torch.einsum("bhij,bhie->bhje", met, g)
     return (
         torch.einsum("bhij,bhjd->bhid", of_products, k).to(x.q.dtype),
         _of_groups(of_k, x.k),
