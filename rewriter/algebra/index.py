@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from rewriter.algebra.prims import (
@@ -119,8 +118,10 @@ class Affine(NamedTuple):
 
     def dense(self) -> tuple[tuple[Atom, ...], Size] | None:
         """Return the atoms slow to fast and the step, if the values are an arithmetic progression."""
-        if len(self.terms) <= 1:
-            return tuple(a for a, _ in self.terms), self.terms[0][1] if self.terms else ONE
+        if not self.terms:
+            return (), ONE
+        if len(self.terms) == 1:
+            return self.terms[0][:1], self.terms[0][1]
         left = dict(self.terms)
         order: list[Atom] = []
         step = next((s for s in left.values() if all(t.divide(s) is not None for t in left.values())), None)
@@ -152,12 +153,17 @@ def _affine(start: Size, terms: Iterable[tuple[Atom, Size]]) -> Affine:
             high, low = atom.kids
             pieces = _affine(ZERO, [(high, stride * low.size), (low, stride)]).terms
         else:
-            pieces = ((atom, stride),) if atom.size != ONE else ()
+            pieces = ((atom, stride),) if atom.size is not ONE else ()
         for piece, s in pieces:
-            total[piece] = total.get(piece, ZERO) + s
-    kept = [a for a, s in total.items() if s != ZERO]
-    kept.sort(key=attrgetter("serial"))
-    return Affine(start, tuple((a, total[a]) for a in kept))
+            total[piece] = total[piece] + s if piece in total else s
+    kept = [(a, s) for a, s in total.items() if s is not ZERO]
+    if len(kept) > 1:
+        kept.sort(key=_serial_of)
+    return Affine(start, tuple(kept))
+
+
+def _serial_of(term: tuple[Atom, Size]) -> int:
+    return term[0].serial
 
 
 def resolve(index: Index) -> Index:
@@ -196,8 +202,10 @@ def pull(prim: Prim, index: Index) -> Pulled:
 
 
 def _through_permute(prim: Prim, form: Permute, index: Index) -> Pulled:
-    source = dict(zip(form.order, index, strict=True))
-    return prim.inputs[0], tuple(source[k] for k in range(len(index)))
+    source = list(index)
+    for k, dim in zip(form.order, index, strict=True):
+        source[k] = dim
+    return prim.inputs[0], tuple(source)
 
 
 def _through_expand(prim: Prim, form: Expand, index: Index) -> Pulled:
@@ -348,16 +356,17 @@ def _regrouped(old: Sequence[Size], new: Sequence[Size], index: Index) -> Index 
 
 def _divmod(flat: Affine, n: Size) -> tuple[Affine, Affine] | None:
     """Return ``(flat // n, flat % n)`` as affine forms, splitting an atom if one straddles the cut."""
+    start = _divmod_start(flat.start, n)
+    if start is None:
+        return None
     for _ in range(8):
         flat = _affine(flat.start, flat.terms)
-        high = [(a, q) for a, s in flat.terms if (q := s.divide(n)) is not None]
-        low = [(a, s) for a, s in flat.terms if s.divide(n) is None]
-        start = _divmod_start(flat.start, n)
-        if start is None:
-            return None
-        rest = _affine(start[1], low)
+        quotients = [(a, s, s.divide(n)) for a, s in flat.terms]
+        high = tuple((a, q) for a, _, q in quotients if q is not None)
+        low = tuple((a, s) for a, s, q in quotients if q is None)
+        rest = Affine(start[1], low)
         if all(s.at_least(1) for _, s in low) and (n - 1 - rest.highest()).at_least(0):
-            return _affine(start[0], high), rest
+            return Affine(start[0], high), rest
         if not any(_cut(atom, stride, n) for atom, stride in low):
             return None
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -283,8 +284,11 @@ def broadcast(*shapes: Sequence[Size]) -> tuple[Size, ...]:
 
     A number other than 1 wins over symbols, which can only be it or 1; of two symbols the first one wins.
     """
-    if all(shape == shapes[0] for shape in shapes):
-        return tuple(shapes[0]) if shapes else ()
+    return _broadcast(*map(tuple, shapes))
+
+
+@lru_cache(1 << 12)
+def _broadcast(*shapes: tuple[Size, ...]) -> tuple[Size, ...]:
     rank = max(map(len, shapes), default=0)
     result = []
     for axis in range(rank):

@@ -138,46 +138,55 @@ def _read(type_: onnx.TypeProto) -> Stated:
     return dims, _known_dtype(tensor.elem_type)
 
 
-def _inferred(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+def _inferred(proto: onnx.ModelProto) -> dict[str, Stated]:
     """Return what shape inference finds; claims of the file help it, unless they contradict the operators."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    claims = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
-    outputs = [v.name for v in proto.graph.output]
-    del bare.graph.value_info[:]
-    for output in bare.graph.output:
-        output.ClearField("type")
+    bare = _without_claims(proto)
     found = _infer(bare)
-    if not proto.graph.value_info:
+    initializers = {x.name for x in proto.graph.initializer}
+    claims = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output) if v.name not in initializers}
+    stated = _stated(claims.values())
+    helpful = {name: v for name, v in claims.items() if _helps(stated[name], found.get(name))}
+    if not helpful:
         return found
-    bare.graph.value_info.extend(
-        v for v in claims.values() if v.name not in outputs and _agree(v, found.get(v.name))
-    )
     for output in bare.graph.output:
-        if _agree(claims[output.name], found.get(output.name)):
-            output.CopyFrom(claims[output.name])
+        if output.name in helpful:
+            output.CopyFrom(helpful.pop(output.name))
+    bare.graph.value_info.extend(helpful.values())
     return found | _infer(bare)
 
 
-def _infer(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+def _without_claims(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that says nothing of the shapes of results; notes on nodes, often long, are left out."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.ClearField("type")
+    for node in bare.graph.node:
+        node.ClearField("metadata_props")
+    return bare
+
+
+def _infer(proto: onnx.ModelProto) -> dict[str, Stated]:
     try:
         graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         graph = proto.graph
-    return {value.name: value for value in (*graph.value_info, *graph.output)}
+    return _stated((*graph.value_info, *graph.output))
 
 
-def _agree(claim: onnx.ValueInfoProto, found: onnx.ValueInfoProto | None) -> bool:
-    """Whether two descriptions of a tensor can both be true."""
-    if found is None or not found.type.HasField("tensor_type"):
+def _helps(claim: Stated, found: Stated | None) -> bool:
+    """Whether a claim says something that was not found, and both can be true."""
+    if found is None or found == (None, None):
         return True
-    a, b = claim.type.tensor_type, found.type.tensor_type
-    if a.elem_type != b.elem_type or not a.HasField("shape") or not b.HasField("shape"):
-        return a.elem_type == b.elem_type
-    pairs = zip(a.shape.dim, b.shape.dim, strict=False)
-    return len(a.shape.dim) == len(b.shape.dim) and all(
-        m.dim_value == n.dim_value or not (m.HasField("dim_value") and n.HasField("dim_value"))
-        for m, n in pairs
+    (dims, dtype), (known, known_dtype) = claim, found
+    if dims is None or known is None or dtype != known_dtype:
+        return dtype == known_dtype
+    pairs = zip(dims, known, strict=False)
+    return (
+        dims != known
+        and len(dims) == len(known)
+        and all(m == n or not (isinstance(m, int) and isinstance(n, int)) for m, n in pairs)
     )
 
 
@@ -224,7 +233,7 @@ class _View:
     """A graph view in the making."""
 
     def __init__(self, proto: onnx.ModelProto | None) -> None:
-        self._inferred = {} if proto is None else _stated(_inferred(proto).values())
+        self._inferred = {} if proto is None else _inferred(proto)
         inputs = {} if proto is None else _stated(proto.graph.input)
         shapes = {dims for dims, _ in (*inputs.values(), *self._inferred.values()) if dims is not None}
         self.shapes = _Shapes(dim for dims in shapes for dim in dims if isinstance(dim, str))

@@ -8,7 +8,6 @@ left parses in milliseconds and is kilobytes) and put back (from a memory map, w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 __all__ = ["INLINE", "WireError", "cut_payloads", "splice_payloads"]
 
@@ -39,14 +38,8 @@ class WireError(ValueError):
     """The bytes are not a protobuf message of this kind."""
 
 
-class _Field(NamedTuple):
-    number: int
-    wire: int
-    start: int
-    """Where the tag begins."""
-    body: int
-    """Where the payload begins (after the length of a length-delimited field)."""
-    end: int
+_Field = tuple[int, int, int, int, int]
+"""Number, wire type, where the tag begins, where the payload begins (after its length), where it ends."""
 
 
 def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
@@ -66,14 +59,15 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
 def _fields(data: memoryview, at: int, end: int) -> Iterator[_Field]:
     while at < end:
         start = at
-        tag, at = _varint(data, at, end)
+        tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at, end)
         number, wire = tag >> 3, tag & 7
         body = at
-        if wire == _VARINT:
-            _, at = _varint(data, at, end)
-        elif wire == _BYTES:
-            length, body = _varint(data, at, end)
+        if wire == _BYTES:
+            short = at < end and data[at] < 0x80
+            length, body = (data[at], at + 1) if short else _varint(data, at, end)
             at = body + length
+        elif wire == _VARINT:
+            _, at = _varint(data, at, end)
         elif wire == _FIXED64:
             at += 8
         elif wire == _FIXED32:
@@ -84,7 +78,7 @@ def _fields(data: memoryview, at: int, end: int) -> Iterator[_Field]:
             raise WireError(
                 f"the field at byte {start} ends at byte {at}, after its message ends at byte {end}"
             )
-        yield _Field(number, wire, start, body, at)
+        yield number, wire, start, body, at
 
 
 def _encode(value: int) -> bytes:
@@ -120,15 +114,14 @@ def _edit_tensors(
     children = _CHILDREN[message]
     chunks: Chunks = []
     kept = at
-    for field in _fields(data, at, end):
-        child = children.get(field.number)
-        if child is None or field.wire != _BYTES or field.end - field.body < smallest:
+    for number, wire, start, body, stop in _fields(data, at, end):
+        if stop - body < smallest or number not in children or wire != _BYTES:
             continue
-        inside = _edit_tensors(data, field.body, field.end, child, smallest, edit, depth + 1)
+        inside = _edit_tensors(data, body, stop, children[number], smallest, edit, depth + 1)
         if len(inside) == 1:  # unchanged
             continue
-        chunks += [data[kept : field.start], *_field(field.number, *inside)]
-        kept = field.end
+        chunks += [data[kept:start], *_field(number, *inside)]
+        kept = stop
     chunks.append(data[kept:end])
     return chunks
 
@@ -137,23 +130,27 @@ def _cut(data: memoryview, at: int, end: int) -> Chunks | None:
     payload: _Field | None = None
     dtype = 0
     for field in _fields(data, at, end):
-        if field.number in _PAYLOADS:
-            if payload is not None or field.wire != _BYTES:
+        number, wire, _, body, _ = field
+        if number in _PAYLOADS:
+            if payload is not None or wire != _BYTES:
                 return None
             payload = field
-        elif field.number == _DATA_TYPE and field.wire == _VARINT:
-            dtype, _ = _varint(data, field.body, end)
-        elif field.number in (_EXTERNAL_DATA, _DATA_LOCATION):
+        elif number == _DATA_TYPE and wire == _VARINT:
+            dtype, _ = _varint(data, body, end)
+        elif number in (_EXTERNAL_DATA, _DATA_LOCATION):
             return None
-    if payload is None or payload.end - payload.body <= _CUT_ABOVE:
+    if payload is None:
+        return None
+    number, _, start, body, stop = payload
+    if stop - body <= _CUT_ABOVE:
         return None
     plain = {_RAW_DATA: True, _FLOAT_DATA: dtype == _FLOAT, _DOUBLE_DATA: dtype == _DOUBLE}
-    if not plain.get(payload.number, False):
+    if not plain.get(number, False):
         return None
-    where = {"location": INLINE, "offset": str(payload.body), "length": str(payload.end - payload.body)}
+    where = {"location": INLINE, "offset": str(body), "length": str(stop - body)}
     external = b"".join(_entry(key, value) for key, value in where.items())
     location = _encode(_DATA_LOCATION << 3 | _VARINT) + b"\x01"
-    return [data[at : payload.start], data[payload.end : end], external, location]
+    return [data[at:start], data[stop:end], external, location]
 
 
 def cut_payloads(data: memoryview) -> bytes:
@@ -186,15 +183,15 @@ def splice_payloads(model: bytes, payload: Callable[[int], bytes | memoryview | 
     def splice(data: memoryview, at: int, end: int) -> Chunks | None:
         kept: Chunks = []
         raw: bytes | memoryview | None = None
-        for field in _fields(data, at, end):
-            if field.number == _EXTERNAL_DATA:
-                key, value = (bytes(data[f.body : f.end]) for f in _fields(data, field.body, field.end))
+        for number, _, start, body, stop in _fields(data, at, end):
+            if number == _EXTERNAL_DATA:
+                key, value = (bytes(data[f:g]) for *_, f, g in _fields(data, body, stop))
                 if key == b"location" and value != INLINE.encode():
                     return None
                 if key == b"offset":
                     raw = payload(int(value))
-            elif field.number != _DATA_LOCATION:
-                kept.append(data[field.start : field.end])
+            elif number != _DATA_LOCATION:
+                kept.append(data[start:stop])
         return None if raw is None else [*kept, *_field(_RAW_DATA, raw)]
 
     return _edit_tensors(memoryview(model), 0, len(model), "ModelProto", 1, splice)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rewriter.algebra.index import Atom, Index, fresh
@@ -66,12 +66,12 @@ class Search:
         for prim in self.order:
             for x in dict.fromkeys(prim.inputs):
                 self.children.setdefault(x, []).append(prim)
-            passes_on = isinstance(prim.form, _PASS_ON)
+            passes_on, operands = isinstance(prim.form, _PASS_ON), _multiplied(prim)
             if _is_normaliser(prim) or (passes_on and not self.normalised.isdisjoint(prim.inputs)):
                 self.normalised.add(prim)
-            elif self._mixes(prim) or (passes_on and not mixed.isdisjoint(prim.inputs)):
+            elif self._mixes(operands) or (passes_on and not mixed.isdisjoint(prim.inputs)):
                 mixed.add(prim)
-            if self._multiplies(prim) or (passes_on and not self.chained.isdisjoint(prim.inputs)):
+            if self._multiplies(prim, operands) or (passes_on and not self.chained.isdisjoint(prim.inputs)):
                 self.chained.add(prim)
         self.normalised |= mixed
 
@@ -119,18 +119,16 @@ class Search:
         kinds = {self.origin.axis_kind(at.prim, at.index, a) for a in atoms}
         return kinds == {"token"} if kinds in ({"token"}, {"feature"}) else None
 
-    def _mixes(self, prim: Prim) -> bool:
+    def _mixes(self, operands: Sequence[Prim]) -> bool:
         """Whether normalised weights are contracted with a matrix or a constant, as heads are mixed."""
-        operands = _multiplied(prim)
         if len(operands) != 2:
             return False
         a, b = operands
         pairs = ((a, _origin(b)), (b, _origin(a)))
         return any(x in self.normalised and (len(y.shape) <= 2 or not self.varies(y)) for x, y in pairs)
 
-    def _multiplies(self, prim: Prim) -> bool:
-        operands = _multiplied(prim)
-        if len(prim.inputs) == 1 and operands and _origin(operands[0]) is _origin(operands[1]):
+    def _multiplies(self, prim: Prim, operands: Sequence[Prim]) -> bool:
+        if not operands or (len(prim.inputs) == 1 and _origin(operands[0]) is _origin(operands[1])):
             return False
         return sum(map(self.varies, operands)) >= 2
 
