@@ -127,14 +127,14 @@ def tokens_of(tile, count, lead, sizes, GRID: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
-def _interval(TABLE, sizes, start, first, last, size, TILE: tl.constexpr):
-    """Return the first tile and the number of tiles that an axis' coordinates ``first`` to ``last`` reach."""
-    low, high = size, 0
-    for at in range(first, tl.minimum(last + 1, size)):
-        low = tl.minimum(low, tl.load(TABLE + start + at))
-        high = tl.maximum(high, tl.load(TABLE + sizes[0] + sizes[1] + sizes[2] + start + at) + 1)
-    first_tile = tl.maximum(low, 0) // TILE
-    return first_tile, tl.maximum(tl.cdiv(tl.minimum(high, size), TILE) - first_tile, 0)
+def _interval(TABLE, sizes, start, first, size, OWN: tl.constexpr, OTHER: tl.constexpr):
+    """Return the first tile and the number of tiles that the ``OWN`` coordinates from ``first`` reach."""
+    at = first + tl.arange(0, OWN)
+    high_row = sizes[0] + sizes[1] + sizes[2]
+    low = tl.min(tl.load(TABLE + start + at, mask=at < size, other=2147483647), 0)
+    high = tl.max(tl.load(TABLE + high_row + start + at, mask=at < size, other=-1), 0) + 1
+    tile = tl.maximum(low, 0) // OTHER
+    return tile, tl.maximum(tl.cdiv(tl.minimum(high, size), OTHER) - tile, 0)
 
 
 @triton.jit
@@ -172,9 +172,9 @@ def tiles_met(
         block = tl.maximum(tile - own_lead, 0)
         wide, high = tl.cdiv(sizes[2], OWN[2]), tl.cdiv(sizes[1], OWN[1])
         x, y, z = block % wide * OWN[2], block // wide % high * OWN[1], block // (wide * high) * OWN[0]
-        x0, nx = _interval(TABLE, sizes, sizes[0] + sizes[1], x, x + OWN[2] - 1, sizes[2], OTHER[2])
-        y0, ny = _interval(TABLE, sizes, sizes[0], y, y + OWN[1] - 1, sizes[1], OTHER[1])
-        z0, nz = _interval(TABLE, sizes, 0, z, z + OWN[0] - 1, sizes[0], OTHER[0])
+        x0, nx = _interval(TABLE, sizes, sizes[0] + sizes[1], x, sizes[2], OWN[2], OTHER[2])
+        y0, ny = _interval(TABLE, sizes, sizes[0], y, sizes[1], OWN[1], OTHER[1])
+        z0, nz = _interval(TABLE, sizes, 0, z, sizes[0], OWN[0], OTHER[0])
         leading = tl.cdiv(lead, N)
         if tile < own_lead:
             x0, y0, z0 = 0, 0, 0
@@ -195,9 +195,10 @@ def tiles_met(
             high = tl.minimum(high, last + near_after + 1)
         if TABLED:
             at = first + tl.arange(0, L)
-            near = tl.load(TABLE + 2 + at, mask=at <= last, other=2147483647)
+            real = (at <= last) & (at >= 0) & (at < sizes[2])
+            near = tl.load(TABLE + 2 + at, mask=real, other=2147483647)
             low = tl.maximum(low, tl.min(near, 0))
-            near = tl.load(TABLE + 2 + sizes[2] + 2 + at, mask=at <= last, other=-1)
+            near = tl.load(TABLE + 2 + sizes[2] + 2 + at, mask=real, other=-1)
             high = tl.minimum(high, tl.max(near, 0) + 1)
     x0 = tl.maximum(low - shift, 0) // N
     nx = tl.maximum(tl.cdiv(tl.maximum(high - shift, 0), N) - x0, 0)

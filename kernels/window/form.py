@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 from rewriter.algebra.sizes import ZERO, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.softmax.form import dense_cost
-from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.lowering import (
+    emit_dense,
+    emit_softmax_kernel,
+    kernel_operands,
+    kernel_settings,
+)
 from rewriter.kernels.window.axes import AxisWindow, computed, tile_axes
 from rewriter.kernels.window.lowering import emit_axes, emit_sliding, tile_length
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
@@ -19,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from rewriter.kernels.softmax.definition import Operands
-    from rewriter.lower.emitter import Emitter, EmptyRow, Handle
+    from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite, Band
 
 __all__ = ["Window"]
@@ -223,6 +228,24 @@ class Window(Form):
         axes = self._axes(a.band, a.shape["I"], a.shape["J"])
         assert axes is not None, "why_not has said so"
         return emit_axes(e, a, tile_axes(axes, self.sinks), [x.size for x in axes], self.sinks, empty_row)
+
+    def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
+        """Emit one call of the fused kernel; that of softmax where the window hides nothing."""
+        given, a = a, self.adapt(a)
+        if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
+            return emit_softmax_kernel(e, given)
+        grid = None if self.grid is None else self._sides(int(a.shape["J"]))
+        names = ("window", "stride", "dilation", "phase")
+        numbers_of_axes = self._numbers(1 if grid is None else len(grid))
+        settings = {
+            **kernel_settings(a),
+            "empty_row": "never" if a.bias is None else "zero",
+            **{name: list(values) for name, values in zip(names, numbers_of_axes, strict=True)},
+            "borders": self.borders or "clip",
+            "grid": None if grid is None else list(grid),
+            "sinks": self.sinks,
+        }
+        return e.kernel("window", kernel_operands(a), settings, [a.shape[x] for x in "BHIE"])
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely, with a mask."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def in_padded_buffers(a: Canonical) -> Canonical:
     return replace(a, q=padded(a.q), k=padded(a.k), v=padded(a.v), bias=padded(a.bias), sink=padded(a.sink))
 
 
-def tensors(x: Canonical | Operands) -> tuple[torch.Tensor | None, ...]:
+def tensors(x: Canonical | Operands) -> tuple[Any, ...]:
     """Return q, k, v, bias and sink."""
     return (x.q, x.k, x.v, x.bias, x.sink)
 
