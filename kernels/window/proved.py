@@ -19,22 +19,24 @@ __all__ = ["holds_the_mask", "window_of"]
 def window_of(site: AttentionSite) -> dict[str, Any] | None:
     """Return parameters of the smallest window that holds all keys that the site's mask shows, or None.
 
-    A neighbourhood on a grid, blocks, or a band that is bounded behind and, at sites that are not causal,
-    ahead: the first of these that is proved.
+    A neighbourhood on a grid, blocks, segments of known lengths, or a band that is bounded behind and, at
+    sites that are not causal, ahead: the first of these that is proved.
     """
     facts = site.facts
     if facts.neighbourhood is not None:
         return _of_neighbourhood(facts.neighbourhood)
     if facts.blocks is not None:
         return _of_blocks(facts.blocks)
+    if facts.segments is not None and facts.segments.lengths is not None:
+        return _of_segments(facts.segments.lengths)
     return None if facts.band is None else _of_band(facts.band)
 
 
 def holds_the_mask(axes: Sequence[AxisWindow], site: AttentionSite) -> bool:
     """Whether the windows are proved to hold every key that the site's mask lets a query see.
 
-    That is so for a neighbourhood on a grid of these sizes, and on one axis for blocks and for keys at a
-    multiple of some distance.
+    That is so for a neighbourhood on a grid of these sizes, and on one axis for blocks, for segments of
+    known lengths and for keys at a multiple of some distance.
     """
     facts = site.facts
     if facts.neighbourhood is not None:
@@ -44,7 +46,7 @@ def holds_the_mask(axes: Sequence[AxisWindow], site: AttentionSite) -> bool:
     if len(axes) != 1:
         return False
     (axis,) = axes
-    return _holds_blocks(axis, facts.blocks) or _holds_stride(axis, site)
+    return _holds_blocks(axis, facts.blocks) or _holds_segments(axis, site) or _holds_stride(axis, site)
 
 
 def _of_band(band: Band) -> dict[str, Any] | None:
@@ -60,6 +62,14 @@ def _of_blocks(blocks: Blocks) -> dict[str, Any] | None:
     return {"window": size, "stride": size, "offset": queries % size or None}
 
 
+def _of_segments(lengths: tuple[int, ...]) -> dict[str, Any]:
+    """Return blocks, of which the first and the last may be shorter; else a window as wide as the longest."""
+    size = max(lengths)
+    if set(lengths[1:-1]) <= {size}:
+        return {"window": size, "stride": size, "offset": size - lengths[0] or None}
+    return {"window": 2 * size - 1}
+
+
 def _of_neighbourhood(fact: Neighbourhood) -> dict[str, Any] | None:
     sizes = [axis.size.known() if axis.size is not None else None for axis in fact.axes]
     known = [size for size in sizes if size is not None]
@@ -68,7 +78,9 @@ def _of_neighbourhood(fact: Neighbourhood) -> dict[str, Any] | None:
     moved = all(axis.clamped for axis in fact.axes if axis.bounded)
     windows = tuple(_reach(axis, size, moved) for axis, size in zip(fact.axes, known, strict=True))
     dilations = tuple(axis.dilation for axis in fact.axes)
-    found: dict[str, Any] = {"window": joined(windows), "grid": joined(tuple(known))}
+    found: dict[str, Any] = {"window": joined(windows)}
+    if len(known) > 1:
+        found["grid"] = joined(tuple(known))
     if max(dilations) > 1:
         found["dilation"] = joined(dilations)
     return {**found, "borders": "shift"} if moved else found
@@ -111,6 +123,15 @@ def _holds_blocks(axis: AxisWindow, blocks: Blocks | None) -> bool:
         return False
     low = (np.arange(axis.count) + queries) // size * size - keys
     return axis.contains(low, low + size - 1)
+
+
+def _holds_segments(axis: AxisWindow, site: AttentionSite) -> bool:
+    lengths = site.facts.segments.lengths if site.facts.segments is not None else None
+    if lengths is None or sum(lengths) != axis.size or axis.start or axis.count != axis.size:
+        return False
+    ends = np.cumsum(lengths)
+    last = np.repeat(ends - 1, lengths)
+    return axis.contains(np.repeat(ends - np.asarray(lengths), lengths), last)
 
 
 def _holds_stride(axis: AxisWindow, site: AttentionSite) -> bool:

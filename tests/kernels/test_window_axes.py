@@ -17,7 +17,7 @@ from rewriter.kernels.softmax.form import Softmax
 from rewriter.kernels.window.axes import AxisWindow
 from rewriter.kernels.window.form import Window
 from rewriter.lower.torch_emitter import TorchEmitter
-from rewriter.sites.patterns import Blocks, GridAxis, Neighbourhood, Stride
+from rewriter.sites.patterns import Blocks, GridAxis, Neighbourhood, Segments, Stride
 from rewriter.sites.site import Band, Facts, Geometry
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
@@ -229,6 +229,18 @@ PROVED: dict[str, tuple[Facts, int, str | None]] = {
         48,
         "window:window=9x3,sinks=0,grid=6x8",
     ),
+    "one axis of a neighbourhood": (
+        Facts(neighbourhood=Neighbourhood((GridAxis(Size.of(16), 1, 2, True),))),
+        16,
+        "window:window=4,sinks=0,borders=shift",
+    ),
+    "segments of one size": (
+        Facts(segments=Segments(lengths=(2, 5, 5, 4))),
+        16,
+        "window:window=5,sinks=0,stride=5,offset=3",
+    ),
+    "other segments": (Facts(segments=Segments(lengths=(2, 6, 5, 3))), 16, "window:window=11,sinks=0"),
+    "segments of unknown lengths": (Facts(segments=Segments()), 16, None),
     "causal": (Facts(band=CAUSAL), 16, None),
     "nothing": (Facts(dense=True), 16, None),
     "blocks of unknown size": (Facts(blocks=Blocks(Size.symbol("n"))), 16, None),
@@ -263,6 +275,16 @@ EXACT: dict[str, tuple[Window, dict[str, Any], bool]] = {
     "every second": (Window(31, dilation=4), {"facts": Facts(stride=Stride(Size.of(2)))}, False),
     "whole grid": (Window(2, 0, "2x8", stride="1x1", borders="shift"), {}, False),
     "a window as long as the axis": (Window("2x8", 0, "2x8", stride="2x8"), {}, True),
+    "segments": (
+        Window(5, stride=5, offset=3),
+        {"facts": Facts(segments=Segments(lengths=(2, 5, 5, 4)))},
+        True,
+    ),
+    "segments that start elsewhere": (
+        Window(5, stride=5, offset=2),
+        {"facts": Facts(segments=Segments(lengths=(2, 5, 5, 4)))},
+        False,
+    ),
     "dilation hides": (Window(31, dilation=2), {}, False),
     "one class": (Window("1x31", 0, "1x16", dilation="5x1"), {}, True),
 }
