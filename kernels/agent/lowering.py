@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
 from rewriter.kernels.agent.landmarks import FAINT, Landmarks, bins, middles
 from rewriter.kernels.softmax.lowering import emit_dense
-from rewriter.lower.emitter import Emitter, Handle
+from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
 from rewriter.lower.heads import for_every_head
 
 __all__ = [
@@ -59,13 +60,22 @@ def emit_gathered(e: Emitter, a: Canonical, landmarks: Handle, protect: int) -> 
     One call computes both. Where there are fewer queries, the last one is repeated.
     """
     if not protect:
-        return None, emit_dense(e, replace(a, q=landmarks))
+        return None, _attend(e, a, landmarks)
     if (a.shape["I"] - protect).at_least(0):
         first = e.slice(a.q, 2, 0, protect)
     else:
         first = e.gather(a.q, e.map("minimum", e.iota(protect), e.size(a.shape["I"] - 1)), 2)
-    both = emit_dense(e, replace(a, q=e.concat([first, landmarks], 2)))
+    both = _attend(e, a, e.concat([first, landmarks], 2))
     return e.slice(both, 2, 0, protect), e.slice(both, 2, protect, e.shape(landmarks)[2])
+
+
+def _attend(e: Emitter, a: Canonical, few: Handle) -> Handle:
+    """Emit attention of a few queries, where there are kernels by one that shares the keys among programs."""
+    if e.target != "triton":
+        return emit_dense(e, replace(a, q=few))
+    shape = (a.shape["B"], a.shape["H"], e.shape(few)[2], a.shape["E"])
+    kernels = cast("KernelEmitter", e)
+    return kernels.kernel("gathered", (few, a.k, a.v, a.bias), {"scale": a.scale}, shape)
 
 
 def emit_first_rows(e: Emitter, first: Handle | None, result: Handle) -> Handle:

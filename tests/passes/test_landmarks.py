@@ -207,7 +207,8 @@ class Biased(nn.Module):
         b, n, _ = x.shape
         q, k, v = (t.reshape(b, n, HEADS, SIZE).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
         y = (q @ k.transpose(2, 3) * SIZE**-0.5 + self.bias).softmax(-1) @ v
-        return y.transpose(1, 2).reshape(x.shape)
+        result: Tensor = y.transpose(1, 2).reshape(x.shape)
+        return result
 
 
 @pytest.mark.parametrize("step", [AgentAttention(agents=4), NystromAttention(landmarks=4)])
@@ -220,3 +221,16 @@ def test_a_bias_by_keys_is_kept_and_one_by_pairs_is_refused(step: Pass) -> None:
         assert step.report is not None
         (site,) = step.report.sites
         assert site.committed == by_keys and ("the same for every query" in (site.reason or "")) != by_keys
+
+
+@pytest.mark.parametrize("kind", [AgentAttention, NystromAttention])
+def test_kernels_are_called_where_they_are_asked_for(kind: type[AgentAttention | NystromAttention]) -> None:
+    module, image = Grid().eval(), torch.randn(1, 3, 28, 28)
+    p = rewriter.trace(module, (image,))
+    plain, fused = kind(4, 1, "auto"), kind(4, 1, "auto", target="triton")
+    new = fused(p)
+    assert fused.report is not None and [s.reason for s in fused.report.sites] == [None, None]
+    graph: Any = new.module().graph
+    called = [str(n.target) for n in graph.nodes if "rewriter" in str(n.target)]
+    assert called == 2 * ["rewriter.gathered.default", "rewriter.softmax.default"]
+    np.testing.assert_allclose(array(new.run(image)[0]), array(plain(p).run(image)[0]), rtol=1e-4, atol=1e-5)
