@@ -43,6 +43,8 @@ def opset_of_target(target: str) -> int | None:
     """
     if target in ("onnx", "ort"):
         return None
+    if target == "triton":
+        raise EmitError("Fused kernels are operators of PyTorch, which no ONNX runtime has.")
     kind, _, version = target.partition(":")
     if kind != "onnx" or not version.isascii() or not version.isdigit():
         raise EmitError(f"Target {target!r} is unknown for ONNX; expected onnx, onnx:<opset> or ort.")
