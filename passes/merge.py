@@ -27,7 +27,7 @@ class MergedAttention(Pass):
 
     Parameters
     ----------
-    r, ratio, protect, of
+    r, ratio, protect, of, through, keep
         See `rewriter.kernels.merge.form.Merge`.
     select
         Which sites; see `rewriter.selectors`.
@@ -47,8 +47,10 @@ class MergedAttention(Pass):
         ratio: float | None = None,
         protect: int = 1,
         of: str = "qkv",
+        through: bool = False,
+        keep: str | None = None,
         *,
         select: str = "all",
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(Merge(r, ratio, protect, of), select, **options)
+        super().__init__(Merge(r, ratio, protect, of, through, keep), select, **options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypedDict, Unpack
@@ -14,7 +14,7 @@ from rewriter.forms import Cost, Fidelity, Form, refusal
 from rewriter.lower.canonical import replacement
 from rewriter.lower.errors import EmitError
 from rewriter.plan import Plan
-from rewriter.program.program import Arrays, Build, Program, Replacement
+from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
 from rewriter.selectors import Selector
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.activations import recorded
@@ -253,6 +253,17 @@ class _Lowering:
             return self._program.replace(edits, inline=True, **self._options)
         return self._program.replace(edits, **self._options)
 
+    def insert(
+        self, program: Program, insertions: Sequence[Insertion], notes: Mapping[str, Mapping[str, str]]
+    ) -> Program:
+        """Return a program with insertions made."""
+        if self._inline and program.format == "onnx":
+            from rewriter.program.onnx import OnnxProgram
+
+            assert isinstance(program, OnnxProgram)
+            return program.insert(insertions, notes, inline=True, **self._options)
+        return program.insert(insertions, notes, **self._options)
+
 
 class _Engine:
     """One rewrite in progress: the original, its recorded activations, and what is verified already."""
@@ -284,7 +295,53 @@ class _Engine:
         return [chosen[site.id] for site in self._program.sites if site.id in chosen]
 
     def commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
-        """Verify every assignment and make the edits that pass."""
+        """Verify every assignment and make the edits that pass; what spans several sites comes last."""
+        spanning = [(site, form) for site, form in wanted if form.spans]
+        rewritten, record = self._commit([pair for pair in wanted if not pair[1].spans])
+        if not spanning:
+            return rewritten, record
+        rewritten, applied, made = self._span(rewritten, spanning)
+        order = [site.id for site, _ in wanted]
+        done = {a.site: a for a in (*record.sites, *applied)}
+        forms = {step.site: step.form for step in record.plan.steps} | made
+        plan = Plan.of(self._program, [(site, forms[site.id]) for site, _ in wanted if site.id in forms])
+        return rewritten, Rewriting(plan, tuple(done[name] for name in order))
+
+    def _span(
+        self, program: Program, wanted: Sequence[tuple[AttentionSite, Form]]
+    ) -> tuple[Program, list[Applied], dict[str, Form]]:
+        """Apply forms that change what later sites are given."""
+        from rewriter.kernels.merge.form import Merge
+        from rewriter.merging.span import span
+
+        refused = {site.id: refusal(form, site) for site, form in wanted}
+        legal = [(s, f) for s, f in wanted if refused[s.id] is None and isinstance(f, Merge)]
+        made: dict[str, Form] = {}
+        if legal:
+            self._progress("merging tokens", 0, 0)
+            done = span(
+                program, legal, self._lowering.insert, data=self._data, seed=self._seed, verify=self._verify
+            )
+            program, made = done.program, dict(done.made)
+            refused |= done.reasons
+        applied = [
+            Applied(
+                site=site.id,
+                form=str(made.get(site.id, form)),
+                fidelity=form.fidelity(site),
+                committed=site.id in made,
+                reason=refused[site.id],
+                check=None,
+                error=None,
+                measured_on=None,
+                before=_as_it_is(site),
+                after=form.cost(site),
+            )
+            for site, form in wanted
+        ]
+        return program, applied, made
+
+    def _commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
         legal = [(site, form) for site, form in wanted if refusal(form, site) is None]
         if self._data is not None:
             self._measure(legal)

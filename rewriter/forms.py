@@ -170,6 +170,11 @@ class Form(ABC):
         """Return what the site costs in this form."""
 
     @property
+    def spans(self) -> bool:
+        """Whether it changes what later sites are given, so that it is applied to the program as a whole."""
+        return False
+
+    @property
     def telling_length(self) -> int | None:
         """Length of a sequence at which every part of the lowering does something; None if any will do."""
         return None

@@ -110,7 +110,7 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
 
     def all_heads(t: torch.Tensor) -> torch.Tensor:
         mean, _ = merged(t.transpose(1, 2).flatten(2), size, matching)
-        return mean.unflatten(2, (t.shape[1], t.shape[3])).transpose(1, 2)
+        return _by_heads(mean, t.shape[1])
 
     count = merged(k[:, 0], size, matching)[1]
     few = replace(x, q=all_heads(q) if queries else q, k=all_heads(k), v=all_heads(v))
@@ -119,4 +119,9 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
     if not queries:
         return result
     rows = unmerged(result.transpose(1, 2).flatten(2), matching)
-    return rows.unflatten(2, (result.shape[1], result.shape[3])).transpose(1, 2)
+    return _by_heads(rows, result.shape[1])
+
+
+def _by_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2)

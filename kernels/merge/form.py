@@ -38,6 +38,12 @@ class Merge(Form):
         First tokens that are never merged: a class token and registers.
     of
         What is merged: ``qkv``, or ``kv`` where each query is to ask by itself.
+    through
+        Tokens stay merged behind the site, up to where something needs all of them: all that works token by
+        token in between, and the sites behind, have fewer to do.
+    keep
+        In place of r and ratio: tokens are merged through the program behind the first of the selected sites,
+        as many as recorded inputs show that a budget allows (``cos>=0.99``).
     """
 
     name: ClassVar[str] = "merge"
@@ -49,10 +55,12 @@ class Merge(Form):
     ratio: float | None = None
     protect: int = 1
     of: str = "qkv"
+    through: bool = False
+    keep: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.r is None) == (self.ratio is None):
-            raise ValueError("merge needs r or ratio, and not both")
+        if sum(x is not None for x in (self.r, self.ratio, self.keep)) != 1:
+            raise ValueError("merge needs one of r, ratio and keep")
         if self.r is not None and self.r < 0:
             raise ValueError(f"r is {self.r}; expected 0 or more")
         if self.ratio is not None and not 0 <= self.ratio <= 0.5:
@@ -61,6 +69,13 @@ class Merge(Form):
             raise ValueError(f"protect is {self.protect}; expected 0 or more")
         if self.of not in ("qkv", "kv"):
             raise ValueError(f"of is {self.of!r}; expected qkv or kv")
+        if self.of != "qkv" and self.spans:
+            raise ValueError(f"of is {self.of!r}; tokens that stay merged are merged whole (qkv)")
+
+    @property
+    def spans(self) -> bool:
+        """Tokens that stay merged change what the sites behind are given."""
+        return self.through or self.keep is not None
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where nothing is merged."""
@@ -80,6 +95,11 @@ class Merge(Form):
                 f"{site.id} has {site.queries} queries and {site.keys} keys; of=qkv merges both alike"
                 " (of=kv merges keys and values only)"
             )
+        if self.spans and not site.keys.static:
+            return (
+                f"{site.id} has {site.keys} keys; tokens stay merged where their number is fixed"
+                " (fix the input size when tracing or exporting)"
+            )
         if self.r is not None and not site.keys.static:
             return f"{site.id} has {site.keys} keys, no fixed number; give ratio in place of r"
         return None
@@ -94,15 +114,15 @@ class Merge(Form):
         """Compute it token by token."""
         from rewriter.kernels.merge.definition import merge_attention
 
-        r = self._count(x.k.shape[2])
+        r = self.count(x.k.shape[2])
         return merge_attention(x, r, protect=self.protect, queries=self.of == "qkv")
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score of merged tokens, and of finding out which are similar."""
         tokens = site.keys.known()
-        if tokens is None or self._merges_nothing(site.keys):
+        if tokens is None or self.spans or self._merges_nothing(site.keys):
             return dense_cost(site, site.keys)
-        r = self._count(tokens)
+        r = self.count(tokens)
         few = replace(site, queries=site.queries - r) if self.of == "qkv" else site
         merged = dense_cost(few, site.keys - r)
         pairs = site.batch * ((tokens - self.protect + 1) // 2) * ((tokens - self.protect) // 2)
@@ -115,7 +135,7 @@ class Merge(Form):
         """Return an odd length with tokens of each kind."""
         return (self.protect + 33) | 1
 
-    def _count(self, tokens: int) -> int:
+    def count(self, tokens: int) -> int:
         """Return how many of a number of tokens are merged."""
         body = max(tokens - self.protect, 0)
         share = self._share
@@ -124,7 +144,7 @@ class Merge(Form):
 
     def _sets(self, e: Emitter, tokens: Size) -> Sets:
         if tokens.static:
-            return sets_of(e, tokens, self._count(int(tokens)), self.protect)
+            return sets_of(e, tokens, self.count(int(tokens)), self.protect)
         share, body = self._share, tokens - self.protect
         stay = e.ceil_div(body * (share.denominator - share.numerator), share.denominator)
         return sets_of(e, tokens, body - stay, self.protect)
@@ -135,4 +155,6 @@ class Merge(Form):
 
     def _merges_nothing(self, tokens: Size) -> bool:
         known = tokens.known()
-        return self.ratio == 0 or self.r == 0 or (known is not None and self._count(known) == 0)
+        if self.keep is not None:
+            return False
+        return self.ratio == 0 or self.r == 0 or (known is not None and self.count(known) == 0)

@@ -79,7 +79,8 @@ class _Inserter(Editor):
 
     def _last(self, nodes: Sequence[FxNode]) -> FxNode:
         wanted = set(nodes)
-        return next(n for n in reversed(self._graph.nodes) if n in wanted)
+        last: FxNode = next(n for n in reversed(self._graph.nodes) if n in wanted)
+        return last
 
     def _redirect(self, old: FxNode, new: FxNode, readers: frozenset[str] | None) -> None:
         output = self._graph.output_node()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product as product_of
 
 from rewriter.algebra.frontends.mixing import mixing
 from rewriter.algebra.index import Affine, Atom, Index, atoms_of, resolve
@@ -138,15 +139,14 @@ class _Walk:
 
     def flow(self, start: str) -> TokenFlow | None:
         """Return the flow that starts at a value, if it reaches the first site."""
-        shape, n = self.prims[start].shape, self.first.keys
-        for axis, size in enumerate(shape):
-            if size == n:
-                batch = None if self.first.batch == ONE else Mark(0)
-                if batch is not None and (axis == 0 or shape[0] != self.first.batch):
-                    batch = next((Mark(k) for k, m in enumerate(shape) if m == self.first.batch), None)
-                    if batch is None or batch.axis == axis:
-                        continue
-                found = self._from(start, Carried(Mark(axis), batch))
+        shape = self.prims[start].shape
+        batches: list[int | None] = [None]
+        if self.first.batch != ONE:
+            batches = [k for k, n in enumerate(shape) if n == self.first.batch]
+        places = [k for k, n in enumerate(shape) if n == self.first.keys]
+        for axis, batch in product_of(places, batches):
+            if axis != batch:
+                found = self._from(start, Carried(Mark(axis), None if batch is None else Mark(batch)))
                 if found is not None:
                     return found
         return None
@@ -183,12 +183,12 @@ class _Walk:
         operands = [self._of(x) for x in prim.inputs]
         if not any(operands):
             return None
-        tokens = carried(prim, [x and x.tokens for x in operands], self.first.keys)
+        tokens = carried(prim, _tokens(operands), self.first.keys)
         if tokens is None:
             return None
         if self.first.batch == ONE:
             return Carried(tokens, None)
-        batch = carried(prim, [x and x.batch for x in operands], self.first.batch)
+        batch = carried(prim, _batches(operands), self.first.batch)
         return None if batch is None else Carried(tokens, batch)
 
     def _leaf(self, prim: Prim) -> Carried | None:
@@ -200,12 +200,12 @@ class _Walk:
         if not any(found) or any(len(x.shape) > len(prim.shape) for x in operands):
             return None
         free = len(prim.shape) - known.last
-        tokens = broadcast(prim, operands, [x and x.tokens for x in found])
+        tokens = broadcast(prim, operands, _tokens(found))
         if tokens is None or tokens.axis >= free:
             return None
         if self.first.batch == ONE:
             return Carried(tokens, None)
-        batch = broadcast(prim, operands, [x and x.batch for x in found])
+        batch = broadcast(prim, operands, _batches(found))
         return None if batch is None or batch.axis >= free else Carried(tokens, batch)
 
     def _behind(self, site: AttentionSite) -> Carried | None:
@@ -239,6 +239,14 @@ class _Walk:
         if _place(operand.index, prim.shape, atoms) != found.tokens:
             return False
         return self.first.batch == ONE or _place(operand.index, prim.shape, batch) == found.batch
+
+
+def _tokens(operands: Sequence[Carried | None]) -> list[Mark | None]:
+    return [None if x is None else x.tokens for x in operands]
+
+
+def _batches(operands: Sequence[Carried | None]) -> list[Mark | None]:
+    return [None if x is None else x.batch for x in operands]
 
 
 def _place(index: Index, shape: Sequence[Size], atoms: Sequence[Atom]) -> Mark | None:

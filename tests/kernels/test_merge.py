@@ -202,8 +202,10 @@ def test_refusals(form: Merge, changes: dict[str, object], reason: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({}, "needs r or ratio"),
-        ({"r": 1, "ratio": 0.1}, "needs r or ratio"),
+        ({}, "needs one of r, ratio and keep"),
+        ({"r": 1, "ratio": 0.1}, "needs one of r, ratio and keep"),
+        ({"r": 1, "through": True, "of": "kv"}, "merged whole"),
+        ({"keep": "cos>=0.99", "of": "kv"}, "merged whole"),
         ({"r": -1}, "0 or more"),
         ({"ratio": 0.6}, "0 to 0.5"),
         ({"r": 1, "protect": -1}, "0 or more"),

@@ -1,0 +1,146 @@
+"""What merging tokens through a vision transformer costs and saves: features, and time from end to end.
+
+    python benchmarks/merge_on_images.py --sides 224 518 896
+
+DINOv2-small at 257, 1,370 and 4,097 tokens: traced in PyTorch, as an ONNX file exported from the same weights,
+and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool, so that the
+outputs on the left parts of two photographs keep a cosine (``keep=cos>=0.99``), and by hand; the table is about
+their right parts. The baseline of PyTorch is the exact rewrite, one fused attention call per layer. Times are
+of the processor, taken in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+import rewriter
+from rewriter.models_zoo.dinov2 import load_onnx, load_torch, photograph
+from rewriter.passes import MergedAttention, SoftmaxAttention
+from rewriter.program.program import Program
+
+NAMES = ("flower.jpg", "china.jpg")
+
+
+def parts(side: int, left: bool) -> list[np.ndarray]:
+    """Return the left or the right parts of the photographs, which do not overlap, square and normalised."""
+    found = []
+    for name in NAMES:
+        whole = photograph(name, 2 * side)[..., side // 2 : side // 2 + side, :]
+        found.append(np.ascontiguousarray(whole[..., :side] if left else whole[..., side:]))
+    return found
+
+
+def exported(side: int) -> Program:
+    """Return the backbone as an ONNX file, written by PyTorch's own exporter."""
+    zoo = load_torch(side)
+    assert isinstance(zoo.model, torch.nn.Module)
+    path = Path(tempfile.mkdtemp()) / f"dinov2-small-{side}.onnx"
+    torch.onnx.export(zoo.model, zoo.inputs, path, dynamo=True, verbose=False)
+    return rewriter.load(path)
+
+
+def traced(side: int) -> Program:
+    """Return the backbone traced in PyTorch, with fused attention."""
+    zoo = load_torch(side)
+    return SoftmaxAttention(verify=False)(rewriter.trace(zoo.model, zoo.inputs))
+
+
+def published(side: int) -> Program:
+    """Return the published file."""
+    return rewriter.load(load_onnx().model)
+
+
+SOURCES: dict[str, Callable[[int], Program]] = {
+    "PyTorch": traced,
+    "ONNX": exported,
+    "ONNX, published": published,
+}
+
+
+def alike(original: Program, program: Program, images: list[np.ndarray]) -> tuple[float, float, float]:
+    """Return the mean cosine of the features of patches, its 5 % quantile, and the cosine of all outputs."""
+    cosines, whole = [], []
+    for image in images:
+        a, b = (torch.as_tensor(p.run(image)[0]).double() for p in (original, program))
+        whole.append(float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)))
+        if a.dim() == 3:
+            cosines.append(torch.nn.functional.cosine_similarity(a[0, 1:], b[0, 1:], dim=-1))
+    if not cosines:
+        return float("nan"), float("nan"), float(np.mean(whole))
+    every = torch.cat(cosines)
+    return float(every.mean()), float(every.quantile(0.05)), float(np.mean(whole))
+
+
+def times(programs: list[Program], image: np.ndarray, rounds: int) -> list[float]:
+    """Return the median processor time of each program, in seconds."""
+    found: list[list[float]] = [[] for _ in programs]
+    for _ in range(rounds + 1):
+        for taken, program in zip(found, programs, strict=True):
+            begin = time.process_time()
+            program.run(image)
+            taken.append(time.process_time() - begin)
+    return [median(taken[1:]) for taken in found]
+
+
+def rows(source: str, side: int, keeps: list[str], rounds: int) -> Iterator[list[str]]:
+    """Yield the lines of the table for one model."""
+    original = SOURCES[source](side)
+    tokens = (side // 14) ** 2 + 1
+    data = [{original.graph.inputs[0]: image} for image in parts(side, left=True)]
+    programs: dict[str, tuple[Program, str]] = {"original": (original, "")}
+    for keep in keeps:
+        apply = MergedAttention(keep=keep, data=data)
+        new = apply(original)
+        assert apply.report is not None
+        taken = [int(str(a.form).partition("r=")[2].partition(",")[0]) for a in apply.report.committed]
+        programs[f"`merge:keep={keep}`"] = new, " ".join(map(str, taken))
+    images = parts(side, left=False)
+    spent = times([p for p, _ in programs.values()], images[0], rounds)
+    for (name, (program, taken_)), seconds in zip(programs.items(), spent, strict=True):
+        mean, low, whole = alike(original, program, images)
+        yield [
+            source,
+            str(tokens),
+            name,
+            taken_,
+            f"{mean:.4f}",
+            f"{low:.4f}",
+            f"{whole:.4f}",
+            f"{seconds:.3f} s",
+            f"{spent[0] / seconds:.2f}",
+        ]
+
+
+def main() -> None:
+    """Print a table in Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sides", type=int, nargs="+", default=[224, 518, 896])
+    parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=list(SOURCES))
+    parser.add_argument("--keep", nargs="+", default=["cos>=0.995", "cos>=0.99"])
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    print(f"dinov2-small; {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
+    print(f"{platform.machine()}\n")
+    print(
+        "| model | tokens | program | tokens merged, by layer | cosine of patches | 5 % quantile |"
+        " cosine of all outputs | processor time | speed |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for side in args.sides:
+        for source in args.sources:
+            if source != "ONNX, published" or side == 224:
+                for line in rows(source, side, args.keep, args.rounds):
+                    print("| " + " | ".join(line) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

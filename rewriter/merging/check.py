@@ -1,0 +1,64 @@
+"""Validation of a program with merged tokens: where those that are merged are equal, nothing may change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rewriter.errors import InputError
+from rewriter.program.program import Program
+from rewriter.sites.token_flow import TokenFlow
+from rewriter.verify.metrics import is_floating, max_abs
+from rewriter.verify.noise import MODEL_FACTOR, epsilon, floor
+
+__all__ = ["why_wrong"]
+
+KINDS = 4
+"""Different tokens in the input of the probe: so few that each finds an equal one at every merging."""
+
+OPEN_SIZE = 2
+"""Batch size of the probe where it is open."""
+
+
+def why_wrong(original: Program, merged: Program, flow: TokenFlow, protect: int, seed: int) -> str | None:
+    """Run both programs from where the flow starts, on tokens with many twins; return the sentence why not.
+
+    Merging equal tokens, each counted as often as it is there, is exact. What is left is rounding: outputs
+    may differ `MODEL_FACTOR` times as much as the original's respond to a change of the tokens in their last
+    bit, or by the last bits of their largest value.
+    """
+    outputs = list(original.graph.outputs)
+    x = _twins(original, flow, protect, seed)
+    try:
+        old, new = (p.extract([flow.start], outputs) for p in (original, merged))
+        before, after = old({flow.start: x}), new({flow.start: x})
+        moved = old({flow.start: _moved(x, seed)})
+    except InputError as error:
+        return f"it cannot be run on equal tokens: {error}"
+    for name, a, b, c in zip(outputs, before, after, moved, strict=True):
+        if a.shape != b.shape:
+            return f"on equal tokens {name} has shape {b.shape}, not {a.shape}"
+        if not is_floating(a.dtype):
+            continue
+        tolerance = MODEL_FACTOR * max(max_abs(a, c), floor(a, a.dtype))
+        if not max_abs(a, b) <= tolerance:
+            return f"on equal tokens {name} differs by {max_abs(a, b):.2e}, more than {tolerance:.2e}"
+    return None
+
+
+def _twins(program: Program, flow: TokenFlow, protect: int, seed: int) -> np.ndarray:
+    """Return tokens of which, after the protected ones, each two that could become one are equal."""
+    rng = np.random.default_rng(seed)
+    carried, prim = flow.values[flow.start], program.prims()[flow.start]
+    shape = [n.known() or OPEN_SIZE for n in prim.shape]
+    axis, tokens = carried.tokens.axis, int(flow.tokens)
+    kinds = [*range(protect), *np.repeat(rng.integers(0, KINDS, tokens), 2)[: tokens - protect] + protect]
+    different = rng.standard_normal([*shape[:axis], protect + KINDS, *shape[axis + 1 :]])
+    dtype = program.graph.values[flow.start].dtype or prim.dtype or "float32"
+    found: np.ndarray = np.take(different, kinds, axis).astype(dtype)
+    return found
+
+
+def _moved(x: np.ndarray, seed: int) -> np.ndarray:
+    sign = np.random.default_rng(seed + 1).choice([-1.0, 1.0], x.shape)
+    moved: np.ndarray = (x * (1 + sign * epsilon(x.dtype))).astype(x.dtype)
+    return moved

@@ -1,0 +1,186 @@
+"""Applying a schedule of mergings to a program: what can be merged, insertion, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rewriter.errors import InputError, RewriterError
+from rewriter.kernels.merge.form import Merge
+from rewriter.lower.errors import EmitError
+from rewriter.merging.check import why_wrong
+from rewriter.merging.schedule import Cost, choose
+from rewriter.merging.weave import Merging, woven
+from rewriter.program.program import Insertion, Program
+from rewriter.sites.site import AttentionSite
+from rewriter.sites.token_flow import TokenFlow, token_flow
+from rewriter.verify.budget import Budget, parse_budget
+from rewriter.verify.data import Data, data_cases
+from rewriter.verify.metrics import distance, is_floating
+from rewriter.verify.running import first_line, run, runtime_errors
+
+__all__ = ["Spanned", "span"]
+
+Wanted = Sequence[tuple[AttentionSite, Merge]]
+Insert = Callable[[Program, Sequence[Insertion], Mapping[str, Mapping[str, str]]], Program]
+
+CASES = 4
+"""Recorded inputs that a schedule is chosen by."""
+
+
+@dataclass(frozen=True)
+class Spanned:
+    """What became of the sites that tokens were to be merged behind.
+
+    Parameters
+    ----------
+    program
+        With merged tokens, or as it was.
+    made
+        The form that each site has got, by id.
+    reasons
+        Why the others have got none.
+    """
+
+    program: Program
+    made: Mapping[str, Merge] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def span(
+    program: Program,
+    wanted: Wanted,
+    insert: Insert,
+    *,
+    data: Data | None = None,
+    seed: int = 0,
+    verify: bool = True,
+) -> Spanned:
+    """Merge tokens behind sites; they stay merged until something needs all of them.
+
+    Parameters
+    ----------
+    program
+        Whose other edits are made.
+    wanted
+        Sites, as they were before the other edits, with forms that are legal for them.
+    insert
+        Makes insertions into a program.
+    data
+        Recorded inputs: what ``keep`` is measured on.
+    seed
+        Of the probe.
+    verify
+        False skips the probe.
+
+    Raises
+    ------
+    InputError
+        When ``keep`` is no budget, or there is no data to measure it on.
+    """
+    first = wanted[0][1]
+    if any(f.protect != first.protect or f.keep != first.keep for _, f in wanted):
+        reason = "sites that tokens are merged behind must agree on protect and keep"
+        return Spanned(program, reasons={site.id: reason for site, _ in wanted})
+    return _Span(program, wanted, insert, data, seed, verify).applied()
+
+
+class _Span:
+    def __init__(
+        self, program: Program, wanted: Wanted, insert: Insert, data: Data | None, seed: int, verify: bool
+    ) -> None:
+        self._program, self._wanted, self._insert = program, wanted, insert
+        self._data, self._seed, self._verify = data, seed, verify
+        self._protect = wanted[0][1].protect
+
+    def applied(self) -> Spanned:
+        """Merge tokens, or say why not."""
+        dense = [s for s in self._program.sites if s.facts.dense and _plain(s)]
+        flow, why = token_flow(self._program.graph, self._program.prims(), dense)
+        if flow is None:
+            return self._refused(why)
+        forms, reasons = self._placed(flow)
+        if not forms:
+            return Spanned(self._program, reasons=reasons)
+        keep = self._wanted[0][1].keep
+        if keep is None:
+            mergings = self._counted(flow, forms)
+        else:
+            mergings = self._chosen(flow, list(forms), parse_budget(keep))
+        names = {here: name for here, (name, _) in forms.items()}
+        return self._made(flow, mergings, names, reasons)
+
+    def _placed(self, flow: TokenFlow) -> tuple[dict[str, tuple[str, Merge]], dict[str, str]]:
+        """Return, by sites of the flow, the ids that they had and their forms; and why others have none."""
+        by_output = {site.output: site for site in flow.sites}
+        forms: dict[str, tuple[str, Merge]] = {}
+        reasons: dict[str, str] = {}
+        for site, form in self._wanted:
+            here = by_output.get(site.output)
+            if here is None:
+                reasons[site.id] = f"{site.id}: its tokens do not flow one by one from {flow.sites[0].id}"
+            elif flow.cuts[here.id] is None:
+                reasons[site.id] = f"{site.id}: no value behind it holds all that is known of its tokens"
+            else:
+                forms[here.id] = (site.id, form)
+        return forms, reasons
+
+    def _refused(self, reason: str) -> Spanned:
+        return Spanned(self._program, reasons={site.id: reason for site, _ in self._wanted})
+
+    def _counted(self, flow: TokenFlow, forms: Mapping[str, tuple[str, Merge]]) -> list[Merging]:
+        left, found = int(flow.tokens), []
+        for site in flow.sites:
+            if site.id in forms and (r := forms[site.id][1].count(left)):
+                found.append(Merging(site.id, r))
+                left -= r
+        return found
+
+    def _made(
+        self, flow: TokenFlow, mergings: Sequence[Merging], names: Mapping[str, str], reasons: dict[str, str]
+    ) -> Spanned:
+        left = {names[m.site]: Merge(r=m.r, protect=self._protect, through=True) for m in mergings}
+        reasons |= {n: f"{n}: no token is merged behind it" for n in names.values() if n not in left}
+        if not left:
+            return Spanned(self._program, reasons=reasons)
+        notes = {name: {"form": str(form), "fidelity": "training-free"} for name, form in left.items()}
+        try:
+            merged = self._insert(self._program, woven(self._program, flow, mergings, self._protect), notes)
+            why = why_wrong(self._program, merged, flow, self._protect, self._seed) if self._verify else None
+        except EmitError as error:
+            why = f"merge cannot be written for this target: {error}"
+        except RewriterError as error:
+            why = f"merge could not be run: {error}"
+        except runtime_errors() as error:
+            why = f"merge could not be run: {first_line(error)}"
+        if why is not None:
+            return Spanned(self._program, reasons=reasons | dict.fromkeys(left, why))
+        return Spanned(merged, left, reasons)
+
+    def _chosen(self, flow: TokenFlow, sites: Sequence[str], budget: Budget) -> list[Merging]:
+        if self._data is None:
+            raise InputError(
+                f"merge:keep={budget} chooses how much to merge by recorded inputs; give data"
+                " (.npz, a directory of .npz, or module:callable), or say how much with r or ratio"
+            )
+        cases = [c.inputs for _, c in zip(range(CASES), data_cases(self._data, self._program), strict=False)]
+        truth = [run(self._program, inputs) for inputs in cases]
+        names = self._program.graph.outputs
+
+        def good(mergings: Sequence[Merging]) -> bool:
+            new = self._insert(self._program, woven(self._program, flow, mergings, self._protect), {})
+            for inputs, outputs in zip(cases, truth, strict=True):
+                pairs = zip(names, outputs, run(new, inputs), strict=True)
+                if not budget.check({n: distance(a, b) for n, a, b in pairs if is_floating(a.dtype)}).ok:
+                    return False
+            return True
+
+        cost = Cost(self._program.graph, self._program.prims(), flow)
+        return choose(int(flow.tokens), self._protect, sites, cost, good)
+
+
+def _plain(site: AttentionSite) -> bool:
+    """Whether a site is attention that merged tokens can take part in."""
+    form = Merge(r=1)
+    fits = site.kind in form.kinds and site.normalizer in form.normalizers
+    return fits and site.keys.static and not set(site.traits) - form.traits
