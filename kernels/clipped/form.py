@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, ClassVar
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.clipped.lowering import Stretch, emit_clipped
 from rewriter.kernels.softmax.form import Softmax, dense_cost
-from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.lowering import (
+    emit_dense,
+    emit_softmax_kernel,
+    kernel_operands,
+    kernel_settings,
+)
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
     import torch
 
     from rewriter.kernels.softmax.definition import Operands
-    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite
 
 __all__ = ["Clipped"]
@@ -94,6 +99,14 @@ class Clipped(Form):
         if self._plain:
             return emit_dense(e, a)
         return emit_clipped(e, a, Stretch(self.zeta, self.gamma or 0.0, self.alpha or 0.0))
+
+    def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
+        """Emit one call of the fused kernel."""
+        if self._plain:
+            return emit_softmax_kernel(e, a)
+        stretch = {"zeta": self.zeta, "gamma": self.gamma or 0.0, "alpha": self.alpha or 0.0}
+        shape = tuple(a.shape[letter] for letter in "BHIE")
+        return e.kernel("clipped", kernel_operands(a), {**kernel_settings(a), **stretch}, shape)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely."""

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from rewriter.forms import Canonical, Cost, Fidelity, Form
-from rewriter.kernels.gated.lowering import emit_gated
+from rewriter.kernels.gated.lowering import emit_gated, emit_gated_kernel
 from rewriter.kernels.gated.weights import GateWeights, read_gate
 from rewriter.kernels.softmax.form import Softmax, dense_cost
-from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.lowering import emit_dense, emit_softmax_kernel
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
     import torch
 
     from rewriter.kernels.softmax.definition import Operands
-    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite
 
 __all__ = ["Gated"]
@@ -85,6 +85,10 @@ class Gated(Form):
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit one fused call, and a product where the gate is not open."""
         return emit_dense(e, a) if self._open else emit_gated(e, a, self._gate)
+
+    def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
+        """Emit one call of the kernel of softmax attention, and a product where the gate is not open."""
+        return emit_softmax_kernel(e, a) if self._open else emit_gated_kernel(e, a, self._gate)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely."""

@@ -420,7 +420,7 @@ def differentiate(
     if bias is not None and of_bias is not None:
         of_bias = of_bias.sum_to_size(bias.shape).to(bias.dtype)
     found = (of_q, of_k, of_v, of_bias, of_sink)
-    return tuple(g if want else None for g, want in zip(found, wanted, strict=True))
+    return tuple(g if want else None for g, want in zip(found, wanted, strict=False))
 
 
 def forward(

@@ -118,7 +118,8 @@ def _register_gradient(fused: FusedOperator, operator: Any, tensors: str) -> Non
     def compact(
         found: Sequence[Operand], operands: Sequence[Operand], wanted: Sequence[bool]
     ) -> list[Tensor]:
-        kept = [(g, x) for g, x, want in zip(found, operands, wanted, strict=True) if want]
+        # PyTorch leaves out the last operands where they are None
+        kept = [(g, x) for g, x, want in zip(found, operands, wanted, strict=False) if want]
         return [torch.empty_like(x).copy_(g) for g, x in kept if g is not None and x is not None]
 
     def elsewhere(
@@ -139,7 +140,7 @@ def _register_gradient(fused: FusedOperator, operator: Any, tensors: str) -> Non
         grad: Tensor, out: Tensor, saved: Tensor, *operands: Operand, wanted: list[bool], **settings: Any
     ) -> list[Tensor]:
         return [
-            torch.empty_like(x) for x, want in zip(operands, wanted, strict=True) if want and x is not None
+            torch.empty_like(x) for x, want in zip(operands, wanted, strict=False) if want and x is not None
         ]
 
     backward = torch.library.custom_op(
