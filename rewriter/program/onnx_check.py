@@ -87,11 +87,12 @@ def _check_graph(graph: onnx.GraphProto, outer: list[set[str]], path: str) -> bo
 def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: str, where: str) -> bool:
     """Check that names are defined once and before they are read; the innermost scope collects them."""
     scope = scopes[-1]
+    scope.add("")  # an operand or a result that is left out
     later = {name for node in nodes for name in node.output if name}
     in_order = True
     for node in nodes:
-        missing = [name for name in node.input if name and name not in scope]
-        early = [name for name in missing if not any(name in s for s in scopes)]
+        read = () if scope.issuperset(node.input) else node.input
+        early = [name for name in read if not any(name in s for s in scopes)]
         for name in early:
             if name not in later:
                 raise InputError(

@@ -29,7 +29,8 @@ def raise_sites(program: Program) -> tuple[tuple[AttentionSite, ...], tuple[Refu
             verdicts[site.signature] = check_site(program, site)
         reason = verdicts[site.signature]
         if reason is None:
-            kept.append(replace(site, id=f"{site.kind}.{len(kept)}"))
+            id_ = f"{site.kind}.{len(kept)}"
+            kept.append(site if site.id == id_ else replace(site, id=id_))
         else:
             failed.append(Refusal(site.anchor, reason, None, site.kind, "check"))
     return tuple(kept), tuple(failed)

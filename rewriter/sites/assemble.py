@@ -76,7 +76,7 @@ def assemble(
         inputs=tuple(inputs),
         region=tuple(n.name for n in region),
         consumers=_costly(search, graph.escapes(region, [value])),
-        signature=_signature(search.prims[value], frozenset(inputs)),
+        signature=_signature(_until(search.prims[value], frozenset(inputs)) if whole else steps, inputs),
         formula=formula,
         traits=traits,
         constant=constant_operands(search.origin, formula),
@@ -112,18 +112,18 @@ def _is_cheap(prim: Prim) -> bool:
     return isinstance(prim.form, VIEWS) or not prim.shape or prim.dtype in ("int64", "int32", "bool")
 
 
-def _signature(output: Prim, stop: frozenset[str]) -> str:
-    """Return a digest of the computation from ``stop`` to ``output``, weights left out."""
+def _signature(steps: Iterable[Prim], stop: Container[str]) -> str:
+    """Return a digest of the computation from ``stop``, weights left out."""
     known: dict[Prim, int] = {}
-    steps: list[str] = []
-    for prim in _until(output, stop):
+    texts: list[str] = []
+    for prim in steps:
         known[prim] = len(known)
         inputs = () if prim.value in stop else tuple(known[x] for x in prim.inputs)
-        steps.append(f"({_what(prim, stop)}, {inputs}, {_type(prim.shape, prim.dtype)})")
-    return hashlib.sha256("".join(steps).encode()).hexdigest()[:16]
+        texts.append(f"({_what(prim, stop)}, {inputs}, {_type(prim.shape, prim.dtype)})")
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
-def _what(prim: Prim, stop: frozenset[str]) -> str:
+def _what(prim: Prim, stop: Container[str]) -> str:
     if isinstance(prim.form, Constant):
         small = product(prim.shape) == ONE
         return repr(np.asarray(prim.form.load()).tobytes().hex() if small else "constant")

@@ -155,7 +155,7 @@ class Origin:
         return self._behaviours[prim]
 
     def _axes_now(self, prim: Prim) -> tuple[Axis, ...]:
-        if not self.varies(prim):
+        if not self._varies[prim]:  # asked in `_behind`
             return tuple(map(opaque, prim.shape))
         found = self._of_leaf(prim) if isinstance(prim.form, Leaf) else self._of_form(prim)
         assert len(found) == len(prim.shape), prim
