@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size
-from rewriter.kernels.linear.features import FeatureMap
+from rewriter.kernels.linear.features import FeatureMap, Taylor
 from rewriter.lower.attention import group_size
-from rewriter.lower.emitter import Emitter, Handle
+from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
 from rewriter.sites.site import AttentionSite, Band
 
 __all__ = ["Tokens", "chunk_length", "emit_quotient", "emit_sums", "multiplications", "order_of", "sizes_of"]
@@ -67,7 +68,12 @@ def emit_sums(e: Emitter, x: Tokens, counted: bool = False) -> Handle:
         x = replace(x, v=e.map("mul", x.v, x.weight))
     if order == "dense":
         return _dense(e, x, counted)
-    return _factored(e, x, counted) if order == "factored" else _chunked(e, x, sizes, counted)
+    if order == "factored":
+        return _factored(e, x, counted)
+    scanned = e.target == "triton" and not isinstance(x.map, Taylor)  # its features fill no tile
+    return (
+        _scanned(cast("KernelEmitter", e), x, sizes, counted) if scanned else _chunked(e, x, sizes, counted)
+    )
 
 
 def order_of(sizes: dict[str, Size], band: Band | None) -> str:
@@ -173,6 +179,17 @@ def _state(e: Emitter, x: Tokens, counted: bool) -> Handle:
 def _weights(e: Emitter, x: Tokens) -> Handle:
     shape = (*e.shape(x.v)[:-1], ONE)
     return x.weight if e.shape(x.weight) == shape else e.expand(x.weight, shape)
+
+
+def _scanned(e: KernelEmitter, x: Tokens, sizes: dict[str, Size], counted: bool) -> Handle:
+    """Emit the fused kernel of causal sums."""
+    assert x.band is not None
+    v = x.v
+    if counted:
+        ones = e.expand(e.constant(1.0, e.dtype(v)), (ONE, ONE, ONE, ONE)) if x.weight is None else x.weight
+        v = e.concat([v, e.expand(ones, (*e.shape(v)[:3], ONE))], 3)
+    shape = [sizes["B"], sizes["H"], sizes["I"], e.shape(v)[3]]
+    return e.kernel("scan", (x.q, x.k, v, None), {"offset": x.band.offset}, shape)
 
 
 def _chunked(e: Emitter, x: Tokens, sizes: dict[str, Size], counted: bool) -> Handle:
