@@ -64,7 +64,8 @@ def build(
         axes = _with_heads_beside_channels(axes, scores.product, v)
     if (weights.changed or weights.matrix is not None) and factor is None:
         return Miss("the weights are changed after the values have been summed", "operands", kind)
-    operands = _operands(scores.product, v, axes)
+    node = search.graph.producer(value)
+    operands = _operands(scores.product, v, axes, () if node is None else node.outputs)
     if isinstance(operands, str):
         return Miss(operands, "operands", kind)
     if scores.product is not None and _is_made_of(search.prims[operands[2].value], scores.product.whole.prim):
@@ -240,14 +241,15 @@ def _traits(weights: Weights, scores: Scores) -> tuple[Trait, ...]:
     return tuple(trait for trait, present in found if present)
 
 
-def _operands(product: Product | None, v: Read, axes: Axes) -> Operands | str:
-    v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features), peel=False)
+def _operands(product: Product | None, v: Read, axes: Axes, apart: Sequence[str]) -> Operands | str:
+    v_ = choose_operand(v, (axes.batch, axes.heads, axes.keys, axes.v_features), False, apart)
     if isinstance(v_, str):
         return v_
     if product is None:
         return None, None, v_[0], 1.0
-    q = choose_operand(product.q, (axes.batch, (*axes.heads, *axes.groups), axes.queries, axes.features))
-    k = choose_operand(product.k, (axes.batch, axes.heads, axes.keys, axes.features))
+    groups = (*axes.heads, *axes.groups)
+    q = choose_operand(product.q, (axes.batch, groups, axes.queries, axes.features), apart=apart)
+    k = choose_operand(product.k, (axes.batch, axes.heads, axes.keys, axes.features), apart=apart)
     if isinstance(q, str) or isinstance(k, str):
         return q if isinstance(q, str) else str(k)
     return q[0], k[0], v_[0], q[1] * k[1]

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from rewriter.algebra.index import Atom, resolve
 from rewriter.algebra.prims import Prim, Reduce, Softmax
-from rewriter.algebra.term import Apply, Number, Read, Term, leaves, read, same, unfold
+from rewriter.algebra.term import Apply, Number, Read, Term, leaves, read, same
 from rewriter.sites.search import Search
 from rewriter.sites.softmaxes import over_keys, unshifted, without_shift
-from rewriter.sites.sums import as_sum, factors_of, parts_of, same_factors, under
+from rewriter.sites.sums import as_sum, factors_of, parts_of, same_factors, spelled, under
 from rewriter.sites.weights import NotWeights, Weights
 
 __all__ = ["divided"]
@@ -24,8 +24,9 @@ def divided(
     """Read factors over a denominator as weights over ``keys``, and what is left of the factors."""
     match bottom:
         case Apply("where", (Apply("eq", (tested, Number(0.0))), Number(), kept)) if same(tested, kept):
-            found = divided(search, top, kept, prim, keys)
-            return (replace(found[0], guarded=True), found[1]) if isinstance(found, tuple) else found
+            return _guarded(divided(search, top, kept, prim, keys))
+        case Apply("add", (kept, Apply("eq", (tested, Number(0.0))))) if same(tested, kept):
+            return _guarded(divided(search, top, kept, prim, keys))
         case Read(Prim(form=Reduce("logsumexp", axes)) as lse, index):
             inner, bound = under(lse, axes, index)
             hit = _matching(top, [Apply("exp", (inner,), None)], bound, keys)
@@ -40,17 +41,18 @@ def divided(
     bottom_sum = as_sum(total)
     if bottom_sum is None or bottom_sum.scale != 1.0:
         return None
-    factors = [t for f in bottom_sum.factors for t in _spelled(f)]
+    factors = [t for f in bottom_sum.factors for t in spelled(f)]
     hit = _matching(top, factors, bottom_sum.bound, keys)
     if hit is None:
         return _unmatched(top, factors, bottom_sum.bound, prim, keys)
     return _weights(search, hit, prim, keys, sink, changed, top)
 
 
-def _spelled(factor: Term) -> list[Term]:
-    if isinstance(factor, Read):
-        factor = unfold(factor, budget=64)
-    return factors_of(factor)[1]
+def _guarded(
+    found: tuple[Weights, list[Term]] | NotWeights | None,
+) -> tuple[Weights, list[Term]] | NotWeights | None:
+    """Return what is found under a denominator that is another number where it would be 0."""
+    return (replace(found[0], guarded=True), found[1]) if isinstance(found, tuple) else found
 
 
 def _matching(

@@ -109,7 +109,7 @@ def _merge(
 ) -> AttentionSite | Miss:
     first = max(parts, key=lambda p: len(p.axes.batch))
     joined = Atom(length, "j")
-    axes = replace(first.axes, keys=(joined,))
+    axes = replace(_common(parts, first), keys=(joined,))
     names = [_features(p, first) for p in parts]
     if any(n is None or not _alike(p, first, n) for p, n in zip(parts, names, strict=True)):
         return Miss("one softmax runs over several products, which are not made alike", "scores")
@@ -118,12 +118,22 @@ def _merge(
     if any((b is None) != (biases[0] is None) or (b and not same(b, biases[0] or b)) for b in biases):
         scores = replace(first.scores, whole=_whole(first, joined))
     q = choose_operand(first.scores.product.q, _groups(axes, "q")) if first.scores.product else ""
-    k = _pieces([_read_at(p, n or {}, "k", first.axes) for p, n in zip(parts, names, strict=True)], joined)
-    v = _pieces([_read_at(p, n or {}, "v", first.axes) for p, n in zip(parts, names, strict=True)], joined)
+    k = _pieces([_read_at(p, n or {}, "k", axes) for p, n in zip(parts, names, strict=True)], joined)
+    v = _pieces([_read_at(p, n or {}, "v", axes) for p, n in zip(parts, names, strict=True)], joined)
     if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
         return Miss(next(x for x in (q, k, v) if isinstance(x, str)), "operands")
     weights = Weights(first.weights, first.weights.prim)
     return finish(search, value, output, "attention", weights, None, scores, axes, (q[0], k, v, q[1]))
+
+
+def _common(parts: Sequence[_Part], first: _Part) -> Axes:
+    """Return the axes of all parts: an axis that the keys of any part have is none of queries alone."""
+    heads = tuple(a for a in first.axes.heads if all(a in p.axes.heads for p in parts))
+    held = {a for p in parts for a in (*p.axes.batch, *p.axes.heads)} - {*heads}
+    order = [*first.axes.batch, *first.axes.heads, *first.axes.queries]
+    batch = tuple(a for a in order if a in held)
+    queries = tuple(a for a in first.axes.queries if a not in held)
+    return replace(first.axes, batch=batch, heads=heads, queries=queries)
 
 
 def _whole(part: _Part, joined: Atom) -> Term:
@@ -158,10 +168,16 @@ def _alike(part: _Part, first: _Part, names: dict[Atom, Affine]) -> bool:
     a, b = part.scores, first.scores
     assert a.product is not None and b.product is not None
     # what is a batch to some of the keys is a query to those that all of the batch shares
-    roles = [({*x.batch, *x.queries}, x.heads, x.groups, x.v_features) for x in (part.axes, first.axes)]
+    roles = [({*x.batch, *x.heads, *x.queries}, x.groups, x.v_features) for x in (part.axes, first.axes)]
     plain = not a.factors and not b.factors
-    q = same(substitute(a.product.q, names), b.product.q)
+    q = same(unfold(_renamed(a.product.q, names), budget=8), unfold(b.product.q, budget=8))
     return plain and q and roles[0] == roles[1] and (a.scale, a.softcap) == (b.scale, b.softcap)
+
+
+def _renamed(at: Read, names: dict[Atom, Affine]) -> Read:
+    found = substitute(at, names)
+    assert isinstance(found, Read)
+    return found
 
 
 def _over(part: _Part, joined: Atom, names: dict[Atom, Affine]) -> Term | None:

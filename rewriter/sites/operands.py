@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from rewriter.algebra.index import Affine, Atom, Index, operand_index, resolve
 from rewriter.algebra.prims import Concat, Map, Prim
 from rewriter.algebra.sizes import ONE, ZERO, Size, product
 from rewriter.algebra.term import Apply, Number, Position, Read, Term, source, unfold
-from rewriter.sites.formula import Operand
+from rewriter.sites.formula import Operand, Piece
 from rewriter.sites.search import moves
 
 __all__ = ["choose_operand", "native_reads", "position"]
@@ -26,7 +26,7 @@ def position(atoms: Sequence[Atom]) -> Affine:
 
 
 def choose_operand(
-    start: Read, groups: Sequence[Sequence[Atom]], peel: bool = True
+    start: Read, groups: Sequence[Sequence[Atom]], peel: bool = True, apart: Container[str] = ()
 ) -> tuple[Operand, float] | str:
     """Return where to read an operand from, and the constant factor that was peeled off on the way.
 
@@ -38,6 +38,8 @@ def choose_operand(
         Atoms per canonical axis. A tensor with any other axis is passed over.
     peel
         Whether constant factors may be taken off.
+    apart
+        Values that cannot be read, because the operator that is lifted writes them itself.
     """
     wanted = [position(g) for g in groups]
     kept = frozenset(a for g in groups for a in g)
@@ -47,7 +49,7 @@ def choose_operand(
             if not (peel and _may_scale(at.prim)):
                 break  # nothing further back is better
             continue
-        if at.prim.value is None:
+        if at.prim.value is None or at.prim.value in apart:
             continue
         index = resolve(at.index)
         if any(atom not in kept for dim in index for atom, _ in dim.terms):
@@ -58,9 +60,33 @@ def choose_operand(
             best is None or cost < best[0] or (cost <= best[0] + 1 and scale != best[2])
         ):
             best = cost, Operand(at.prim.value, index), scale
+    joined = _in_pieces(start, groups, apart) if best is None else None
+    if joined is not None:
+        return joined, 1.0
     if best is None:
         return "no tensor of the graph holds an operand in a layout that can be read"
     return best[1], best[2]
+
+
+def _in_pieces(start: Read, groups: Sequence[Sequence[Atom]], apart: Container[str]) -> Operand | None:
+    """Return an operand that is joined of tensors along a whole group of atoms, piece by piece."""
+    *_, end = source(start)
+    if not isinstance(end.prim.form, Concat):
+        return None
+    axis, index = end.prim.form.axis, resolve(end.index)
+    at = next((k for k, group in enumerate(groups) if group and index[axis] == position(group)), None)
+    if at is None or product(a.size for a in groups[at]) != end.prim.shape[axis]:
+        return None
+    pieces = []
+    for part in end.prim.inputs:
+        keys = () if part.shape[axis] == ONE else (Atom(part.shape[axis]),)
+        read = Read(part, (*index[:axis], position(keys), *index[axis + 1 :]))
+        found = choose_operand(read, [*groups[:at], keys, *groups[at + 1 :]], peel=False, apart=apart)
+        if isinstance(found, str):
+            return None
+        pieces.append(Piece(found[0], keys))
+    first = pieces[0].operand
+    return Operand(first.value, first.index, tuple(pieces), tuple(groups[at]))
 
 
 def _behind(start: Read, peel: bool) -> Iterator[tuple[Read, float]]:

@@ -19,7 +19,7 @@ from rewriter.sites.refusal import Refusal
 from rewriter.sites.search import Miss, Search, holds_inverse, leads_to_sum
 from rewriter.sites.site import AttentionSite
 from rewriter.sites.softmaxes import over_queries
-from rewriter.sites.sums import Sum, as_sum
+from rewriter.sites.sums import Sum, as_sum, spelled
 from rewriter.sites.weights import NotWeights
 
 __all__ = ["recognise"]
@@ -200,18 +200,18 @@ def _at_addition(search: Search, anchor: Prim) -> AttentionSite | None:
 def _normalised_after(
     search: Search, anchor: Prim, value: str, output: Index, total: Sum, bottom: Term
 ) -> AttentionSite | None:
-    factors = [unfold(f, budget=64) if isinstance(f, Read) else f for f in total.factors]
-    found = divided(search, factors, bottom, anchor, total.bound)
-    if isinstance(found, NotWeights):
-        search.miss(anchor, Miss(found.reason, "normaliser"))
-    if not isinstance(found, tuple) or len(found[1]) != 1:
-        return None
-    weights, (rest,) = found
-    at = next((f for f, t in zip(total.factors, factors, strict=True) if t is rest), None)
-    v = None if at is None else _as_read(at)
-    if v is None or total.scale != 1.0:
-        return None
-    return _keep(search, anchor, build(search, value, output, weights, None, v, total.bound))
+    for at, factor in enumerate(total.factors):
+        v = _as_read(factor)
+        if v is None or total.scale != 1.0:
+            continue
+        rest = unfold(v, budget=64)
+        others = [t for f in (*total.factors[:at], *total.factors[at + 1 :]) for t in spelled(f)]
+        found = divided(search, [*others, rest], bottom, anchor, total.bound)
+        if isinstance(found, NotWeights):
+            search.miss(anchor, Miss(found.reason, "normaliser"))
+        elif found is not None and len(found[1]) == 1 and found[1][0] is rest:
+            return _keep(search, anchor, build(search, value, output, found[0], None, v, total.bound))
+    return None
 
 
 def _refusals(search: Search, sites: Sequence[AttentionSite]) -> list[Refusal]:

@@ -14,7 +14,7 @@ from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import Apply, Number, Read, Term, leaves, read, same, substitute, unfold
 from rewriter.sites.search import moves
 
-__all__ = ["Sum", "as_sum", "factors_of", "is_matrix", "parts_of", "same_factors", "under"]
+__all__ = ["Sum", "as_sum", "factors_of", "is_matrix", "parts_of", "same_factors", "spelled", "under"]
 
 _SMALL = 1 << 16
 _DEEP = 6
@@ -81,6 +81,11 @@ def factors_of(term: Term, depth: int = _DEEP) -> tuple[float, list[Term]]:
             return -x, left
         case _:
             return 1.0, [term]
+
+
+def spelled(factor: Term) -> list[Term]:
+    """Return a factor as the factors that it is a product of, without numbers."""
+    return factors_of(unfold(factor, budget=64) if isinstance(factor, Read) else factor)[1]
 
 
 def same_factors(a: Sequence[Term], b: Sequence[Term], bound: Sequence[Atom], keys: Sequence[Atom]) -> bool:

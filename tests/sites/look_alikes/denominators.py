@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from tests.sites.look_alikes.case import QKV, LookAlike, kt
@@ -60,6 +61,18 @@ def of_unmasked_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Masked weights over the sum of the unmasked exponentials: they do not sum to one."""
     e = scores(q, k).exp()
     return ((e * (v[..., :1].mT > 0)) / e.sum(-1, keepdim=True)) @ v
+
+
+def of_unmasked_scores_after(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    e = scores(q, k).exp()
+    return ((e * (v[..., :1].mT > 0)) @ v) / e.sum(-1, keepdim=True)
+
+
+def another_sum_is_zero(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """No guard: what is tested is not what is divided by."""
+    e = scores(q, k).exp()
+    total = e.sum(-1, keepdim=True)
+    return (e @ v) / torch.where(q.relu().sum(-1, keepdim=True) == 0, 1.0, total)
 
 
 def part_of_the_sum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -173,6 +186,10 @@ CASES: dict[str, LookAlike] = {
     "of scores without the mask": LookAlike(
         of_unmasked_scores, QKV, (*EXACT, *UNNORMALISED), ("weight-function",), ELSE
     ),
+    "of scores without the mask, after the values": LookAlike(
+        of_unmasked_scores_after, QKV, (*EXACT, *UNNORMALISED), ("weight-function",), ELSE
+    ),
+    "another sum is zero": LookAlike(another_sum_is_zero, QKV, UNNORMALISED, reason=ELSE),
     "part of the sum": LookAlike(part_of_the_sum, QKV, UNNORMALISED, reason=ELSE),
     "running sum": LookAlike(running_sum, QKV, UNNORMALISED, reason=ELSE),
     "maximum of other scores": LookAlike(maximum_of_others, QKV, EXACT),

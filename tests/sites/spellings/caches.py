@@ -71,6 +71,25 @@ def two_products_one_softmax(q: Tensor, k: Tensor, v: Tensor, keys: Tensor, valu
     return weights[..., :S] @ values + weights[..., S:] @ v
 
 
+@CACHES.spelling(shapes={"image": (B, 16, 5, 7)}, traits=("score-function",))
+class RowsAndColumns(nn.Module):
+    """Every place sees its row and its column, once each, under one softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Conv2d(16, n, 1) for n in (4, 4, 16))
+
+    def forward(self, image: Tensor) -> Tensor:
+        q, k, v = self.q(image), self.k(image), self.v(image)
+        itself = torch.where(torch.eye(5, dtype=torch.bool), -torch.inf, 0.0)[:, None]
+        columns = torch.einsum("bchw,bcyw->bhwy", q, k) + itself
+        rows = torch.einsum("bchw,bchx->bhwx", q, k)
+        weights = torch.cat([columns, rows], -1).softmax(-1)
+        return torch.einsum("bhwy,bcyw->bchw", weights[..., :5], v) + torch.einsum(
+            "bhwx,bchx->bchw", weights[..., 5:], v
+        )
+
+
 @CACHES.spelling(shapes={"x": (B, L, E), "memory": (B, 4, E)}, heads=H)
 class JoinedBeforeTheProjection(nn.Module):
     def __init__(self) -> None:

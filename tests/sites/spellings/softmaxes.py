@@ -156,6 +156,22 @@ def exponentials_times_the_mask(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -
     return (e / e.sum(-1, keepdim=True)) @ v
 
 
+@SOFTMAXES.spelling(mask="padding")
+def exponentials_times_the_mask_normalised_after_the_values(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor
+) -> Tensor:
+    e = exponentials(q, k) * keep[:, None, None]
+    total = e.sum(-1, keepdim=True)
+    return (e @ v) / torch.where(total == 0, 1.0, total)
+
+
+@SOFTMAXES.spelling(mask="padding")
+def one_added_to_sums_that_are_zero(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+    e = exponentials(q, k) * keep[:, None, None]
+    total = e.sum(-1, keepdim=True)
+    return (e @ v) / (total + (total == 0).float())
+
+
 @SOFTMAXES.spelling()
 def weights_times_the_mask_and_normalised(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
     p = scores(q, k).softmax(-1) * keep[:, None, None].float()
