@@ -15,7 +15,7 @@ import rewriter
 from rewriter.passes import SoftmaxAttention
 
 B, H, G, L, S, D = 2, 4, 2, 3, 5, 8
-PACKED = {"q_num_heads": H, "kv_num_heads": G}
+PACKED: dict[str, Any] = {"q_num_heads": H, "kv_num_heads": G}
 
 
 def saved(where: Path, packed: bool, past: bool, **attributes: Any) -> Path:
