@@ -51,7 +51,7 @@ def test_algebra_and_sites_import_no_runtime() -> None:
 
 def test_definitions_import_only_torch_and_triton() -> None:
     paths = (p for p in modules("kernels") if _is_definition(p))
-    plain = ("__future__", "collections", "dataclasses", "math", "typing", "torch", "triton")
+    plain = ("__future__", "collections", "dataclasses", "functools", "math", "typing", "torch", "triton")
     assert not _wrong(paths, lambda p, i: i.within(*plain, "rewriter.kernels"))
 
 

@@ -104,7 +104,8 @@ def test_a_rewritten_module_trains(form: str) -> None:
 def test_a_rewritten_module_compiles_and_exports_again() -> None:
     module, x = rewritten("window").module(), torch.randn(2, 9, 16)
     want = module(x)
-    torch.testing.assert_close(torch.compile(module, backend="aot_eager")(x), want)
+    compiled: Any = torch.compile(module, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), want)
     again = torch.export.export(module, (x,))
     assert any(str(n.target) == "rewriter.window.default" for n in again.graph.nodes)
 

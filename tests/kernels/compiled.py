@@ -1,0 +1,107 @@
+"""Compiles kernels for a GPU that need not be there: ``python -m tests.kernels.compiled 90 [WORD …]``.
+
+The interpreter runs what the compiler would refuse (types, shapes, control flow), so that both are needed.
+Prints the shared memory of each kernel in bytes. Words choose calls by their names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from rewriter.kernels.softmax import fused_triton as softmax
+from rewriter.kernels.window import fused_triton as window
+
+SHARED = 101_376
+"""Bytes of shared memory that a block may have on the smallest of the common architectures (8.6, 8.9)."""
+
+
+class Driver:
+    """As much of a driver as compiling asks for."""
+
+    def __init__(self, architecture: int) -> None:
+        self.target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class CompileOnly:
+    """A kernel that compiles where it would be launched."""
+
+    def __init__(self, kernel: Any, done: Callable[[str, int], None]) -> None:
+        self._kernel, self._done = kernel, done
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        def compile_it(*args: Any, **kwargs: Any) -> None:
+            compiled = self._kernel.warmup(*args, grid=grid, **kwargs)
+            self._done(self._kernel.__name__, compiled.metadata.shared)
+
+        return compile_it
+
+
+def calls() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield forward and backward calls: every branch of the kernels, and the largest operands they take."""
+
+    def operands(dtype: torch.dtype, width: int, tokens: int = 300) -> list[torch.Tensor]:
+        return [torch.zeros(1, heads, tokens, width, dtype=dtype) for heads in (2, 1, 1)]
+
+    def both(module: Any, x: list[torch.Tensor], **settings: Any) -> Callable[[], object]:
+        def call() -> object:
+            out, lse = module.forward(*x, **settings)
+            return module.backward(out, out, lse, *x, wanted=[True] * len(x), **settings)
+
+        return call
+
+    full = [torch.zeros(1, 1, 1, 300), torch.zeros(1, 2, 1, 1)]
+    for dtype, width in (
+        (torch.float16, 64),
+        (torch.bfloat16, 128),
+        (torch.float32, 64),
+        (torch.float32, 256),
+    ):
+        x = [*operands(dtype, width), *(t.to(dtype) for t in full)]
+        name = f"softmax, {dtype}, {width} features"
+        yield name, both(softmax, x, scale=0.1, offset=2, right=0, softcap=30.0, empty_row="nan")
+    half = operands(torch.float16, 64)
+    one = {"stride": [1], "dilation": [1], "phase": [0]}
+    yield "sliding", both(window, half, scale=0.1, window=[9], sinks=4, **one)
+    yield "neighbourhood", both(window, half, scale=0.1, window=[9], borders="shift", sinks=4, **one)
+    on_grid = operands(torch.float16, 64, 1 + 15 * 15)
+    two = {"stride": [1] * 2, "dilation": [1] * 2, "phase": [0] * 2}
+    yield "grid", both(window, on_grid, scale=0.1, window=[5, 5], grid=[15, 15], sinks=1, **two)
+
+
+def main(architecture: int, words: Sequence[str]) -> None:
+    """Compile the calls; fail where a kernel needs more memory than there is."""
+    triton.runtime.driver.set_active(Driver(architecture))
+    kernels = [(softmax, name) for name in ("_forward", "_of_queries", "_of_keys")]
+    current = ""
+
+    def done(kernel: str, shared: int) -> None:
+        sys.stdout.write(f"{current}: {kernel} {shared}\n")
+        assert shared <= SHARED, f"{kernel} takes {shared} bytes of shared memory"
+
+    for module, name in kernels:
+        setattr(module, name, CompileOnly(getattr(module, name), done))
+    for current, call in calls():
+        if not words or any(word in current for word in words):
+            call()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
