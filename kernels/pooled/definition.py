@@ -15,7 +15,7 @@ def seen_cells(
     """Return ``[I, M]`` booleans: which cells of ``pool`` keys of one axis a query sees key by key.
 
     ``stride`` consecutive queries are a group. Without ``causal`` a group sees ``window / pool`` cells so:
-    its own and half of the others on either side, moved inside at the ends of the axis; all cells if there
+    its own and half of the others on either side, the odd one before, moved inside at the ends; all if there
     are fewer. With ``causal`` it sees those that start in the last ``window`` keys up to its end.
 
     Parameters

@@ -12,6 +12,7 @@ from rewriter.kernels.pooled.lowering import PooledAxis, emit_line, emit_plane
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
+from rewriter.kernels.window.site_grid import shown_grid, why_no_grid
 from rewriter.lower.errors import EmitError
 from rewriter.sites.site import Trait
 
@@ -91,13 +92,10 @@ class Pooled(Form):
 
     def at(self, site: AttentionSite) -> Form:
         """Return it with the grid that the graph shows, and as many sinks as there are tokens before it."""
-        shown = site.geometry
-        if self.grid != "auto" or shown is None or shown.grid is None or shown.prefix is None:
+        shown = shown_grid(site) if self.grid == "auto" else None
+        if shown is None or len(shown[0]) != 2:
             return self
-        known = tuple(n for n in (size.known() for size in shown.grid) if n is not None)
-        if site.queries != site.keys or len(shown.grid) != 2 or len(known) != 2:
-            return self
-        return replace(self, grid=joined(known), sinks=max(self.sinks, shown.prefix))
+        return replace(self, grid=joined(shown[0]), sinks=max(self.sinks, shown[1]))
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where every key is proved to be seen one by one."""
@@ -113,7 +111,8 @@ class Pooled(Form):
                 f"{site.id} has {site.queries} queries and {site.keys} keys, as in cross-attention or behind"
                 " a cache; averages need one number for both"
             )
-        return self._why_not_the_mask(site) or (None if self.grid is None else self._why_no_grid(site))
+        grid = None if self.grid is None else why_no_grid(site, self.grid, self.sinks)
+        return self._why_not_the_mask(site) or grid
 
     def _why_not_the_mask(self, site: AttentionSite) -> str | None:
         facts, band = site.facts, site.facts.band
@@ -128,23 +127,6 @@ class Pooled(Form):
             )
         if band is not None and not facts.only_band and site.formula is not None and not site.formula.split:
             return f"{site.id}: its causal mask cannot be told from the mask of its keys"
-        return None
-
-    def _why_no_grid(self, site: AttentionSite) -> str | None:
-        if site.facts.band is not None:
-            return f"{site.id} is causal along its sequence; a grid needs a site without such a mask"
-        tokens = site.keys.known()
-        if tokens is None:
-            return (
-                f"{site.id} has {site.keys} tokens; a grid needs a known number (fix the input size when"
-                " tracing or exporting)"
-            )
-        if self._sides(tokens) is None:
-            shape = "a square" if self.grid == "auto" else self.grid
-            return (
-                f"{site.id} has {tokens} tokens: {tokens - self.sinks} after {self.sinks} sinks, which is"
-                f" not {shape}; set sinks to the number of tokens before the grid, and grid=HxW"
-            )
         return None
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:

@@ -18,6 +18,7 @@ from rewriter.kernels.window.axes import AxisWindow, computed, tile_axes
 from rewriter.kernels.window.lowering import emit_axes, emit_sliding, tile_length
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
 from rewriter.kernels.window.proved import holds_the_mask, window_of
+from rewriter.kernels.window.site_grid import shown_grid, why_no_grid
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ class Window(Form):
                 raise ValueError(f"grid is {self.grid!r}; expected auto, or two or three sizes as in 32x32")
 
     def _check_groups(self) -> None:
-        if "auto" in (self.stride, self.dilation, self.offset):
-            raise ValueError(f"{self.name}: only window and grid may be auto; expected numbers elsewhere")
-        given = [x for x in (self.window, self.stride, self.dilation, self.offset) if isinstance(x, str)]
-        counts = {x.count("x") + 1 for x in (*given, self.grid or "1") if "x" in x}
+        others = (self.stride, self.dilation, self.offset)
+        if "auto" in others or (self.window == "auto" and (*others, self.grid, self.borders) != (None,) * 5):
+            raise ValueError(f"{self}: expected numbers, or window=auto alone with sinks")
+        counts = self._counts | ({self.grid.count("x") + 1} if self.grid not in (None, "auto") else set())
         if len(counts) > 1 or (counts and self.grid is None):
             raise ValueError(f"{self}: expected as many numbers as the grid has axes")
         if self.window == "auto":
@@ -107,6 +108,15 @@ class Window(Form):
                 raise ValueError(f"stride is {stride}, window {window}; expected at most the window")
             if offset >= stride:
                 raise ValueError(f"offset is {offset}, stride {stride}; expected less than the stride")
+
+    @property
+    def _counts(self) -> set[int]:
+        """For how many axes the parameters are that have more than one number."""
+        given = (self.window, self.stride, self.dilation, self.offset)
+        return {x.count("x") + 1 for x in given if isinstance(x, str) and x != "auto"}
+
+    def _is_for(self, axes: int) -> bool:
+        return self._counts <= {axes}
 
     def _numbers(self, axes: int) -> tuple[tuple[int, ...], ...]:
         """Return window, stride, dilation and offset of each axis."""
@@ -123,13 +133,10 @@ class Window(Form):
         if self.window == "auto":
             found = window_of(site)
             return self if found is None else replace(self, **found)
-        shown = site.geometry
-        if self.grid != "auto" or shown is None or shown.grid is None or shown.prefix is None:
+        shown = shown_grid(site) if self.grid == "auto" else None
+        if shown is None or len(shown[0]) not in (2, 3) or not self._is_for(len(shown[0])):
             return self
-        known = tuple(n for n in (size.known() for size in shown.grid) if n is not None)
-        if site.queries != site.keys or len(known) < len(shown.grid) or not 1 < len(known) < 4:
-            return self
-        return replace(self, grid=joined(known), sinks=max(self.sinks, shown.prefix))
+        return replace(self, grid=joined(shown[0]), sinks=max(self.sinks, shown[1]))
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where the window is proved to hide nothing that the site shows."""
@@ -151,7 +158,9 @@ class Window(Form):
             return None
         if "k" in site.constant:
             return f"{site.id}: its keys do not depend on the inputs, so no query stands among them"
-        return self._why_no_grid(site) if self.grid is not None else self._why_no_axis(site)
+        if self.grid is None:
+            return self._why_no_axis(site)
+        return why_no_grid(site, self.grid, self.sinks) or self._why_not_these_axes(site)
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:
         band = site.facts.band
@@ -175,38 +184,10 @@ class Window(Form):
             )
         return None
 
-    def _why_no_grid(self, site: AttentionSite) -> str | None:
-        if site.facts.band is not None:
-            return (
-                f"{site.id} is causal or windowed along its sequence; a grid needs a site without such a mask"
-            )
-        tokens = site.keys.known()
-        if tokens is None or site.queries != site.keys:
-            return (
-                f"{site.id} has {site.queries} queries and {site.keys} keys; a grid needs one number for both"
-                " (fix the input size when tracing or exporting)"
-            )
-        found = self._sides(tokens)
-        if found is None:
-            shape = "a square" if self.grid == "auto" else self.grid
-            return (
-                f"{site.id} has {tokens} tokens: {tokens - self.sinks} after {self.sinks} sinks, which is"
-                f" not {shape}; set sinks to the number of tokens before the grid, and grid=HxW"
-            )
-        return self._why_not_shown(site, found)
-
-    def _why_not_shown(self, site: AttentionSite, found: tuple[int, ...]) -> str | None:
-        """Return the sentence where the graph shows another grid, or None."""
-        shown = site.geometry
-        if shown is None or shown.grid is None or shown.prefix is None:
+    def _why_not_these_axes(self, site: AttentionSite) -> str | None:
+        if self._sides(int(site.keys)) is not None:
             return None
-        if (shown.prefix, *(n.known() for n in shown.grid)) == (self.sinks, *found):
-            return None
-        grid = "x".join(map(str, shown.grid))
-        return (
-            f"{site.id}: the graph shows a grid of {grid} after {shown.prefix} tokens, not {joined(found)}"
-            f" after {self.sinks}; set grid=auto"
-        )
+        return f"{site.id}: the grid has not as many axes as {self} has numbers"
 
     def adapt(self, a: Canonical) -> Canonical:
         """Apply the band that the bias implies: a window gives 0 where no visible key is left."""
@@ -361,5 +342,4 @@ class Window(Form):
         found = sides(self.grid or "", tokens, self.sinks)
         if found is None:
             return None
-        given = self._numbers_of_text("window")
-        return found if len(given) in (1, len(found)) else None
+        return found if self._is_for(len(found)) else None

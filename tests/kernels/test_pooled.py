@@ -252,6 +252,11 @@ REFUSED: dict[str, tuple[Pooled, dict[str, Any], str]] = {
     "hidden queries": (Pooled(8), {"facts": Facts(hides_queries=True)}, "differs by query"),
     "not a square": (Pooled(4, 2, grid="auto"), {"queries": 17, "keys": 17}, "not a square"),
     "another grid": (Pooled(4, 2, grid="3x5"), {}, "not 3x5"),
+    "not the grid of the graph": (
+        Pooled(4, 2, grid="2x8"),
+        {"geometry": Geometry(0, (Size.of(4), Size.of(4)))},
+        "the graph shows a grid of 4x4",
+    ),
     "a causal grid": (Pooled(4, 2, grid="4x4"), {"facts": Facts(band=CAUSAL)}, "without such a mask"),
     "a grid of unknown size": (
         Pooled(4, 2, grid="auto"),

@@ -309,7 +309,12 @@ def test_the_grid_is_the_one_that_the_graph_shows() -> None:
 
 REFUSED: dict[str, tuple[Window, dict[str, Any], str]] = {
     "blocks of an unknown length": (Window(4, stride=4), {"queries": "n", "keys": "n"}, "need known numbers"),
-    "more numbers than axes": (Window("3x3x3", 0, "auto"), {}, "which is not a square"),
+    "more numbers than axes": (Window("3x3x3", 0, "auto"), {}, "has not as many axes as"),
+    "more numbers than axes are shown": (
+        Window("3x3x3", 0, "auto"),
+        {"geometry": Geometry(0, (Size.of(4), Size.of(4)))},
+        "has not as many axes as",
+    ),
     "cross-attention": (Window(4, dilation=2), {"queries": 7}, "need known numbers"),
 }
 
@@ -330,6 +335,8 @@ def test_refusals_say_why(form: Window, changes: dict[str, Any], words: str) -> 
         {"window": 3, "dilation": 0},
         {"window": 3, "dilation": "auto"},
         {"window": 3, "borders": "wrap"},
+        {"window": "auto", "stride": 2},
+        {"window": "auto", "grid": "auto"},
         {"window": 3, "grid": "2x2x2x2"},
         {"window": "0x3", "grid": "4x4"},
         {"window": "9" * 5000},
