@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rewriter.forms import Form
     from rewriter.passes.agent import AgentAttention
     from rewriter.passes.clipped import ClippedAttention
+    from rewriter.passes.flow import FlowAttention
     from rewriter.passes.gated import GatedAttention
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.merge import MergedAttention
@@ -27,6 +28,7 @@ __all__ = [
     "AgentAttention",
     "CATALOG",
     "ClippedAttention",
+    "FlowAttention",
     "GatedAttention",
     "LinearAttention",
     "MergedAttention",
@@ -44,6 +46,7 @@ __all__ = [
 CATALOG = {
     "agent": "rewriter.passes.agent:AgentAttention",
     "clipped": "rewriter.passes.clipped:ClippedAttention",
+    "flow": "rewriter.passes.flow:FlowAttention",
     "gated": "rewriter.passes.gated:GatedAttention",
     "linear": "rewriter.passes.linear:LinearAttention",
     "merge": "rewriter.passes.merge:MergedAttention",

@@ -13,6 +13,7 @@ from rewriter.kernels.linear.lowering import (
     Tokens,
     emit_quotient,
     emit_sums,
+    emit_wide,
     multiplications,
     order_of,
     sizes_of,
@@ -99,21 +100,21 @@ class Linear(Form):
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit sums over the keys, in the order that costs least; half precision is summed in float32."""
-        a, dtype = self.adapt(a), e.dtype(a.q)
-        q, k, v = (_wide(e, x) for x in (a.q, a.k, a.v))
-        bias = None if a.bias is None else _of_keys(e, _wide(e, a.bias))
+        return emit_wide(e, self.adapt(a), self._emit)
+
+    def _emit(self, e: Emitter, a: Canonical) -> Handle:
+        q, k, v = a.q, a.k, a.v
+        bias = None if a.bias is None else _of_keys(e, a.bias)
         if bias is not None and e.shape(bias)[1] != ONE != a.shape["H"]:
             k, v = (for_every_head(e, x, a.shape["B"], a.shape["H"], a.shape["G"]) for x in (k, v))
         if self.feature_map == "softmax":
             q, k = e.softmax(q, 3), _shares(e, k, bias)
-            found = emit_sums(e, Tokens(q, k, v, None, self._map))
-        else:
-            if self._scaled:
-                q = e.map("mul", q, e.constant(a.scale, e.dtype(q)))
-            q, k = (self._map.prepare(e, x) for x in (q, k))
-            weight = None if bias is None else e.map("exp", bias)
-            found = emit_quotient(e, Tokens(q, k, v, a.band, self._map, weight))
-        return found if e.dtype(found) == dtype else e.map("cast", found, dtype=dtype)
+            return emit_sums(e, Tokens(q, k, v, None, self._map))
+        if self._scaled:
+            q = e.map("mul", q, e.constant(a.scale, e.dtype(q)))
+        q, k = (self._map.prepare(e, x) for x in (q, k))
+        weight = None if bias is None else e.map("exp", bias)
+        return emit_quotient(e, Tokens(q, k, v, a.band, self._map, weight))
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely, from weights of every query and key."""
@@ -143,10 +144,6 @@ def _cost(site: AttentionSite, products: Size) -> Cost:
     moved = site.batch * (site.heads * site.queries + site.kv_heads * site.keys) * (site.qk_dim + site.v_dim)
     width = BYTES.get(site.dtype, 4)
     return Cost(flops=2 * products, bytes=width * moved, passes=1)
-
-
-def _wide(e: Emitter, x: Handle) -> Handle:
-    return e.map("cast", x, dtype="float32") if e.dtype(x) in ("float16", "bfloat16") else x
 
 
 def _of_keys(e: Emitter, bias: Handle) -> Handle:

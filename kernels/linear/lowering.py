@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size
+from rewriter.forms import Canonical
 from rewriter.kernels.linear.features import FeatureMap, Taylor
 from rewriter.lower.attention import group_size
 from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
 from rewriter.sites.site import AttentionSite, Band
 
-__all__ = ["Tokens", "chunk_length", "emit_quotient", "emit_sums", "multiplications", "order_of", "sizes_of"]
+__all__ = [
+    "Tokens",
+    "chunk_length",
+    "emit_quotient",
+    "emit_sums",
+    "emit_wide",
+    "multiplications",
+    "order_of",
+    "sizes_of",
+]
 
 ANY_CHUNK = 128
 """Chunk where the length is not known."""
@@ -43,6 +54,15 @@ class Tokens:
     band: Band | None
     map: FeatureMap
     weight: Handle | None = None
+
+
+def emit_wide(e: Emitter, a: Canonical, emit: Callable[[Emitter, Canonical], Handle]) -> Handle:
+    """Emit in single precision what is in half precision: sums over tokens leave its range."""
+    dtype = e.dtype(a.q)
+    if dtype not in ("float16", "bfloat16"):
+        return emit(e, a)
+    q, k, v, bias = (x if x is None else e.map("cast", x, dtype="float32") for x in (a.q, a.k, a.v, a.bias))
+    return e.map("cast", emit(e, replace(a, q=q, k=k, v=v, bias=bias)), dtype=dtype)
 
 
 def emit_quotient(e: Emitter, x: Tokens) -> Handle:

@@ -16,7 +16,7 @@ from torch.export import Dim
 
 import rewriter
 from rewriter.kernels.linear.form import FEATURE_MAPS
-from rewriter.passes import LinearAttention, ReassociatedAttention
+from rewriter.passes import FlowAttention, LinearAttention, ReassociatedAttention
 
 HEADS, SIZE, LENGTH = 3, 8, 21
 WIDTH = HEADS * SIZE
@@ -135,6 +135,18 @@ def test_the_model_becomes_the_one_with_feature_maps(
     for length in (LENGTH, 150, 2) if "any" in route else (LENGTH,):
         given = inputs_for(mechanism, max(length, 6))
         np.testing.assert_allclose(array(new.run(*given)[0]), array(wanted(*given)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("route", ["traced, any length", "onnx, any length"])
+def test_flows_replace_the_softmax(route: str, tmp_path: Path) -> None:
+    inputs = inputs_for(softmax)
+    step = FlowAttention()
+    new = step(program(Block(softmax).eval(), inputs, route, tmp_path))
+    assert step.report is not None and [s.reason for s in step.report.sites] == [None]
+    for length in (LENGTH, 150, 2):
+        assert np.isfinite(array(new.run(*inputs_for(softmax, length))[0])).all()
+    masked = rewriter.trace(Block(padded).eval(), inputs_for(padded))
+    assert step(masked) is masked and "masked or biased" in (step.report.sites[0].reason or "")
 
 
 @pytest.mark.parametrize("feature_map", FEATURE_MAPS)

@@ -1,0 +1,1 @@
+"""Flow attention: keys compete for what flows, queries are allocated what arrives."""

@@ -1,0 +1,61 @@
+"""The form ``flow``: what flows from keys to queries is conserved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.flow.lowering import emit_flow
+from rewriter.kernels.linear.form import sums_cost
+from rewriter.kernels.linear.lowering import emit_wide
+
+if TYPE_CHECKING:
+    import torch
+
+    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.sites.site import AttentionSite
+
+__all__ = ["Flow"]
+
+
+@dataclass(frozen=True)
+class Flow(Form):
+    """Flow attention: linear attention in which keys compete and queries are allocated. No parameters.
+
+    It is another function than softmax attention: on a model that was trained with a softmax it is unusable
+    as it is. It is for models that are to be trained or fitted with it.
+    """
+
+    name: ClassVar[str] = "flow"
+    summary: ClassVar[str] = "linear attention with conserved flows, for models trained or fitted with it"
+    kinds: ClassVar[frozenset[str]] = frozenset({"attention", "latent-attention"})
+    rows_apart: ClassVar[bool] = False
+
+    def fidelity(self, site: AttentionSite) -> Fidelity:
+        """Return `Fidelity.TRAINING_FREE`: nothing is fitted, and nothing is exact."""
+        return Fidelity.TRAINING_FREE
+
+    def why_not(self, site: AttentionSite) -> str | None:
+        """Return why what flows is not that of all tokens, or None."""
+        if site.facts.dense:
+            return None
+        return (
+            f"{site.id} is masked or biased ({site.facts.mask}); what flows out of a key is a sum over all"
+            " queries, and a mask of keys does not say which queries are padding"
+        )
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        """Emit the sums; half precision is summed in float32."""
+        return emit_wide(e, a, emit_flow)
+
+    def definition(self, x: Operands) -> torch.Tensor:
+        """Compute the flows."""
+        from rewriter.kernels.flow.definition import flow_attention
+
+        return flow_attention(x)
+
+    def cost(self, site: AttentionSite) -> Cost:
+        """Return the cost of keys times values, and of that times queries."""
+        return replace(sums_cost(site, site.qk_dim, None), passes=3)

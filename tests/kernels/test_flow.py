@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rewriter.forms import Canonical, Fidelity
+from rewriter.kernels.flow.form import Flow
+from rewriter.kernels.linear import lowering
+from rewriter.kernels.softmax.form import Softmax
+from rewriter.sites.site import Facts
+from tests.kernels.operands import CAUSAL, canonical, emitter_of, operands, site
+
+FORM = Flow()
+
+
+def dense(a: Canonical) -> torch.Tensor:
+    """Return the flows of every pair of a query and a key, and what becomes of them."""
+    share, queries, keys = a.q.shape[1] // a.k.shape[1], a.q.shape[2], a.k.shape[2]
+    k, v = (x.repeat_interleave(share, 1) for x in (a.k, a.v))
+    flow = a.q.sigmoid() @ k.sigmoid().mT
+    incoming, outgoing = flow.sum(3) + 1e-6, flow.sum(2) + 1e-6
+    received = (flow / outgoing[:, :, None]).sum(3)
+    given = (flow / incoming[..., None]).sum(2).clamp(-1, 1)
+    weights = flow / incoming[..., None] * (given.softmax(2) * keys)[:, :, None]
+    return weights @ v * torch.sigmoid(received * queries / keys)[..., None]
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 7), (5, 9), (12, 3)])
+def test_definition_is_the_flow_of_all_pairs(queries: int, keys: int) -> None:
+    a = canonical(queries, keys, dtype=torch.float64)
+    torch.testing.assert_close(FORM.definition(operands(a)), dense(a), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", [None, "dense", "factored"])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_every_order_meets_the_definition(
+    monkeypatch: pytest.MonkeyPatch, dynamic: bool, order: str | None
+) -> None:
+    if order is not None:
+        monkeypatch.setattr(lowering, "order_of", lambda *_: order)
+    for queries, keys in itertools.product((1, 8, 33), (1, 9, 33)):
+        a = canonical(queries, keys, dynamic=dynamic)
+        found, want = FORM.emit(emitter_of(a), a), FORM.definition(operands(a))
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
+
+
+def test_half_precision_is_summed_in_single() -> None:
+    a = canonical(900, dtype=torch.float16)
+    a = replace(a, v=a.v + 60)
+    found = FORM.emit(emitter_of(a), a)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), FORM.definition(operands(a)), rtol=4e-3, atol=1e-2)
+
+
+def test_legality_and_cost() -> None:
+    assert FORM.why_not(site()) is None and FORM.fidelity(site()) is Fidelity.TRAINING_FREE
+    for facts in (
+        Facts(band=CAUSAL, only_band=True),
+        Facts(key_padding=True, hides_keys=True),
+        Facts(bias=True),
+    ):
+        assert "masked or biased" in (FORM.why_not(site(facts=facts)) or "")
+    assert not FORM.rows_apart
+    costs = [FORM.cost(site(queries=n, keys=n)).flops for n in (1024, 2048)]
+    assert costs[1] == 2 * costs[0]
+    assert int(Softmax().cost(site(queries=1024, keys=1024)).flops) == 64 * int(costs[0])
