@@ -1,0 +1,47 @@
+"""What forms cost in quality on one trained model at one length: no times, so that a busy machine will do.
+
+    python -m benchmarks.form_quality dinov2-257 agent:agents=49 nystrom:landmarks=49@best=0.5
+
+Each form is applied to the model with fused attention, on all layers or on those that its selector names,
+ranked on data that is not measured on. Names of models are those of `benchmarks.trained.workloads.WORKLOADS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import rewriter
+from benchmarks.trained.workloads import WORKLOADS
+from rewriter.passes import SoftmaxAttention
+from rewriter.selectors import parse_apply
+
+
+def main() -> None:
+    """Print a table in Markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workload", choices=WORKLOADS)
+    parser.add_argument("forms", nargs="+", metavar="FORM[@SELECTOR]")
+    args = parser.parse_args()
+    workload = WORKLOADS[args.workload]()
+    original = workload.program()
+    exact = SoftmaxAttention(verify=False)(original)
+    references = workload.references(exact.run)
+    data = [dict(zip(original.graph.inputs, workload.choosing, strict=True))]
+    for number, text in enumerate(args.forms):
+        form, selector = parse_apply(text)
+        ranked = data if selector.best is not None else None
+        program, done = rewriter.rewrite(exact, [(form, selector)], data=ranked, verify=False)
+        quality = workload.quality(program.run, references)
+        if number == 0:
+            print(f"| {args.workload} | layers | " + " | ".join(quality) + " |")
+            print("| --- " * (2 + len(quality)) + "|")
+        layers = f"{len(done.committed)} of {len(exact.sites)}"
+        print(
+            f"| `{text}` | {layers} | " + " | ".join(f"{x:.3f}" for x in quality.values()) + " |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
