@@ -67,6 +67,7 @@ class Origin:
         self._inputs = frozenset(graph.inputs) - graph.constants.keys()
         self._varies: dict[Prim, bool] = {}
         self._axes: dict[Prim, tuple[Axis, ...]] = {}
+        self._steps: dict[object, tuple[Axis, ...]] = {}
         self._behaviours: dict[Prim, Behaviour | None] = {}
         self._reads: dict[str, tuple[Prim, ...] | None] = {}
 
@@ -197,10 +198,23 @@ class Origin:
         return prim in self._axes
 
     def _of_form(self, prim: Prim) -> tuple[Axis, ...]:
-        first = prim.inputs[0]
         match prim.form:
             case Map():
                 return self._broadcast(prim, prim.inputs)
+            case Concat(axis):
+                return self._concatenated(prim, axis)
+        # layers repeat: the same step on the same axes gives the same; axes are kept, so ids stay theirs
+        operands = ((x.shape, id(self._axes[x]) if self._varies[x] else None) for x in prim.inputs)
+        step = (prim.form, prim.shape, *operands)
+        found = self._steps.get(step)
+        if found is None:
+            found = self._steps[step] = self._of_step(prim)
+        return found
+
+    def _of_step(self, prim: Prim) -> tuple[Axis, ...]:
+        """Return the axes where they follow from the form, the shapes and the axes of the operands alone."""
+        first = prim.inputs[0]
+        match prim.form:
             case Permute(order):
                 axes = self._known(first)
                 return tuple(axes[k] for k in order)
@@ -213,8 +227,6 @@ class Origin:
                 return (*axes[:axis], cut(axes[axis], start, prim.shape[axis], step), *axes[axis + 1 :])
             case Reduce(_, dropped):
                 return tuple(a for k, a in enumerate(self._known(first)) if k not in dropped)
-            case Concat(axis):
-                return self._concatenated(prim, axis)
             case Gather(axis):
                 return self._gathered(prim, axis)
             case Einsum():
@@ -239,7 +251,8 @@ class Origin:
             places = [(x, k - rank + len(x.shape)) for x in varying]
             held = [self._axes[x][at] for x, at in places if at >= 0 and x.shape[at] != ONE]
             found.append(joined(held) if held else opaque(n))
-        return tuple(found)
+        result = tuple(found)
+        return next((axes for x in varying if (axes := self._axes[x]) == result), result)
 
     def _concatenated(self, prim: Prim, axis: int) -> tuple[Axis, ...]:
         varying = [self._axes[x] for x in prim.inputs if self.varies(x)]
