@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rewriter.algebra.term import depends_on
-
 if TYPE_CHECKING:
     from rewriter.sites.site import AttentionSite
 
@@ -37,12 +35,10 @@ def _why_no_band(site: AttentionSite) -> str | None:
 
 def _why_no_weight(site: AttentionSite) -> str | None:
     """Return why the bias is no factor of each key."""
-    if site.facts.dense or site.facts.only_band:
+    facts = site.facts
+    if facts.dense or facts.only_band or facts.by_keys:
         return None
-    rest, queries = site.formula.rest, {p for a in site.formula.axes.queries for p in a.parts()}
-    if rest is None or not depends_on(rest) & queries:
-        return None
-    if site.facts.key_padding and not site.facts.bias and not site.facts.unknown:
+    if facts.key_padding and not facts.bias and not facts.unknown:
         return None
     return (
         f"{site.id}: what is added to its scores ({site.facts.mask}) depends on the query too, so it is no"
