@@ -110,6 +110,48 @@ def test_a_rewritten_module_compiles_and_exports_again() -> None:
     assert any(str(n.target) == "rewriter.window.default" for n in again.graph.nodes)
 
 
+class Fused(torch.nn.Module):
+    """Attention of four heads on two by the operator."""
+
+    def __init__(self, bias: bool, sink: bool, **settings: Any) -> None:
+        super().__init__()
+        self.mix = torch.nn.Linear(16, 64)
+        self.bias, self.sink, self.settings = bias, sink, settings
+
+    def forward(self, x: Tensor, bias: Tensor, sink: Tensor) -> Tensor:
+        q, k, v = self.mix(x).reshape(*x.shape[:2], 8, 8).transpose(1, 2).split((4, 2, 2), dim=1)
+        given = (bias if self.bias else None, sink if self.sink else None)
+        result: Tensor = torch.ops.rewriter.softmax(q, k, v, *given, scale=0.3, **self.settings)[0]
+        return result + bias.sum() + sink.sum()
+
+
+@pytest.mark.parametrize(
+    ("module", "mask", "traits", "empty_row"),
+    [
+        (Fused(False, False), "none", (), "never"),
+        (Fused(False, False, right=0), "causal", (), "never"),
+        (Fused(False, False, left=3, right=0), "window", (), "never"),
+        (Fused(True, False, empty_row="zero"), "bias", (), "zero"),
+        (Fused(True, False, softcap=2.0), "bias", ("softcap",), "nan"),
+        (Fused(False, True, right=0), "causal", ("sink",), "never"),
+    ],
+    ids=["dense", "causal", "band", "bias", "soft cap", "sink"],
+)
+def test_the_operator_is_found_again(
+    module: Fused, mask: str, traits: tuple[str, ...], empty_row: str
+) -> None:
+    from rewriter.selectors import parse_apply
+
+    n = torch.export.Dim("n", min=2, max=999)
+    args = (torch.randn(2, 9, 16), torch.randn(1, 4, 9, 9), torch.randn(1, 4, 1, 1))
+    original = rewriter.trace(module.eval(), args, dynamic_shapes=({1: n}, {2: n, 3: n}, None))
+    (site,) = original.sites
+    assert (site.facts.mask, site.traits, site.empty_row) == (mask, traits, empty_row)
+    assert (int(site.heads), int(site.kv_heads), site.scale) == (4, 2, 0.3)
+    new, report = rewriter.rewrite(original, [parse_apply("softmax")], target="torch")
+    assert report.committed and not called(new)
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_operators_keep_the_rules_of_pytorch(form: str, dynamic: bool) -> None:

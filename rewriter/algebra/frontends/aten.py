@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from rewriter.algebra.frontends.aten_attention import ATTENTION
 from rewriter.algebra.frontends.aten_closed import deterministic, lazy
 from rewriter.algebra.frontends.aten_contractions import CONTRACTIONS
+from rewriter.algebra.frontends.aten_fused import FUSED
 from rewriter.algebra.frontends.aten_indexing import INDEXING
 from rewriter.algebra.frontends.aten_pointwise import POINTWISE
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, Scope
@@ -30,6 +31,7 @@ _HANDLERS: dict[str, Handler] = {
     **CONTRACTIONS,
     **INDEXING,
     **ATTENTION,
+    **FUSED,
 }
 
 

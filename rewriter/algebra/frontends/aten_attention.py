@@ -27,7 +27,7 @@ from rewriter.algebra.prims import (
 )
 from rewriter.algebra.sizes import ONE
 
-__all__ = ["ATTENTION"]
+__all__ = ["ATTENTION", "hidden", "repeated"]
 
 
 def _attention(mask: int, dropout: int, causal: int, call: Call) -> Result:
@@ -37,14 +37,14 @@ def _attention(mask: int, dropout: int, causal: int, call: Call) -> Result:
     if call.arg(dropout, "dropout_p", 0.0):
         return None
     if call.kwargs.get("enable_gqa", False):
-        k, v = _repeated(k, q), _repeated(v, q)
+        k, v = repeated(k, q), repeated(v, q)
     scores = _scores(call, q, k)
     if call.arg(causal, "is_causal", False):
         rows, columns = unsqueeze(iota(q.shape[-2]), 1), iota(k.shape[-2])
-        scores = _hidden(pointwise("le", columns, rows), scores)
+        scores = hidden(pointwise("le", columns, rows), scores)
     if bias is not None:
         scores = (
-            _hidden(bias, scores) if bias.dtype == "bool" else pointwise("add", scores, bias, dtype=q.dtype)
+            hidden(bias, scores) if bias.dtype == "bool" else pointwise("add", scores, bias, dtype=q.dtype)
         )
     weights = softmax(scores, -1)
     if bias is not None:
@@ -61,11 +61,12 @@ def _scores(call: Call, q: Prim, k: Prim) -> Prim:
     return scores if factor == 1 else pointwise("mul", scores, constant(np.asarray(factor), q.dtype))
 
 
-def _hidden(visible: Prim, scores: Prim) -> Prim:
+def hidden(visible: Prim, scores: Prim) -> Prim:
+    """Return scores that are -inf where a key is not visible."""
     return pointwise("where", visible, scores, constant(np.asarray(-np.inf), scores.dtype))
 
 
-def _repeated(x: Prim, q: Prim) -> Prim:
+def repeated(x: Prim, q: Prim) -> Prim:
     """Return keys or values with each head repeated for the query heads that share it."""
     heads, group = x.shape[-3], q.shape[-3].divide(x.shape[-3])
     if group is None:
