@@ -90,10 +90,9 @@ def emit_sums(e: Emitter, x: Tokens, counted: bool = False) -> Handle:
         return _dense(e, x, counted)
     if order == "factored":
         return _factored(e, x, counted)
-    scanned = e.target == "triton" and not isinstance(x.map, Taylor)  # its features fill no tile
-    return (
-        _scanned(cast("KernelEmitter", e), x, sizes, counted) if scanned else _chunked(e, x, sizes, counted)
-    )
+    if e.target == "triton" and not isinstance(x.map, Taylor):  # its features fill no tile
+        return _scanned(cast("KernelEmitter", e), x, sizes, counted)
+    return _chunked(e, x, sizes, counted)
 
 
 def order_of(sizes: dict[str, Size], band: Band | None) -> str:
@@ -227,7 +226,7 @@ def _chunked(e: Emitter, x: Tokens, sizes: dict[str, Size], counted: bool) -> Ha
         t = t if padded == queries else e.pad(t, 2, 0, padded - queries)
         return e.reshape(t, (batch, heads, count, length, width))
 
-    if own.weight is None and count * length != queries:
+    if counted and own.weight is None and count * length != queries:
         # what is padded may have features, so it must have no weight
         ones = e.expand(e.constant(1.0, e.dtype(x.v)), (ONE, ONE, queries, ONE))
         own = replace(own, weight=ones)

@@ -9,7 +9,7 @@ from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.linear.features import Identity
 from rewriter.kernels.linear.form import sums_cost
 from rewriter.kernels.linear.legality import why_no_sums
-from rewriter.kernels.linear.lowering import Tokens, emit_sums, order_of, sizes_of
+from rewriter.kernels.linear.lowering import Tokens, emit_sums, emit_wide, order_of, sizes_of
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +47,10 @@ class Reassociated(Form):
         return reason
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
-        """Emit the products."""
+        """Emit the products; half precision is summed in float32."""
+        return emit_wide(e, a, self._emit)
+
+    def _emit(self, e: Emitter, a: Canonical) -> Handle:
         q = a.q if a.scale == 1.0 else e.map("mul", a.q, e.constant(a.scale, e.dtype(a.q)))
         tokens, width = Tokens(q, a.k, a.v, a.band, Identity()), a.shape["E"]
         if a.normalizer == "none":

@@ -135,3 +135,12 @@ def test_cost_is_that_of_the_cheaper_order() -> None:
         at = site(length)
         dense, factored = dense_cost(at, at.keys).flops, factored_cost(at).flops
         assert int(FORM.cost(at).flops) == min(int(dense), int(factored))
+
+
+@pytest.mark.parametrize("band", [None, CAUSAL], ids=["all", "causal"])
+def test_half_precision_is_summed_in_single(band: Band | None) -> None:
+    a = product(900, band=band, dtype=torch.float16)
+    a = replace(a, k=a.k + 8, v=a.v + 8, scale=1e-4)  # sums of keys times values leave the range of float16
+    found = FORM.emit(emitter_of(a), a)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), FORM.definition(operands(a)), rtol=2e-3, atol=2e-2)
