@@ -146,6 +146,8 @@ EXPLAINED: dict[str, str] = {
     "lilt": "one stream of the last layer has no effect on the outputs and is not exported",
     "longformer": "the window is computed on diagonals, padded and skewed: not lifted",
     "pegasus_x": "global tokens of the last layer have no effect on the outputs and are not exported",
+    "sam3": "the first self-attention of the decoder is of constants alone",
+    "sam3_lite_text": "the first self-attention of the decoder is of constants alone",
     "table-transformer": "the first self-attention of the decoder is of constants alone",
 }
 """Why fewer sites are found in an architecture than attentions are counted while it runs."""
