@@ -2,7 +2,7 @@
 
 A head that is to change nothing cannot give zeros with a softmax. It gives almost all weight to a token
 without content, for which training makes ever larger scores and activations (Quantizable Transformers,
-arXiv:2306.12929). The figures are the paper's: infinity norm and kurtosis of what a block makes of the tokens,
+arXiv:2306.12929). The figures are the paper's: infinity norm and kurtosis of what a block makes of tokens,
 and how many heads do nothing.
 """
 
