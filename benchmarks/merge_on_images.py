@@ -2,9 +2,9 @@
 
     python benchmarks/merge_on_images.py --sides 224 518 896
 
-DINOv2-small at 257, 1,370 and 4,097 tokens: traced in PyTorch, as an ONNX file exported from the same weights,
-and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool, so that the
-outputs on the left parts of two photographs keep a cosine (``keep=cos>=0.99``), and by hand; the table is about
+DINOv2-small at 257, 1,370 and 4,097 tokens: traced in PyTorch, as an ONNX file exported from the same
+weights, and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool, so
+that the outputs on the left parts of two photographs keep a cosine (``keep=cos>=0.99``); the table is about
 their right parts. The baseline of PyTorch is the exact rewrite, one fused attention call per layer. Times are
 of the processor, taken in turns.
 """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from rewriter.errors import InputError
 from rewriter.program.program import Program
+from rewriter.program.tensors import to_torch
 from rewriter.sites.token_flow import TokenFlow
 from rewriter.verify.metrics import is_floating, max_abs
 from rewriter.verify.noise import MODEL_FACTOR, epsilon, floor
@@ -13,21 +16,39 @@ from rewriter.verify.noise import MODEL_FACTOR, epsilon, floor
 __all__ = ["why_wrong"]
 
 KINDS = 4
-"""Different tokens in the input of the probe: so few that each finds an equal one at every merging."""
+"""Different tokens in the input of the probe, at most."""
+
+TRIES = 8
+"""Orders of the tokens that are tried before there are fewer kinds of them."""
 
 OPEN_SIZE = 2
 """Batch size of the probe where it is open."""
 
 
-def why_wrong(original: Program, merged: Program, flow: TokenFlow, protect: int, seed: int) -> str | None:
+def why_wrong(
+    original: Program, merged: Program, flow: TokenFlow, counts: Sequence[int], protect: int, seed: int
+) -> str | None:
     """Run both programs from where the flow starts, on tokens with many twins; return the sentence why not.
 
     Merging equal tokens, each counted as often as it is there, is exact. What is left is rounding: outputs
     may differ `MODEL_FACTOR` times as much as the original's respond to a change of the tokens in their last
     bit, or by the last bits of their largest value.
+
+    Parameters
+    ----------
+    original, merged
+        The programs.
+    flow
+        Of the tokens of the original.
+    counts
+        How many are merged, site by site.
+    protect
+        First tokens that are never merged.
+    seed
+        Of the tokens.
     """
     outputs = list(original.graph.outputs)
-    x = _twins(original, flow, protect, seed)
+    x = _twins(original, flow, counts, protect, seed)
     try:
         old, new = (p.extract([flow.start], outputs) for p in (original, merged))
         before, after = old({flow.start: x}), new({flow.start: x})
@@ -45,17 +66,41 @@ def why_wrong(original: Program, merged: Program, flow: TokenFlow, protect: int,
     return None
 
 
-def _twins(program: Program, flow: TokenFlow, protect: int, seed: int) -> np.ndarray:
-    """Return tokens of which, after the protected ones, each two that could become one are equal."""
+def _twins(program: Program, flow: TokenFlow, counts: Sequence[int], protect: int, seed: int) -> np.ndarray:
+    """Return tokens of which, at every merging, only equal ones become one."""
     rng = np.random.default_rng(seed)
     carried, prim = flow.values[flow.start], program.prims()[flow.start]
     shape = [n.known() or OPEN_SIZE for n in prim.shape]
-    axis, tokens = carried.tokens.axis, int(flow.tokens)
-    kinds = [*range(protect), *np.repeat(rng.integers(0, KINDS, tokens), 2)[: tokens - protect] + protect]
-    different = rng.standard_normal([*shape[:axis], protect + KINDS, *shape[axis + 1 :]])
+    axis = carried.tokens.axis
+    kinds = _kinds(int(flow.tokens), counts, protect, rng)
+    different = rng.standard_normal([*shape[:axis], int(kinds.max()) + 1, *shape[axis + 1 :]])
     dtype = program.graph.values[flow.start].dtype or prim.dtype or "float32"
     found: np.ndarray = np.take(different, kinds, axis).astype(dtype)
     return found
+
+
+def _kinds(tokens: int, counts: Sequence[int], protect: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the kind of each token: as many kinds as leave an equal partner to each at every merging."""
+    for many in (KINDS, *(n for n in range(KINDS, 0, -1) for _ in range(TRIES))):
+        pairs = np.repeat(rng.integers(0, many, tokens), 2)[: max(tokens - protect, 0)]
+        kinds = np.concatenate([np.arange(protect), pairs + protect])
+        if many == 1 or _all_merge_equals(kinds, counts, protect):
+            break
+    return kinds
+
+
+def _all_merge_equals(kinds: np.ndarray, counts: Sequence[int], protect: int) -> bool:
+    from rewriter.kernels.merge.definition import match
+
+    for r in counts:
+        if set(kinds[protect::2]) - set(kinds[protect + 1 :: 2]):
+            return False
+        alike = np.eye(int(kinds.max()) + 1)[kinds]
+        matching = match(to_torch(alike)[None], r, protect)
+        left = np.empty(matching.left, kinds.dtype)
+        left[matching.place[0].numpy()] = kinds
+        kinds = left
+    return True
 
 
 def _moved(x: np.ndarray, seed: int) -> np.ndarray:

@@ -146,7 +146,12 @@ class _Span:
         notes = {name: {"form": str(form), "fidelity": "training-free"} for name, form in left.items()}
         try:
             merged = self._insert(self._program, woven(self._program, flow, mergings, self._protect), notes)
-            why = why_wrong(self._program, merged, flow, self._protect, self._seed) if self._verify else None
+            counts = [m.r for m in mergings]
+            why = (
+                why_wrong(self._program, merged, flow, counts, self._protect, self._seed)
+                if self._verify
+                else None
+            )
         except EmitError as error:
             why = f"merge cannot be written for this target: {error}"
         except RewriterError as error:

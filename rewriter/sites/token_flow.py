@@ -19,6 +19,7 @@ from rewriter.program.graph import Graph, Node
 from rewriter.sites.carried import Mark, broadcast, carried
 from rewriter.sites.formula import Operand
 from rewriter.sites.operands import native_reads
+from rewriter.sites.origin import Origin
 from rewriter.sites.site import AttentionSite
 
 __all__ = ["Carried", "TokenFlow", "token_flow"]
@@ -99,7 +100,7 @@ def _longest(
 ) -> TokenFlow | None:
     """Return the flow through a site that starts as early as it can."""
     best: TokenFlow | None = None
-    for value in _dominators(graph, first)[:_NEAREST]:
+    for value in _dominators(graph, Origin(graph, prims), first)[:_NEAREST]:
         found = _Walk(graph, prims, first, sites).flow(value)
         if found is None and best is not None:
             break
@@ -107,8 +108,13 @@ def _longest(
     return best
 
 
-def _dominators(graph: Graph, site: AttentionSite) -> list[str]:
+def _dominators(graph: Graph, origin: Origin, site: AttentionSite) -> list[str]:
     """Return the values that all operands of a site are computed through, from the nearest on."""
+
+    def depends(name: str | None) -> bool:
+        """Whether numbers come from a value: sizes and weights are no way to an input."""
+        return name is not None and (name not in origin.prims or origin.varies(origin.prims[name]))
+
     formula = site.formula
     names = dict.fromkeys(x.value for x in formula.operands)
     frontier = {name: graph.position[p.name] for name in names if (p := graph.producer(name)) is not None}
@@ -120,7 +126,7 @@ def _dominators(graph: Graph, site: AttentionSite) -> list[str]:
         node = graph.nodes[at]
         frontier = {n: p for n, p in frontier.items() if p != at}
         for read in node.inputs:
-            producer = graph.producer(read) if read else None
+            producer = graph.producer(read) if read and depends(read) else None
             if read and producer is not None:
                 frontier[read] = graph.position[producer.name]
     return found
