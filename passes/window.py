@@ -17,8 +17,8 @@ class WindowAttention(Pass):
     with the length and no longer with its square.
 
     Applies when
-        queries and keys lie on one axis: self-attention, causal or not, or on a grid of known size. Strides,
-        dilation and shifted borders need a known length.
+        queries and keys lie on one axis: self-attention, causal or not, or on a grid of known size. Borders
+        that move need a known length.
     Refuses when
         the site is of another kind, has another normaliser, mixes its heads, changes scores or weights, has
         constant keys, is cross-attention, does not fit the grid or has another one by the graph, or is masked

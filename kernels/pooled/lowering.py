@@ -11,7 +11,7 @@ import numpy as np
 from rewriter.algebra.sizes import ONE, ZERO, Size, product
 from rewriter.forms import Canonical
 from rewriter.kernels.window.axes import AxisTiles, AxisWindow
-from rewriter.kernels.window.grids import axes_mask, hide, on_grid
+from rewriter.kernels.window.grids import axes_mask, hide, on_grid, places
 from rewriter.kernels.window.lowering import attend_axes, first_queries
 from rewriter.kernels.window.tiles import Tiles, attend_tiles, token_major
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
@@ -159,7 +159,8 @@ def emit_plane(
     mask = _plane_mask(e, a, tiles, far, logs)
     if mask is not None and sinks:
         mask = e.pad(mask, 3, sinks, 0)
-    return attend_axes(e, a, gathered, tiles, Tiles(rows, e.concat(index, 1), mask, rows), sinks, empty_row)
+    found = Tiles(rows, e.concat(index, 1), mask, rows)
+    return attend_axes(e, a, gathered, places(e, tiles), found, sinks, empty_row, before=True)
 
 
 def _plane_mask(

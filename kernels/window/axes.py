@@ -92,21 +92,24 @@ class AxisWindow:
         return np.maximum(low, self.hidden), high
 
     def contains(self, low: np.ndarray, high: np.ndarray, dilation: int = 1) -> bool:
-        """Whether every query's window holds the keys ``low`` to ``high``, in steps of ``dilation``."""
+        """Whether every query's window holds the keys ``low`` to ``high``, in steps of ``dilation``.
+
+        That is, those of them that the site lets the query see.
+        """
         if dilation % self.dilation and self.size > 1:
             return False
-        first, last = self.window_of(self.positions)
-        low, high = np.maximum(low, 0), np.minimum(high, self.size - 1)
+        at = self.positions
+        first, last = self.window_of(at)
+        low = np.maximum(low, 0 if self.left is None else np.maximum(at - self.left, 0))
+        high = np.minimum(high, self.size - 1)
+        high = high if self.right is None else np.minimum(high, at + self.right)
         # the ends need to be compared only as far as there are keys of the class between them
         return bool(((first < low + self.dilation) & (last > high - self.dilation) | (low > high)).all())
 
     @property
     def complete(self) -> bool:
         """Whether the window hides nothing that the site itself lets a query see."""
-        at = self.positions
-        low = at - self.left if self.left is not None else np.zeros_like(at)
-        high = at + self.right if self.right is not None else np.full_like(at, self.size - 1)
-        return self.contains(low, high)
+        return self.contains(np.zeros(self.count), np.full(self.count, self.size - 1))
 
     def tiles(self, length: int) -> AxisTiles:
         """Return tiles of ``length`` queries of one class and consecutive ranks, with the keys they see."""
@@ -119,6 +122,25 @@ class AxisWindow:
         first = np.maximum(np.minimum(first, self._ranks(place) - reach), 0)
         keys = (first + np.arange(reach)) * self.dilation + place
         return AxisTiles(rows - self.start, np.where(keys < self.size, keys, -1), low, high)
+
+    def tile_of_many(self, length: int) -> tuple[int, int, np.ndarray]:
+        """Return which keys a tile of ``length`` queries needs wherever it lies on a long axis.
+
+        Borders do not move. Returns the rank of its first key, counted from that of its first query, the
+        number of its keys, and which of them each query sees, ``[length, keys]``.
+        """
+        rank = np.arange(length)
+        group = rank // self.stride * self.stride
+        halo = -((self.stride - self.window) // 2)
+        low = group + self.stride - self.window if self.causal else group - halo
+        high = rank if self.causal else group + self.stride - 1 + halo
+        if self.left is not None:
+            low = np.maximum(low, rank - self.left // self.dilation)
+        if self.right is not None:
+            high = np.minimum(high, rank + self.right // self.dilation)
+        first, last = int(low.min()), int(high.max())
+        keys = np.arange(first, last + 1)
+        return first, len(keys), (keys >= low[:, None]) & (keys <= high[:, None])
 
     def _rows(self, length: int) -> np.ndarray:
         """Return positions of queries by tile; the last ones of a class are repeated to fill its tile."""

@@ -15,9 +15,9 @@ from rewriter.kernels.softmax.lowering import (
     kernel_settings,
 )
 from rewriter.kernels.window.axes import AxisWindow, computed, tile_axes
-from rewriter.kernels.window.lowering import emit_axes, emit_sliding, tile_length
+from rewriter.kernels.window.lowering import emit_axes, emit_groups, emit_sliding, tile_length
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
-from rewriter.kernels.window.proved import holds_the_mask, window_of
+from rewriter.kernels.window.proved import holds_the_mask, repeats_the_blocks, window_of
 from rewriter.kernels.window.site_grid import shown_grid, why_no_grid
 from rewriter.sites.site import Trait
 
@@ -144,8 +144,12 @@ class Window(Form):
         return Fidelity.EXACT if exact else Fidelity.TRAINING_FREE
 
     def _holds_the_mask(self, site: AttentionSite) -> bool:
+        if site.empty_row != "never":
+            return False
         axes = self._axes(site.facts.band, site.queries, site.keys)
-        return axes is not None and site.empty_row == "never" and holds_the_mask(axes, site)
+        if axes is None and self._repeats(site.facts.band, site.queries, site.keys):
+            return repeats_the_blocks(self._line(site.facts.band, 0), site)
+        return axes is not None and holds_the_mask(axes, site)
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why the site has no sequence that a window can slide along, or None."""
@@ -164,10 +168,14 @@ class Window(Form):
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:
         band = site.facts.band
-        if not self._plain and self._axes(band, site.queries, site.keys) is None:
+        if not (
+            self._plain
+            or self._repeats(band, site.queries, site.keys)
+            or self._axes(band, site.queries, site.keys)
+        ):
             return (
-                f"{site.id} has {site.queries} queries and {site.keys} keys; stride, dilation and borders"
-                " need known numbers (fix the input size when tracing or exporting)"
+                f"{site.id} has {site.queries} queries and {site.keys} keys; stride and dilation need one"
+                " number for both, borders=shift a known one (fix the input size when tracing or exporting)"
             )
         if band is None:
             if site.queries == site.keys:
@@ -207,7 +215,9 @@ class Window(Form):
             back, ahead = self._reach(a.band)
             return emit_sliding(e, a, back, ahead, self.sinks, empty_row)
         axes = self._axes(a.band, a.shape["I"], a.shape["J"])
-        assert axes is not None, "why_not has said so"
+        if axes is None:
+            axis = self._line(a.band, 0)
+            return emit_groups(e, a, axis, self._length(axis), self.sinks, empty_row)
         return emit_axes(e, a, tile_axes(axes, self.sinks), [x.size for x in axes], self.sinks, empty_row)
 
     def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
@@ -266,8 +276,11 @@ class Window(Form):
         return None if length is None else Size.of(length + reach + sinks)
 
     def _met_in_tiles(self, axes: tuple[AxisWindow, ...] | None, site: AttentionSite) -> Size | None:
-        if axes is None:
+        if axes is None and self.grid is not None:
             return None
+        if axes is None:
+            axis = self._line(site.facts.band, 0)
+            return Size.of(axis.tile_of_many(self._length(axis))[1] + self.sinks)
         first = self.sinks if site.facts.band is None or not site.facts.band.causal else 0
         queries, keys = int(site.queries), int(site.keys)
         scores = computed(tile_axes(axes, self.sinks), self.sinks) + first * keys
@@ -320,18 +333,25 @@ class Window(Form):
             found = self._sides(tokens) if band is None and count == tokens else None
             return None if found is None else tuple(self._axis(found, k) for k in range(len(found)))
         if band is None:
-            return (replace(self._axis((tokens,), 0), hidden=self.sinks),) if count == tokens else None
-        return (
-            replace(
-                self._axis((tokens,), 0),
-                hidden=self.sinks,
-                causal=band.causal,
-                queries=count,
-                start=start,
-                left=band.left,
-                right=band.right,
-            ),
-        )
+            return (self._line(band, tokens),) if count == tokens else None
+        return (replace(self._line(band, tokens), queries=count, start=start),)
+
+    def _line(self, band: Band | None, tokens: int) -> AxisWindow:
+        """Return the window along a sequence."""
+        axis = replace(self._axis((tokens,), 0), hidden=self.sinks)
+        if band is None:
+            return axis
+        return replace(axis, causal=band.causal, left=band.left, right=band.right)
+
+    def _repeats(self, band: Band | None, queries: Size, keys: Size) -> bool:
+        """Whether its tiles are the same wherever they lie on a sequence of any length."""
+        begins = band is None or band.offset == ZERO
+        return self.grid is None and self.borders != "shift" and begins and queries == keys
+
+    def _length(self, axis: AxisWindow) -> int:
+        """Return the length of tiles on a sequence of unknown length."""
+        best = tile_length(axis.window, self.sinks, None, None) or axis.stride
+        return max(1, best // axis.stride) * axis.stride
 
     def _axis(self, grid: tuple[int, ...], axis: int) -> AxisWindow:
         window, stride, dilation, offset = (values[axis] for values in self._numbers(len(grid)))

@@ -10,14 +10,14 @@ import numpy as np
 from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical
 from rewriter.kernels.softmax.lowering import emit_dense
-from rewriter.kernels.window.axes import AxisTiles
+from rewriter.kernels.window.axes import AxisTiles, AxisWindow
 from rewriter.kernels.window.grids import axes_mask, hide, on_grid, places
 from rewriter.kernels.window.tiles import Tiles, attend_parts, attend_tiles, price, token_major
 from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 from rewriter.sites.site import Band
 
-__all__ = ["attend_axes", "emit_axes", "emit_sliding", "first_queries", "tile_length"]
+__all__ = ["attend_axes", "emit_axes", "emit_groups", "emit_sliding", "first_queries", "tile_length"]
 
 
 def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, empty_row: EmptyRow) -> Handle:
@@ -98,19 +98,73 @@ def emit_axes(
         lead = e.iota(sinks)
         mask = _beside_sinks(e, a, mask, rows, lead)
         index = e.concat([e.expand(lead, (e.shape(index)[0], sinks)), index], 1)
-    return attend_axes(e, a, a, tiles, Tiles(rows, index, mask, rows), sinks, empty_row)
+    found = Tiles(rows, index, mask, rows)
+    return attend_axes(e, a, a, places(e, tiles), found, sinks, empty_row, before=len(sizes) > 1)
+
+
+def emit_groups(
+    e: Emitter, a: Canonical, axis: AxisWindow, length: int, sinks: int, empty_row: EmptyRow
+) -> Handle:
+    """Emit a window with a stride or dilation along one axis of unknown length; ``[B, H, I, E]``.
+
+    Parameters
+    ----------
+    e, a
+        Target and operands: as many queries as keys, in the same places.
+    axis
+        The window; its ``size`` says nothing. Its borders do not move.
+    length
+        Queries per tile: a multiple of the stride.
+    sinks, empty_row
+        As in `emit_sliding`.
+    """
+    if not sinks and empty_row == "never":
+        # a query that only fills a tile may see nothing, and the gradient of a row of -inf is NaN
+        empty_row = "zero"
+    if sinks and not a.shape["I"].at_least(sinks):
+        a = replace(a, q=e.pad(a.q, 2, 0, sinks))
+    keys, step = a.shape["J"], e.constant(axis.dilation, "int64")
+    first, reach, seen = axis.tile_of_many(length)
+    blocks = e.ceil_div(keys + axis.offset * axis.dilation, length * axis.dilation)
+    count = blocks * axis.dilation
+    start = e.map("mul", e.reshape(e.iota(blocks), (blocks, ONE, ONE)), e.constant(length, "int64"))
+    start = e.map("sub", start, e.constant(axis.offset, "int64"))
+    place = e.reshape(e.iota(axis.dilation), (ONE, axis.dilation, ONE))
+
+    def positions(ranks: Handle, many: int) -> Handle:
+        at = e.map("add", e.map("mul", e.map("add", start, ranks), step), place)
+        return e.reshape(at, (count, many))
+
+    rows = _inside(e, positions(e.iota(length), length), keys)
+    at = positions(e.map("add", e.iota(reach), e.constant(first, "int64")), reach)
+    real = e.map("and", e.map("lt", at, e.size(keys)), e.map("ge", at, e.constant(sinks, "int64")))
+    mask = hide(e, e.reshape(real, (count, ONE, ONE, reach)), e.dtype(a.q))
+    mask = e.map("add", mask, hide(e, e.constant(seen[None, None], "bool"), e.dtype(a.q)))
+    index = _inside(e, at, keys)
+    if sinks:
+        lead = e.iota(sinks)
+        seen_lead = e.reshape(_sink_mask(e, a, rows, lead, e.dtype(a.q)), (count, ONE, length, sinks))
+        mask = e.concat([seen_lead, mask], 3)
+        index = e.concat([e.expand(_inside(e, lead, keys), (count, sinks)), index], 1)
+    ranks = e.map("add", e.map("floordiv", e.iota(keys), step), e.constant(axis.offset, "int64"))
+    size = e.constant(length, "int64")
+    tile = e.map("mul", e.map("floordiv", ranks, size), step)
+    tile = e.map("add", tile, e.map("mod", e.iota(keys), step))
+    found = e.map("add", e.map("mul", tile, size), e.map("mod", ranks, size))
+    return attend_axes(e, a, a, found, Tiles(rows, index, mask, rows), sinks, empty_row)
 
 
 def attend_axes(
     e: Emitter,
     a: Canonical,
     gathered: Canonical,
-    axes: Sequence[AxisTiles],
+    found: Handle,
     tiles: Tiles,
     sinks: int,
     empty_row: EmptyRow,
+    before: bool = False,
 ) -> Handle:
-    """Emit attention of tiles of axes, and of the first queries to all keys; ``[B, H, I, E]``.
+    """Emit attention of tiles, and of the first queries to all keys; ``[B, H, I, E]``.
 
     Parameters
     ----------
@@ -118,29 +172,36 @@ def attend_axes(
         Target and operands.
     gathered
         The operands whose keys, values and bias the tiles read.
-    axes
-        Tiles of each axis.
+    found
+        Where each query is among the rows of all tiles, ``[I]``; without the sinks if they stand ``before``.
     tiles
         As `Tiles`, but its queries are not gathered yet: they are the rows.
     sinks
-        How many first queries see every key, unless the site is causal. If there are several axes, these
-        queries stand before them.
+        How many first queries see every key, unless the site is causal.
     empty_row
         As in `rewriter.lower.emitter.Emitter.attention`.
+    before
+        The sinks stand before the queries of the tiles.
     """
     batch, (count, length) = a.shape["B"], e.shape(tiles.rows)
     q = e.gather(token_major(e, a.q), e.reshape(tiles.rows, (count * length,)), 1)
     q = e.reshape(q, (batch, count, length, a.shape["H"], a.shape["D"]))
     parts = attend_parts(e, gathered, replace(tiles, queries=q), empty_row)
     parts = [e.reshape(x, (batch, e.shape(x)[1] * length, a.shape["H"], a.shape["E"])) for x in parts]
-    found = places(e, axes)
     if sinks and not (a.band is not None and a.band.causal):
         parts = [token_major(e, first_queries(e, a, sinks, empty_row)), *parts]
         found = e.map("add", found, e.constant(sinks, "int64"))
-        if len(axes) == 1:
-            found = e.slice(found, 0, sinks, a.shape["I"] - sinks)
-        found = e.concat([e.iota(sinks), found], 0)
+        if before:
+            found = e.concat([e.iota(sinks), found], 0)
+        else:
+            at = e.iota(a.shape["I"])
+            found = e.map("where", e.map("lt", at, e.constant(sinks, "int64")), at, found)
     return token_major(e, e.gather(parts[0] if len(parts) == 1 else e.concat(parts, 1), found, 1))
+
+
+def _inside(e: Emitter, at: Handle, size: Size) -> Handle:
+    """Emit positions, those outside of an axis moved to its ends."""
+    return e.map("minimum", e.map("maximum", at, e.constant(0, "int64")), e.size(size - 1))
 
 
 def tile_length(reach: int, sinks: int, queries: int | None, keys: int | None) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,11 @@ from rewriter.kernels.window.per_axis import joined
 from rewriter.sites.patterns import Band, Blocks, GridAxis, Neighbourhood
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["holds_the_mask", "window_of"]
+__all__ = ["holds_the_mask", "repeats_the_blocks", "window_of"]
+
+
+LONGEST = 1 << 11
+"""Blocks and strides whose repetition on a sequence of unknown length is looked at."""
 
 
 def window_of(site: AttentionSite) -> dict[str, Any] | None:
@@ -47,6 +53,16 @@ def holds_the_mask(axes: Sequence[AxisWindow], site: AttentionSite) -> bool:
         return False
     (axis,) = axes
     return _holds_blocks(axis, facts.blocks) or _holds_segments(axis, site) or _holds_stride(axis, site)
+
+
+def repeats_the_blocks(axis: AxisWindow, site: AttentionSite) -> bool:
+    """Whether a window along a sequence of any length is proved to hold the blocks of the mask."""
+    size = site.facts.blocks.size.known() if site.facts.blocks is not None else None
+    if size is None or not 0 < size <= LONGEST or axis.stride > LONGEST:
+        return False
+    # both repeat after their common multiple, and no block or window is cut off in the middle
+    line = 2 * (math.lcm(size, axis.stride) + max(size, axis.window) * axis.dilation)
+    return holds_the_mask([replace(axis, size=line, hidden=0)], site)
 
 
 def _of_band(band: Band) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import torch
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Fidelity, Form
 from rewriter.kernels.softmax.form import Softmax
+from rewriter.kernels.window import form as form_module
 from rewriter.kernels.window.axes import AxisWindow
 from rewriter.kernels.window.form import Window
 from rewriter.lower.torch_emitter import TorchEmitter
@@ -163,6 +164,30 @@ def test_tiles_of_one_axis_meet_the_definition() -> None:
         assert torch.allclose(emitted(form, a), form.definition(operands(a)), rtol=1e-5, atol=1e-5), case
 
 
+@pytest.mark.parametrize("band", [CAUSAL, None, Band(Size.of(0), 9, 4)], ids=str)
+def test_tiles_of_any_length_meet_the_definition(monkeypatch: pytest.MonkeyPatch, band: Band | None) -> None:
+    monkeypatch.setattr(form_module, "tile_length", lambda *_: 8)
+    for length, window, stride, dilation, sinks, bias in itertools.product(
+        (1, 2, 7, 30), (3, 8), (1, 3), (1, 3), (0, 4), (None, "keys")
+    ):
+        form = Window(window, sinks, stride=stride, dilation=dilation, offset=stride // 2)
+        a = canonical(length, heads=2, groups=1, band=band, bias=bias, dynamic=True)
+        here = site(queries="n", keys="n", facts=Facts(band=band, dense=band is None))
+        case = (str(form), length, bias)
+        assert form.why_not(here) is None, case
+        assert torch.allclose(emitted(form, a), form.definition(operands(a)), rtol=1e-5, atol=1e-5), case
+
+
+def test_gradients_of_tiles_of_any_length_are_finite_and_right() -> None:
+    for form, band in ((Window(3, stride=3, dilation=2), CAUSAL), (Window(4, 1, stride=4), None)):
+        a = canonical(21, band=band, dynamic=True)
+        parts = [x.requires_grad_() for x in (a.q, a.k, a.v)]
+        found = torch.autograd.grad(emitted(form, a).sum(), parts)
+        want = torch.autograd.grad(form.definition(operands(a)).sum(), parts)
+        for got, right in zip(found, want, strict=True):
+            torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
+
+
 def test_a_cache_stands_before_the_queries() -> None:
     a = canonical(5, 17, band=Band(Size.of(12), None, 0))
     for form in (Window(3, dilation=2), Window(8, 1, stride=4), Window(8, 1, stride=4, offset=3)):
@@ -285,6 +310,16 @@ EXACT: dict[str, tuple[Window, dict[str, Any], bool]] = {
         {"facts": Facts(segments=Segments(lengths=(2, 5, 5, 4)))},
         False,
     ),
+    "blocks of an unknown length": (
+        Window(4, stride=4),
+        {"queries": "n", "keys": "n", "facts": Facts(blocks=Blocks(Size.of(4)), band=CAUSAL)},
+        True,
+    ),
+    "other blocks of an unknown length": (
+        Window(6, stride=6),
+        {"queries": "n", "keys": "n", "facts": Facts(blocks=Blocks(Size.of(4)))},
+        False,
+    ),
     "dilation hides": (Window(31, dilation=2), {}, False),
     "one class": (Window("1x31", 0, "1x16", dilation="5x1"), {}, True),
 }
@@ -308,14 +343,19 @@ def test_the_grid_is_the_one_that_the_graph_shows() -> None:
 
 
 REFUSED: dict[str, tuple[Window, dict[str, Any], str]] = {
-    "blocks of an unknown length": (Window(4, stride=4), {"queries": "n", "keys": "n"}, "need known numbers"),
+    "neighbours in an unknown length": (
+        Window(5, borders="shift"),
+        {"queries": "n", "keys": "n"},
+        "borders=shift a known one",
+    ),
+    "two unknown lengths": (Window(4, stride=4), {"queries": "n", "keys": "m"}, "need one number for both"),
     "more numbers than axes": (Window("3x3x3", 0, "auto"), {}, "has not as many axes as"),
     "more numbers than axes are shown": (
         Window("3x3x3", 0, "auto"),
         {"geometry": Geometry(0, (Size.of(4), Size.of(4)))},
         "has not as many axes as",
     ),
-    "cross-attention": (Window(4, dilation=2), {"queries": 7}, "need known numbers"),
+    "cross-attention": (Window(4, dilation=2), {"queries": 7}, "need one number for both"),
 }
 
 

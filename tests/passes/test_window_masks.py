@@ -100,6 +100,60 @@ def test_a_mask_that_is_a_window_is_lowered_exactly(
     np.testing.assert_allclose(array(new.run(x)[0]), array(module(x)), rtol=1e-4, atol=1e-5)
 
 
+class Chunked(nn.Module):
+    """Causal self-attention in blocks of 16 tokens, of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = (t.reshape(b, n, HEADS, SIZE).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        at = torch.arange(n)
+        seen = (at[:, None] >= at) & (at[:, None] // 16 == at // 16)
+        scores = (q @ k.transpose(2, 3) * SIZE**-0.5).masked_fill(~seen, float("-inf"))
+        result: Tensor = (scores.softmax(-1) @ v).transpose(1, 2).reshape(b, n, WIDTH)
+        return result
+
+
+def any_length(module: nn.Module, x: Tensor, kind: str, where: Path) -> rewriter.Program:
+    if kind == "fx":
+        return rewriter.trace(module, (x,), dynamic_shapes=({1: Dim("n", min=2, max=4096)},))
+    torch.onnx.export(
+        module,
+        (x,),
+        where / "m.onnx",
+        dynamo=False,
+        opset_version=17,
+        input_names=["x"],
+        dynamic_axes={"x": {1: "n"}},
+    )
+    return rewriter.load(where / "m.onnx")
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+@pytest.mark.parametrize(
+    ("step", "exact"),
+    [(WindowAttention("auto"), True), (WindowAttention(5, 1, stride=3, dilation=2), False)],
+    ids=["auto", "given"],
+)
+def test_blocks_of_any_length(step: WindowAttention, exact: bool, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, x = Chunked().eval(), torch.randn(2, 40, WIDTH)
+    new = step(any_length(module, x, kind, tmp_path))
+    assert step.report is not None
+    (applied,) = step.report.sites
+    assert applied.reason is None and (applied.fidelity is Fidelity.EXACT) == exact
+    for length in (1, 16, 331) if kind == "onnx" else (2, 16, 331):
+        x = torch.randn(2, length, WIDTH)
+        found = array(new.run(x)[0])
+        assert np.isfinite(found).all()
+        if exact:
+            assert applied.form == "window:window=16,sinks=0,stride=16"
+            np.testing.assert_allclose(found, array(module(x)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_mask_that_is_no_window_is_refused_with_the_reason() -> None:
     module, x = Masked(64, None).eval(), torch.randn(1, 64, WIDTH)
     step = WindowAttention("auto")
