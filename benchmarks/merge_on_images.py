@@ -3,10 +3,10 @@
     python benchmarks/merge_on_images.py --sides 224 518 896
 
 DINOv2-small at 257, 1,370 and 4,097 tokens: traced in PyTorch, as an ONNX file exported from the same
-weights, and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool, so
-that the outputs on the left parts of two photographs keep a cosine (``keep=cos>=0.99``); the table is about
-their right parts. The baseline of PyTorch is the exact rewrite, one fused attention call per layer. Times are
-of the processor, taken in turns.
+weights, and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool,
+so that the outputs on the left parts of two photographs keep a cosine (``keep=cos>=0.99``); the table is
+about their right parts. The baseline of PyTorch is the exact rewrite, one fused attention call per layer.
+Times are of the processor, taken in turns.
 """
 
 from __future__ import annotations
@@ -51,12 +51,15 @@ def exported(side: int) -> Program:
 def traced(side: int) -> Program:
     """Return the backbone traced in PyTorch, with fused attention."""
     zoo = load_torch(side)
+    assert isinstance(zoo.model, torch.nn.Module)
     return SoftmaxAttention(verify=False)(rewriter.trace(zoo.model, zoo.inputs))
 
 
 def published(side: int) -> Program:
     """Return the published file."""
-    return rewriter.load(load_onnx().model)
+    path = load_onnx().model
+    assert isinstance(path, Path)
+    return rewriter.load(path)
 
 
 SOURCES: dict[str, Callable[[int], Program]] = {

@@ -227,5 +227,5 @@ def test_gradients_reach_every_operand() -> None:
     a = canonical(12)
     parts = [x.clone().requires_grad_() for x in (a.q, a.k, a.v)]
     own = Canonical(parts[0], parts[1], parts[2], None, None, a.scale, "never", a.shape)
-    Merge(r=4).emit(emitter_of(own), own).sum().backward()  # type: ignore[no-untyped-call]
+    Merge(r=4).emit(emitter_of(own), own).sum().backward()
     assert all(x.grad is not None and x.grad.isfinite().all() for x in parts)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rewriter.kernels.merge.definition import match, merged, unmerged
+from rewriter.kernels.merge.definition import Matching, match, merged, unmerged
 
 __all__ = ["LAYERS", "SPELLINGS", "TOKENS", "WIDTH", "Vit", "by_hand"]
 
@@ -38,24 +38,28 @@ class Layer(nn.Module):
         else:
             often = None if size is None else size.log()[:, None, None, :]
             result = F.scaled_dot_product_attention(q, k, v, attn_mask=often)
-        return self.out(result.transpose(1, 2).reshape(batch, tokens, WIDTH))
+        found: torch.Tensor = self.out(result.transpose(1, 2).reshape(batch, tokens, WIDTH))
+        return found
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
         if self.spelling == "flattened":
-            return self.down(F.gelu(self.up(x.reshape(-1, WIDTH)))).reshape(x.shape)
-        return self.down(F.gelu(self.up(x)))
+            flat: torch.Tensor = self.down(F.gelu(self.up(x.reshape(-1, WIDTH))))
+            return flat.reshape(x.shape)
+        found: torch.Tensor = self.down(F.gelu(self.up(x)))
+        return found
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         match self.spelling:
             case "post-norm":
                 x = self.before(x + self.attend(x))
-                return self.behind(x + self.mlp(x))
+                x = self.behind(x + self.mlp(x))
             case "parallel":
                 y = self.before(x)
-                return x + self.attend(y) + self.mlp(y)
+                x = x + self.attend(y) + self.mlp(y)
             case _:
                 x = x + self.attend(self.before(x))
-                return x + self.mlp(self.behind(x))
+                x = x + self.mlp(self.behind(x))
+        return x
 
 
 class TorchLayer(nn.Module):
@@ -66,7 +70,8 @@ class TorchLayer(nn.Module):
         self.layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 24, 0.0, batch_first=False, norm_first=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)
+        found: torch.Tensor = self.layer(x)
+        return found
 
 
 class Vit(nn.Module):
@@ -114,7 +119,7 @@ def by_hand(model: Vit, x: torch.Tensor, schedule: dict[int, int], protect: int)
     """Run a plain model layer by layer, and merge ``schedule[layer]`` tokens behind each attention."""
     x = model.embed(x)
     size = torch.ones(x.shape[:2], dtype=x.dtype)
-    matchings = []
+    matchings: list[Matching] = []
     middle = x
 
     def all_tokens(t: torch.Tensor) -> torch.Tensor:
