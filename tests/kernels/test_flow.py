@@ -25,7 +25,8 @@ def dense(a: Canonical) -> torch.Tensor:
     received = (flow / outgoing[:, :, None]).sum(3)
     given = (flow / incoming[..., None]).sum(2).clamp(-1, 1)
     weights = flow / incoming[..., None] * (given.softmax(2) * keys)[:, :, None]
-    return weights @ v * torch.sigmoid(received * queries / keys)[..., None]
+    result: torch.Tensor = weights @ v * torch.sigmoid(received * queries / keys)[..., None]
+    return result
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 7), (5, 9), (12, 3)])

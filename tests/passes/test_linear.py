@@ -245,11 +245,17 @@ def test_products_of_any_length_are_exchanged(tmp_path: Path) -> None:
     [
         (lambda q, k, v: q @ (k.transpose(2, 3) @ v), "least already (factored)"),
         (lambda q, k, v: F.relu(q @ k.transpose(2, 3)) @ v, "is unnormalised-attention"),
+        (
+            lambda q, k, v: (lambda w: w / (w.sum(-1, keepdim=True) + 1e-6) @ v)(
+                positive(q) @ positive(k).transpose(2, 3)
+            ),
+            "cannot be exchanged",
+        ),
         (lambda q, k, v: (1 + q @ k.transpose(2, 3)) @ v, "cannot be exchanged"),
         (lambda q, k, v: (q @ k.transpose(2, 3) * (TRIANGLE + 0.1)) @ v, "cannot be exchanged"),
         (lambda q, k, v: (q @ k.transpose(2, 3)).triu() @ v, "window of keys"),
     ],
-    ids=["cheaper already", "relu", "one more", "a decay", "the future"],
+    ids=["cheaper already", "relu", "a sum with something added", "one more", "a decay", "the future"],
 )
 def test_other_products_are_left_alone(mechanism: Mechanism, reason: str) -> None:
     step, p = ReassociatedAttention(), rewriter.trace(Block(mechanism).eval(), (torch.randn(1, 200, WIDTH),))
