@@ -24,9 +24,6 @@ __all__ = [
     "emit_two_stages",
 ]
 
-BLOCK = 64
-"""Tokens that are counted at once; sums over blocks are counted again."""
-
 
 def emit_agents(e: Emitter, a: Canonical, landmarks: Landmarks, sharpness: float, shortcut: float) -> Handle:
     """Emit agent attention; ``[B, H, I, E]``."""
@@ -166,45 +163,33 @@ def _middle(e: Emitter, landmarks: Landmarks, total: Handle) -> Handle:
 
 def _shares(e: Emitter, landmarks: Landmarks, tokens: Size, shown: Handle | None, dtype: str) -> Handle:
     """Emit the share of every token in every landmark, ``[…, count, N]``; 0 for what is left out."""
-    place, total = _places(e, landmarks.protect, tokens, shown)
+    place, total, kept = _places(e, landmarks.protect, tokens, shown)
     count = landmarks.count
     if landmarks.pool == "stride":
         wanted = e.reshape(_middle(e, landmarks, total), (*e.shape(total)[:-2], count, ONE))
-        return e.map("cast", e.map("eq", place, wanted), dtype=dtype)
+        return e.map("cast", e.map("and", e.map("eq", place, wanted), kept), dtype=dtype)
     first = e.constant(np.arange(count)[:, None], "int64")
     start = e.map("floordiv", e.map("mul", first, total), _int(e, count))
     above = e.map("add", e.map("mul", e.map("add", first, _int(e, 1)), total), _int(e, count - 1))
     end = e.map("floordiv", above, _int(e, count))
-    inside = e.map("and", e.map("ge", place, start), e.map("lt", place, end))
+    inside = e.map("and", e.map("and", e.map("ge", place, start), e.map("lt", place, end)), kept)
     number = e.map("maximum", e.map("sub", end, start), _int(e, 1))
     return e.map("div", e.map("cast", inside, dtype=dtype), e.map("cast", number, dtype=dtype))
 
 
-def _places(e: Emitter, protect: int, tokens: Size, shown: Handle | None) -> tuple[Handle, Handle]:
-    """Emit the place of every token in the sequence, ``[…, 1, N]``, -1 if it is left out, and its length."""
-    at = e.map("sub", e.iota(tokens), _int(e, protect)) if protect else e.iota(tokens)
+def _places(e: Emitter, protect: int, tokens: Size, shown: Handle | None) -> tuple[Handle, Handle, Handle]:
+    """Emit the place of every token in the sequence, ``[…, 1, N]``, its length, and what belongs to it."""
+    at = e.reshape(
+        e.map("sub", e.iota(tokens), _int(e, protect)) if protect else e.iota(tokens), (ONE, tokens)
+    )
+    kept = e.map("ge", at, _int(e, 0))
     if shown is None:
-        # what is protected has a negative place
-        return e.reshape(at, (ONE, tokens)), e.reshape(e.size(tokens - protect), (ONE, ONE))
-    if protect:
-        shown = e.map("and", shown, e.map("ge", at, _int(e, 0)))
-    counted = _running_count(e, shown)
-    place = e.map("where", shown, e.map("sub", counted, _int(e, 1)), _int(e, -1))
-    return place, e.reduce("max", counted, 3)
-
-
-def _running_count(e: Emitter, shown: Handle) -> Handle:
-    """Emit how many are True up to each entry of the last axis, with it; int64."""
-    *lead, tokens = e.shape(shown)
-    blocks = e.ceil_div(tokens, BLOCK)
-    ones = e.pad(e.map("cast", shown, dtype="float32"), 3, 0, blocks * BLOCK - tokens)
-    ones = e.reshape(ones, (*lead[:2], blocks, BLOCK))
-    within = e.matmul(ones, e.constant(np.triu(np.ones((BLOCK, BLOCK))), "float32"))
-    row, column = e.reshape(e.iota(blocks), (blocks, ONE)), e.reshape(e.iota(blocks), (ONE, blocks))
-    earlier = e.map("cast", e.map("lt", column, row), dtype="float32")
-    before = e.matmul(earlier, e.slice(within, 3, BLOCK - 1, 1))
-    counted = e.reshape(e.map("add", within, before), (*lead, blocks * BLOCK))
-    return e.map("cast", e.slice(counted, 3, 0, tokens), dtype="int64")
+        return at, e.reshape(e.size(tokens - protect), (ONE, ONE)), kept
+    kept = e.map("and", shown, kept)
+    # what is kept comes first, in order; the order of an order is the place of each
+    order = e.argsort(e.map("cast", kept, dtype="float32"), 3)
+    place = e.argsort(e.map("neg", e.map("cast", order, dtype="float32")), 3)
+    return place, e.reduce("sum", e.map("cast", kept, dtype="int64"), 3), kept
 
 
 def _int(e: Emitter, value: int) -> Handle:

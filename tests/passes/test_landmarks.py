@@ -223,6 +223,17 @@ def test_a_bias_by_keys_is_kept_and_one_by_pairs_is_refused(step: Pass) -> None:
         assert site.committed == by_keys and ("the same for every query" in (site.reason or "")) != by_keys
 
 
+@pytest.mark.parametrize(
+    "step", [AgentAttention(4, 1), AgentAttention(4, pool="mean"), NystromAttention(4, 1)]
+)
+def test_a_rewritten_module_exports_with_any_length(step: Pass, tmp_path: Path) -> None:
+    new = step(encoder("fx, any length", tmp_path)).module()
+    length = Dim("length", min=4, max=2048)
+    exported = torch.export.export(new, padded(31), dynamic_shapes=({1: length}, {1: length}))
+    for tokens in (4, 31, 64, 200):
+        torch.testing.assert_close(exported.module()(*padded(tokens)), new(*padded(tokens)))
+
+
 @pytest.mark.parametrize("kind", [AgentAttention, NystromAttention])
 def test_kernels_are_called_where_they_are_asked_for(kind: type[AgentAttention | NystromAttention]) -> None:
     module, image = Grid().eval(), torch.randn(1, 3, 28, 28)
