@@ -79,9 +79,9 @@ def query_blocks(e: Emitter, a: Canonical) -> Iterator[Canonical]:
     """
     queries, keys, planes = a.shape["I"].known(), a.shape["J"].known(), a.shape["H"].known()
     if queries is None or keys is None or planes is None:
-        length = e.ceil_div(a.shape["I"], DYNAMIC_BLOCKS)
+        count = e.ceil_div(a.shape["I"], DYNAMIC_BLOCKS)
         for at in range(DYNAMIC_BLOCKS):
-            yield _repeating(e, a, at, length)
+            yield _repeating(e, a, at, count)
         return
     length = block_length(planes * (a.shape["B"].known() or 1), queries, keys)
     for start in range(0, queries, length):

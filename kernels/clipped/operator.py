@@ -71,13 +71,13 @@ def _gradient(
     return clipped_gradient(x, seen, grad, zeta=zeta, gamma=gamma - alpha / keys)
 
 
-def _kernel(*operands: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
+def _kernel(*operands: Any, **settings: Any) -> tuple[Tensor, Tensor]:
     from rewriter.kernels.clipped.fused_triton import forward
 
     return forward(*operands, **settings)
 
 
-def _kernel_gradient(*operands: Tensor | None, **settings: Any) -> tuple[Tensor | None, ...]:
+def _kernel_gradient(*operands: Any, **settings: Any) -> tuple[Tensor | None, ...]:
     from rewriter.kernels.clipped.fused_triton import backward
 
     return backward(*operands, **settings)

@@ -62,7 +62,8 @@ def quantised(x: torch.Tensor, symmetric: bool = True, bits: int = 8) -> torch.T
     if scale == 0:
         return x
     levels = (x / scale).round().clamp(least, top if symmetric else least + top)
-    return (levels * scale).to(x.dtype)
+    rounded: torch.Tensor = levels * scale
+    return rounded.to(x.dtype)
 
 
 def int8_error(form: Form, x: Operands, symmetric: bool = True) -> Int8Error:

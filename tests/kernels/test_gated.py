@@ -136,7 +136,7 @@ def test_what_it_is_for_a_site(tmp_path: Path) -> None:
     assert "for 4 with 16" in (refusal(Gated(weights=path), site(heads=Size.symbol("h"))) or "")
 
 
-FILES: dict[str, tuple[dict[str, np.ndarray] | bytes | None, str]] = {
+FILES: dict[str, tuple[dict[str, Any] | bytes | None, str]] = {
     "missing": (None, "not a readable"),
     "text": (b"weight", "not a readable"),
     "a pickle": ({"weight": np.array([{}], object)}, "not a readable"),
@@ -151,7 +151,7 @@ FILES: dict[str, tuple[dict[str, np.ndarray] | bytes | None, str]] = {
 
 @pytest.mark.parametrize(("content", "words"), FILES.values(), ids=list(FILES))
 def test_files_that_are_no_gate_are_refused(
-    tmp_path: Path, content: dict[str, np.ndarray] | bytes | None, words: str
+    tmp_path: Path, content: dict[str, Any] | bytes | None, words: str
 ) -> None:
     path = tmp_path / "gate.npz"
     if isinstance(content, bytes):

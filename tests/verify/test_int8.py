@@ -20,7 +20,7 @@ def test_no_number_moves_by_more_than_half_a_level(symmetric: bool, shift: float
     found = quantised(x, symmetric)
     edge = 0 if symmetric else level / 2  # the shift is rounded to a whole level, too
     assert float((found - x).abs().max()) <= level / 2 * (1 + 1e-5) + edge
-    assert found.unique().numel() <= 256
+    assert len(set(found.tolist())) <= 256
     assert torch.allclose(quantised(found, symmetric), found, atol=level / 100)
 
 
@@ -52,9 +52,9 @@ def test_an_outlier_costs_the_others_their_levels(symmetric: bool) -> None:
     x = operands(canonical(20))
     before = int8_error(Softmax(), x, symmetric)
     assert before.rounding == before.total and 0 < before.total < 0.05
-    assert quantised(x.v, symmetric)[1].unique().numel() > 100
+    assert len(set(quantised(x.v, symmetric)[1].flatten().tolist())) > 100
     x.v[0, 0, 0, 0] = 1000
-    assert quantised(x.v, symmetric)[1].unique().numel() < 4
+    assert len(set(quantised(x.v, symmetric)[1].flatten().tolist())) < 4
 
 
 def test_the_total_holds_what_the_form_itself_changes() -> None:
