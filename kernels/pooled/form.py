@@ -13,7 +13,6 @@ from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
 from rewriter.kernels.window.site_grid import shown_grid, why_no_grid
-from rewriter.lower.errors import EmitError
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
@@ -134,10 +133,9 @@ class Pooled(Form):
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             return emit_dense(e, a)
         bias = a.bias
-        if bias is not None and e.shape(bias)[1] != ONE:
-            raise EmitError("the mask of the keys differs by head")
-        if bias is not None and e.shape(bias)[2] != ONE:
-            bias = e.slice(bias, 2, 0, 1)  # every row is proved to be the same
+        for axis in (1, 2):  # it is proved to be the same for every head and query
+            if bias is not None and e.shape(bias)[axis] != ONE:
+                bias = e.slice(bias, axis, 0, 1)
         a = replace(a, bias=bias)
         empty_row: EmptyRow = "never" if bias is None else "zero"
         if self.grid is None:

@@ -18,6 +18,7 @@ CONTRACTS = (
     "rewriter.lower.band",
     "rewriter.lower.emitter",
     "rewriter.lower.heads",
+    "rewriter.sites.patterns",
     "rewriter.sites.site",
 )
 """What a form is declared with: plain data and protocols, and what is emitted through them; no runtime."""

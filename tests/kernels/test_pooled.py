@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -274,6 +275,16 @@ def test_refusals_say_why(form: Pooled, changes: dict[str, Any], words: str) -> 
 def test_hidden_keys_are_no_reason_to_refuse() -> None:
     for facts in (Facts(key_padding=True, hides_keys=True), Facts(band=CAUSAL, key_padding=True)):
         assert Pooled(8).why_not(site(facts=facts)) is None
+
+
+def test_a_mask_that_the_graph_holds_for_every_head_and_query_is_read_once() -> None:
+    form, a = Pooled(8, 2, 4, 1), canonical(26, bias="keys")
+    assert a.bias is not None
+    a.bias[a.bias.isfinite()] = 0.0
+    want = emitted(form, a)
+    a = replace(a, bias=a.bias.expand(2, 4, 26, 26).contiguous())
+    torch.testing.assert_close(emitted(form, a), want)
+    torch.testing.assert_close(form.definition(operands(a)), want, rtol=1e-5, atol=1e-5)
 
 
 def test_the_grid_is_the_one_that_the_graph_shows() -> None:
