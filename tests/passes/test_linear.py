@@ -269,3 +269,30 @@ def test_short_sequences_go_back_to_scores() -> None:
     new = step(rewriter.trace(module, (x,)))
     assert step.report is not None and [s.reason for s in step.report.sites] == [None]
     np.testing.assert_allclose(array(new.run(x)[0]), array(module(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("route", ["traced", "traced, any length"])
+def test_the_kernel_is_saved_and_trains(route: str, tmp_path: Path) -> None:
+    inputs = inputs_for(causal)
+    p = program(Block(causal).eval(), inputs, route, tmp_path)
+    plain, fused = LinearAttention("elu")(p), LinearAttention("elu", target="triton")
+    new = fused(p)
+    assert fused.report is not None and [s.reason for s in fused.report.sites] == [None]
+    new.save(tmp_path / "new.pt2")
+    again = rewriter.load(tmp_path / "new.pt2")
+    for length in (LENGTH, 150) if "any" in route else (LENGTH,):
+        given = inputs_for(causal, length)
+        np.testing.assert_allclose(
+            array(again.run(*given)[0]), array(plain.run(*given)[0]), rtol=1e-4, atol=1e-5
+        )
+    gradients = []
+    for rewritten in (plain, again):
+        module = rewritten.module()
+        found = module(*inputs)
+        out = found[0] if isinstance(found, tuple) else found
+        out.square().sum().backward()
+        gradients.append({name: w.grad for name, w in module.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 4
+    for name, want in gradients[0].items():
+        assert want is not None and want.any()
+        torch.testing.assert_close(gradients[1][name], want, rtol=1e-3, atol=1e-4)
