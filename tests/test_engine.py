@@ -43,7 +43,7 @@ class Narrower(Window):
     """Says one window and computes another."""
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
-        return Window(self.window - 2).emit(e, a)
+        return Window(int(self.window) - 2).emit(e, a)
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,8 @@ class Passages(Workload):
             states = torch.as_tensor(run(*inputs)[0]).float()
             kept = inputs[1].bool()
             tokens.append(F.cosine_similarity(states, references[name], dim=-1)[kept])
-            means = [(x * kept[..., None]).sum(1) for x in (states, references[name])]
-            passages.append(F.cosine_similarity(*means, dim=-1))
+            found, expected = ((x * kept[..., None]).sum(1) for x in (states, references[name]))
+            passages.append(F.cosine_similarity(found, expected, dim=-1))
         each = torch.cat(tokens)
         return {
             "cosine": float(each.mean()),

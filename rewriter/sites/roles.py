@@ -23,7 +23,7 @@ def assign_roles_without_product(scores: Term, v: Read, keys: tuple[Atom, ...], 
     in_s = depends_on(scores)
     stray = (in_s | in_v) - frozenset(order) - frozenset(keys)
     if stray:
-        return f"an axis of size {next(iter(stray)).size} is neither summed nor kept"
+        return f"an axis of size {min(str(a.size) for a in stray)} is neither summed nor kept"
     if any(a not in in_v for a in keys):
         return "the values do not depend on the axis that is summed with them"
     lost = [a for a in order if a not in in_s and a not in in_v]
@@ -49,7 +49,7 @@ def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Inde
     known = frozenset(order) | frozenset(keys)
     stray = (in_q | in_k | in_v) - known - frozenset(features)
     if stray:
-        return f"an axis of size {next(iter(stray)).size} is neither summed nor kept"
+        return f"an axis of size {min(str(a.size) for a in stray)} is neither summed nor kept"
     if any(a not in in_v for a in keys):
         return "the values do not depend on the axis that is summed with them"
     v_features = tuple(a for a in order if a in in_v and a not in in_k and a not in in_q)
