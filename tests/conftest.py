@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rewriter.errors import InputError
+from tests.absent import skip_or_fail
 
 if TYPE_CHECKING:
     from rewriter.models_zoo.zoo_model import ZooModel
@@ -34,9 +35,7 @@ def zoo() -> Callable[[str], ZooModel]:
         try:
             models_zoo.find(name)
         except InputError as error:
-            if os.environ.get("REWRITER_REQUIRE_MODELS") == "1":
-                raise
-            pytest.skip(str(error))
+            skip_or_fail(error)
         return _loaded(name)
 
     return load

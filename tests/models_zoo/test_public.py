@@ -14,6 +14,7 @@ from rewriter.errors import InputError
 from rewriter.models_zoo import dinov2, minilm, smollm2, whisper
 from rewriter.models_zoo.package import PACKAGES
 from rewriter.models_zoo.zoo_model import ZooModel
+from tests.absent import skip_or_fail
 
 Zoo = Callable[[str], ZooModel]
 
@@ -114,7 +115,7 @@ def test_whisper_reads_a_clip(zoo: Zoo) -> None:
     try:
         (samples, text), *_ = whisper.clips()[1:]
     except InputError as error:
-        pytest.skip(str(error))
+        skip_or_fail(error)
     said = whisper.transcribe(
         model.run, whisper.features(samples), guess="He was not an ill-disposed old man."
     )

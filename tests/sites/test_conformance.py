@@ -25,6 +25,15 @@ with warnings.catch_warnings():
 
 HALF = (np.float16, ml_dtypes.bfloat16)
 
+WITHOUT_KERNEL = {
+    "test_attention_3d_causal_bf16_expanded",
+    "test_attention_4d_attn_mask_causal_bf16_expanded",
+    "test_attention_4d_causal_bf16_expanded",
+    "test_attention_4d_causal_padded_kv_bf16_expanded",
+    "test_attention_4d_padded_kv_bf16_expanded",
+}
+"""Graphs in bfloat16 with operators for which ONNX Runtime has no kernel on a CPU."""
+
 
 def check_oracle(case: Any, found: list[np.ndarray]) -> None:
     ((inputs, outputs),) = case.data_sets
@@ -61,7 +70,9 @@ def test_rewritten(name: str) -> None:
     try:
         program.run(*inputs)
     except InputError as error:
-        pytest.skip(str(error))  # a type without a kernel
+        if name not in WITHOUT_KERNEL:
+            raise
+        pytest.skip(str(error))
     softmax = rewriter.passes.SoftmaxAttention()
     rewritten = softmax(program)
     assert softmax.report is not None
