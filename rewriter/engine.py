@@ -317,12 +317,13 @@ class _Engine:
         refused = {site.id: refusal(form, site) for site, form in wanted}
         legal = [(s, f) for s, f in wanted if refused[s.id] is None and isinstance(f, Merge)]
         made: dict[str, Form] = {}
+        check: SiteCheck | None = None
         if legal:
             self._progress("merging tokens", 0, 0)
             done = span(
                 program, legal, self._lowering.insert, data=self._data, seed=self._seed, verify=self._verify
             )
-            program, made = done.program, dict(done.made)
+            program, made, check = done.program, dict(done.made), done.check
             refused |= done.reasons
         applied = [
             Applied(
@@ -331,7 +332,7 @@ class _Engine:
                 fidelity=form.fidelity(site),
                 committed=site.id in made,
                 reason=refused[site.id],
-                check=None,
+                check=check if site.id in made else None,
                 error=None,
                 measured_on=None,
                 before=_as_it_is(site),

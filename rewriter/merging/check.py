@@ -10,10 +10,11 @@ from rewriter.errors import InputError
 from rewriter.program.program import Program
 from rewriter.program.tensors import to_torch
 from rewriter.sites.token_flow import TokenFlow
-from rewriter.verify.metrics import is_floating, max_abs
+from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches, relative
 from rewriter.verify.noise import MODEL_FACTOR, epsilon, floor
+from rewriter.verify.site import SiteCheck
 
-__all__ = ["why_wrong"]
+__all__ = ["check_merged"]
 
 KINDS = 4
 """Different tokens in the input of the probe, at most."""
@@ -25,10 +26,10 @@ OPEN_SIZE = 2
 """Batch size of the probe where it is open."""
 
 
-def why_wrong(
+def check_merged(
     original: Program, merged: Program, flow: TokenFlow, counts: Sequence[int], protect: int, seed: int
-) -> str | None:
-    """Run both programs from where the flow starts, on tokens with many twins; return the sentence why not.
+) -> SiteCheck:
+    """Run both programs from where the flow starts, on tokens with many twins.
 
     Merging equal tokens, each counted as often as it is there, is exact. What is left is rounding: outputs
     may differ `MODEL_FACTOR` times as much as the original's respond to a change of the tokens in their last
@@ -46,6 +47,11 @@ def why_wrong(
         First tokens that are never merged.
     seed
         Of the tokens.
+
+    Returns
+    -------
+    SiteCheck
+        Of the worst output; its errors are against the original, and what the original's respond.
     """
     outputs = list(original.graph.outputs)
     x = _twins(original, flow, counts, protect, seed)
@@ -54,16 +60,26 @@ def why_wrong(
         before, after = old({flow.start: x}), new({flow.start: x})
         moved = old({flow.start: _moved(x, seed)})
     except InputError as error:
-        return f"it cannot be run on equal tokens: {error}"
+        return _refused(f"it cannot be run on equal tokens: {error}")
+    worst = SiteCheck(True, None, 1, 0.0, 0.0, 0.0, 0.0)
     for name, a, b, c in zip(outputs, before, after, moved, strict=True):
-        if a.shape != b.shape:
-            return f"on equal tokens {name} has shape {b.shape}, not {a.shape}"
-        if not is_floating(a.dtype):
-            continue
-        tolerance = MODEL_FACTOR * max(max_abs(a, c), floor(a, a.dtype))
-        if not max_abs(a, b) <= tolerance:
-            return f"on equal tokens {name} differs by {max_abs(a, b):.2e}, more than {tolerance:.2e}"
-    return None
+        if a.shape != b.shape or pattern_mismatches(a, b):
+            return _refused(f"on equal tokens {name} has another shape, or other places that are NaN or inf")
+        if is_floating(a.dtype):
+            worst = max(worst, _compared(name, a, b, c), key=lambda check: (not check.ok, check.error))
+    return worst
+
+
+def _compared(name: str, a: np.ndarray, b: np.ndarray, moved: np.ndarray) -> SiteCheck:
+    error, response = max_abs(a, b), max_abs(a, moved)
+    tolerance = MODEL_FACTOR * max(response, floor(a, a.dtype))
+    ok = error <= tolerance
+    reason = None if ok else f"on equal tokens {name} differs by {error:.2e}, more than {tolerance:.2e}"
+    return SiteCheck(ok, reason, 1, error, response, tolerance, relative(a, b))
+
+
+def _refused(reason: str) -> SiteCheck:
+    return SiteCheck(False, reason, 1, np.inf, 0.0, 0.0, np.inf)
 
 
 def _twins(program: Program, flow: TokenFlow, counts: Sequence[int], protect: int, seed: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rewriter.errors import InputError, RewriterError
 from rewriter.kernels.merge.form import Merge
 from rewriter.lower.errors import EmitError
-from rewriter.merging.check import why_wrong
+from rewriter.merging.check import check_merged
 from rewriter.merging.schedule import Cost, choose
 from rewriter.merging.weave import Merging, woven
 from rewriter.program.program import Insertion, Program
@@ -18,6 +18,7 @@ from rewriter.verify.budget import Budget, parse_budget
 from rewriter.verify.data import Data, data_cases
 from rewriter.verify.metrics import distance, is_floating
 from rewriter.verify.running import first_line, run, runtime_errors
+from rewriter.verify.site import SiteCheck
 
 __all__ = ["Spanned", "span"]
 
@@ -40,11 +41,14 @@ class Spanned:
         The form that each site has got, by id.
     reasons
         Why the others have got none.
+    check
+        What validation found, unless it was skipped.
     """
 
     program: Program
     made: Mapping[str, Merge] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    check: SiteCheck | None = None
 
 
 def span(
@@ -144,14 +148,14 @@ class _Span:
         if not left:
             return Spanned(self._program, reasons=reasons)
         notes = {name: {"form": str(form), "fidelity": "training-free"} for name, form in left.items()}
+        check: SiteCheck | None = None
+        why: str | None = None
         try:
             merged = self._insert(self._program, woven(self._program, flow, mergings, self._protect), notes)
-            counts = [m.r for m in mergings]
-            why = (
-                why_wrong(self._program, merged, flow, counts, self._protect, self._seed)
-                if self._verify
-                else None
-            )
+            if self._verify:
+                counts = [m.r for m in mergings]
+                check = check_merged(self._program, merged, flow, counts, self._protect, self._seed)
+                why = check.reason
         except EmitError as error:
             why = f"merge cannot be written for this target: {error}"
         except RewriterError as error:
@@ -160,7 +164,7 @@ class _Span:
             why = f"merge could not be run: {first_line(error)}"
         if why is not None:
             return Spanned(self._program, reasons=reasons | dict.fromkeys(left, why))
-        return Spanned(merged, left, reasons)
+        return Spanned(merged, left, reasons, check)
 
     def _chosen(self, flow: TokenFlow, sites: Sequence[str], budget: Budget) -> list[Merging]:
         if self._data is None:
