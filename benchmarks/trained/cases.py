@@ -47,13 +47,16 @@ _IMAGES: dict[str, tuple[str, ...]] = {
     "nystrom": tuple(f"nystrom:landmarks={n},protect=1,{_GRID}" for n in (196, 100, 49)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
     "clipped": tuple(f"clipped:gamma={g}" for g in (-0.0003, -0.003, -0.03)),
-    "merge": tuple(f"merge:ratio={r},protect=1" for r in (0.25, 0.5, 0.75)),
+    "pooled": tuple(f"pooled:window={n},pool=4,sinks=1,{_GRID}" for n in (24, 16, 8)),
+    "merge": tuple(f"merge:ratio={r},protect=1" for r in (0.125, 0.25, 0.5)),
+    "merge, through": tuple(f"merge:keep=cos>={c},protect=1" for c in (0.995, 0.99, 0.95)),
 }
 
 _TEXT: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:window={n},sinks=4" for n in (1024, 512, 128)),
     "pooled": tuple(f"pooled:window={w},pool={n},sinks=4" for w, n in ((1024, 64), (512, 64), (256, 32))),
     "window without sinks": tuple(f"window:window={n}" for n in (1024, 512, 128)),
+    "pooled": tuple(f"pooled:window={n},pool=16,sinks=4" for n in (512, 256, 128)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
     "clipped": tuple(f"clipped:gamma={g}" for g in (-0.0003, -0.003, -0.03)),
 }
@@ -65,7 +68,8 @@ _SEQUENCES: dict[str, tuple[str, ...]] = {
     "nystrom": tuple(f"nystrom:landmarks={n},pool=mean" for n in (128, 64, 32)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
     "clipped": tuple(f"clipped:gamma={g}" for g in (-0.0003, -0.003, -0.03)),
-    "merge": tuple(f"merge:ratio={r},protect=1" for r in (0.25, 0.5, 0.75)),
+    "pooled": tuple(f"pooled:window={n},pool=8,sinks=1" for n in (256, 128, 32)),
+    "merge": tuple(f"merge:ratio={r},protect=1" for r in (0.125, 0.25, 0.5)),
 }
 
 FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -81,5 +85,5 @@ def cases(workload: str) -> Iterator[Case]:
     """Yield the cases of a workload."""
     for family, forms in FAMILIES[workload.partition("-")[0]].items():
         for form in forms:
-            for select in ("all", HALF):
+            for select in ("all",) if "keep=" in form else ("all", HALF):  # it chooses its layers itself
                 yield Case(workload, family, form, select)
