@@ -17,8 +17,8 @@ class ReassociatedAttention(Pass):
     width. After: the one that takes fewer multiplications; chunk by chunk where a causal mask stands between.
 
     Applies when
-        the weights are products of queries and keys, times numbers and factors of the query, divided by
-        their sum over the keys or not, causal or not, whatever queries and keys are made of.
+        the weights are products of queries and keys, times numbers and factors of the query, or plus a
+        number; divided by their sum over the keys or not, causal or not, whatever queries and keys are.
     Refuses when
         the site is of another kind, changes its weights, or has another mask, a decay or a bias between its
         products; or when it is computed in the cheaper order already.

@@ -72,6 +72,8 @@ class Canonical:
         ``S`` of them; None if there are none.
     normalizer
         As `AttentionSite.normalizer`: what makes weights of the scores.
+    shift
+        Added to the scaled scores where no softmax follows.
     """
 
     q: Handle
@@ -86,6 +88,7 @@ class Canonical:
     softcap: float | None = None
     sink: Handle | None = None
     normalizer: str = "softmax"
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.forms import Canonical, Cost, Fidelity, Form
-from rewriter.kernels.linear.features import Identity
+from rewriter.kernels.linear.features import Identity, Taylor
 from rewriter.kernels.linear.form import sums_cost
 from rewriter.kernels.linear.legality import why_no_sums
 from rewriter.kernels.linear.lowering import Tokens, emit_sums, emit_wide, order_of, sizes_of
@@ -14,6 +14,7 @@ from rewriter.kernels.linear.lowering import Tokens, emit_sums, emit_wide, order
 if TYPE_CHECKING:
     import torch
 
+    from rewriter.algebra.sizes import Size
     from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, Handle
     from rewriter.sites.site import AttentionSite
@@ -51,10 +52,14 @@ class Reassociated(Form):
         return emit_wide(e, a, self._emit)
 
     def _emit(self, e: Emitter, a: Canonical) -> Handle:
-        q = a.q if a.scale == 1.0 else e.map("mul", a.q, e.constant(a.scale, e.dtype(a.q)))
-        tokens, width = Tokens(q, a.k, a.v, a.band, Identity()), a.shape["E"]
+        def times(x: Handle, number: float) -> Handle:
+            return x if number == 1.0 else e.map("mul", x, e.constant(number, e.dtype(x)))
+
+        # scale · s + shift = shift · (1 + scale / shift · s)
+        q, share = times(a.q, a.scale / (a.shift or 1.0)), a.shift or 1.0
+        tokens, width = Tokens(q, a.k, a.v, a.band, Taylor(1) if a.shift else Identity()), a.shape["E"]
         if a.normalizer == "none":
-            return emit_sums(e, tokens)
+            return times(emit_sums(e, tokens), share)
         sums = emit_sums(e, tokens, counted=True)
         return e.map("div", e.slice(sums, 3, 0, width), e.slice(sums, 3, width, 1))
 
@@ -66,11 +71,14 @@ class Reassociated(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of the cheapest order."""
-        return sums_cost(site, site.qk_dim, site.facts.band)
+        return sums_cost(site, self._features(site), site.facts.band)
 
     @staticmethod
-    def _order(site: AttentionSite) -> str:
-        return order_of(sizes_of(site, site.qk_dim), site.facts.band)
+    def _features(site: AttentionSite) -> Size:
+        return site.qk_dim + 1 if site.formula.shift else site.qk_dim
+
+    def _order(self, site: AttentionSite) -> str:
+        return order_of(sizes_of(site, self._features(site)), site.facts.band)
 
     @staticmethod
     def _given(site: AttentionSite) -> str:

@@ -70,6 +70,8 @@ class Operands:
     normalizer
         What makes weights of the scores: ``softmax``; ``sum``, a division by their sum over the keys; or
         ``none``.
+    shift
+        Added to the scaled scores where there is no softmax.
     """
 
     q: torch.Tensor
@@ -81,6 +83,7 @@ class Operands:
     softcap: float | None = None
     sink: torch.Tensor | None = None
     normalizer: str = "softmax"
+    shift: float = 0.0
 
 
 def attention_weights(x: Operands, seen: torch.Tensor) -> torch.Tensor:

@@ -77,6 +77,7 @@ def emit_site(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle], co
             softcap=formula.softcap,
             sink=sink,
             normalizer=site.normalizer,
+            shift=formula.shift,
         ),
     )
     return restore(e, result, formula, (*batch, *heads, *axes.queries, *axes.v_features))

@@ -30,6 +30,8 @@ def emit_densely(site: AttentionSite, e: Emitter, handles: Mapping[str, Handle])
         for factor, divides in formula.factors:
             by = emit_term(e, handles, factor, (*groups[:3], ()), site.dtype)
             scores = e.map("div" if divides else "mul", scores, by)
+        if formula.shift:
+            scores = e.map("add", scores, e.constant(formula.shift, site.dtype))
         scores = _where_seen(e, site, scores)
         weights = _normalised(e, handles, site, scores)
     wanted = (site.batch, site.heads, site.queries, site.keys)

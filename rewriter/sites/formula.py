@@ -94,6 +94,8 @@ class Formula:
         the values.
     values_first
         The graph sums keys times values before they meet the queries: it has no scores.
+    shift
+        Added to the scaled scores, before a band hides some, where no softmax follows.
     """
 
     axes: Axes
@@ -111,6 +113,7 @@ class Formula:
     scores: Term | None = None
     weights: Term | None = None
     values_first: bool = False
+    shift: float = 0.0
 
     @property
     def operands(self) -> tuple[Operand, ...]:

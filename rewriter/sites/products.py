@@ -1,4 +1,4 @@
-"""Weights that are the products of queries and keys themselves, times numbers, factors and a mask."""
+"""Weights that are linear in the products of queries and keys, times factors and a mask."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["Weighted", "read_products"]
 
 @dataclass(frozen=True)
 class Weighted:
-    """``scale · factors · q kᵀ``, 0 where a mask hides the key.
+    """``scale · factors · q kᵀ + shift``, 0 where a mask hides the key.
 
     Parameters
     ----------
-    scale, factors
+    scale, factors, shift
         As in `rewriter.sites.formula.Formula`.
     hidden
         0 where the key is seen, else -inf; None without a mask.
@@ -34,6 +34,7 @@ class Weighted:
 
     scale: float
     factors: tuple[tuple[Term, bool], ...]
+    shift: float
     hidden: Term | None
     mask: Mask
 
@@ -46,6 +47,7 @@ class Weighted:
             whole,
             scale=self.scale * scale,
             factors=self.factors,
+            shift=self.shift,
             bias=self.hidden,
             rest=self.mask.rest,
             scores=None,
@@ -54,7 +56,7 @@ class Weighted:
 
 
 def read_products(search: Search, weights: Term, product: Product, axes: Axes) -> Weighted | None:
-    """Return weights as a multiple of the product; None if they are another function, or masked otherwise."""
+    """Return weights as a linear function of the product; None if they are another, or masked otherwise."""
     tree = unfold(weights, budget=64) if isinstance(weights, Read) else weights
     steps = None if product.distance else _steps(search, tree, product.whole, axes)
     if steps is None or any(_of_keys(t, product, axes) for t, _ in steps.factors):
@@ -67,7 +69,9 @@ def read_products(search: Search, weights: Term, product: Product, axes: Axes) -
     if not (mask.facts.dense or mask.facts.only_band):
         return None
     factors = (*steps.factors, *((t, False) for t in product.factors))
-    return Weighted(steps.scale * product.scale, factors, hidden, mask)
+    if factors and steps.shift:
+        return None
+    return Weighted(steps.scale * product.scale, factors, steps.shift, hidden, mask)
 
 
 def _of_keys(factor: Term, product: Product, axes: Axes) -> bool:
@@ -90,12 +94,22 @@ def _of_keys(factor: Term, product: Product, axes: Axes) -> bool:
 @dataclass(frozen=True)
 class _Steps:
     scale: float = 1.0
+    shift: float = 0.0
     factors: tuple[tuple[Term, bool], ...] = ()
     seen: tuple[Term, ...] = ()
 
+    def times(self, number: float) -> _Steps:
+        return replace(self, scale=self.scale * number, shift=self.shift * number)
+
+    def plus(self, number: float | None) -> _Steps | None:
+        """Add a number to everything; None where it would be added to some."""
+        if number is None or self.factors or self.seen:
+            return None
+        return replace(self, shift=self.shift + number)
+
 
 def _steps(search: Search, tree: Term, hole: Read, axes: Axes) -> _Steps | None:
-    """Collect what the hole is multiplied by on its way to the tree."""
+    """Collect what the hole is multiplied by, and what is added to it, on its way to the tree."""
     if same(tree, hole):
         return _Steps()
     if not isinstance(tree, Apply):
@@ -106,10 +120,22 @@ def _steps(search: Search, tree: Term, hole: Read, axes: Axes) -> _Steps | None:
     steps = _steps(search, tree.args[inside[0]], hole, axes)
     if steps is None:
         return None
-    others = [arg for k, arg in enumerate(tree.args) if k != inside[0]]
-    match tree.fn, inside[0], others:
+    return _step(search, tree, inside[0], steps, axes)
+
+
+def _step(search: Search, tree: Apply, at: int, steps: _Steps, axes: Axes) -> _Steps | None:
+    """Extend what is known of the operand at position ``at`` by one function."""
+    others = [arg for k, arg in enumerate(tree.args) if k != at]
+    match tree.fn, at, others:
         case "neg", _, _:
-            return replace(steps, scale=-steps.scale)
+            return steps.times(-1.0)
+        case "add", _, (by,):
+            return steps.plus(_number(search, by))
+        case "sub", 0, (by,):
+            turned = steps.times(-1.0).plus(_number(search, by))
+            return turned and turned.times(-1.0)
+        case "sub", 1, (by,):
+            return steps.times(-1.0).plus(_number(search, by))
         case "mul", _, (by,):
             return _multiplied(search, steps, by, axes)
         case "div", 0, (by,):
@@ -125,21 +151,21 @@ def _steps(search: Search, tree: Term, hole: Read, axes: Axes) -> _Steps | None:
 def _multiplied(search: Search, steps: _Steps, by: Term, axes: Axes) -> _Steps | None:
     number = _number(search, by)
     if number is not None:
-        return replace(steps, scale=steps.scale * number)
+        return steps.times(number)
     if not depends_on(by) & _parts(axes.keys):
         return replace(steps, factors=(*steps.factors, (by, False)))
     found = _as_mask(search, by, axes)
     if found is None:
         return None
     scale, seen = found
-    return replace(steps, scale=steps.scale * scale, seen=(*steps.seen, seen))
+    return replace(steps.times(scale), seen=(*steps.seen, seen))
 
 
 def _divided(search: Search, steps: _Steps, by: Term) -> _Steps | None:
     number = _number(search, by)
     if number is None:
         return replace(steps, factors=(*steps.factors, (by, True)))
-    return replace(steps, scale=steps.scale / number) if number else None
+    return steps.times(1.0 / number) if number else None
 
 
 def _as_mask(search: Search, by: Term, axes: Axes) -> tuple[float, Term] | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -129,9 +130,12 @@ class Reference:
         names = [name for name in ("q", "k", "v", "bias", "sink") if getattr(a, name) is not None]
         parts: list[Prim] = [getattr(a, name) for name in names]
         found = evaluate(parts, self._given, self._sizes)
-        tensors = {name: to_torch(x.astype(dtype)) for name, x in zip(names, found, strict=True)}
+        tensors: dict[str, Any] = {
+            name: to_torch(x.astype(dtype)) for name, x in zip(names, found, strict=True)
+        }
         band = a.band and replace(a.band, offset=a.band.offset.substitute(self._sizes))
-        operands = Operands(**tensors, scale=a.scale, band=band, softcap=a.softcap, normalizer=a.normalizer)
+        settings = {name: getattr(a, name) for name in ("scale", "softcap", "normalizer", "shift")}
+        operands = Operands(**tensors, **settings, band=band)
         result: np.ndarray = form.definition(operands).numpy()
         return result
 

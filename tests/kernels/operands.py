@@ -66,7 +66,7 @@ def canonical(
 
 def operands(a: Canonical) -> Operands:
     """Return what a definition takes."""
-    return Operands(a.q, a.k, a.v, a.bias, a.scale, a.band, a.softcap, a.sink, a.normalizer)
+    return Operands(a.q, a.k, a.v, a.bias, a.scale, a.band, a.softcap, a.sink, a.normalizer, a.shift)
 
 
 def emitter_of(a: Canonical, kind: Callable[..., TorchEmitter] = TorchEmitter) -> TorchEmitter:

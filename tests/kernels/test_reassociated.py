@@ -22,8 +22,8 @@ from tests.kernels.operands import site as plain_site
 FORM = Reassociated()
 
 
-def product(*args: Any, normalizer: str = "none", **options: Any) -> Canonical:
-    a = canonical(*args, **options)
+def product(*args: Any, normalizer: str = "none", shift: float = 0.0, **options: Any) -> Canonical:
+    a = replace(canonical(*args, **options), shift=shift)
     positive = {"q": a.q.abs(), "k": a.k.abs()} if normalizer == "sum" else {}
     return replace(a, normalizer=normalizer, **positive)
 
@@ -37,9 +37,8 @@ def by_hand(a: Canonical) -> torch.Tensor:
         group, total = h // (H // a.k.shape[1]), 0.0
         for j in range(a.k.shape[2]):
             if last is None or j <= i + last:
-                weight = a.scale * float(
-                    sum(s * t for s, t in zip(a.q[b, h, i], a.k[b, group, j], strict=True))
-                )
+                score = sum(s * t for s, t in zip(a.q[b, h, i], a.k[b, group, j], strict=True))
+                weight = a.scale * float(score) + a.shift
                 result[b, h, i] += weight * a.v[b, group, j]
                 total += weight
         if a.normalizer == "sum":
@@ -51,10 +50,11 @@ NORMALIZERS = ("none", "sum")
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("shift", [0.0, 0.7])
 @pytest.mark.parametrize("band", [None, CAUSAL, Band(Size.of(3), None, 0)], ids=["all", "causal", "cache"])
-def test_definition_is_products_by_hand(normalizer: str, band: Band | None) -> None:
+def test_definition_is_products_by_hand(normalizer: str, shift: float, band: Band | None) -> None:
     keys = 9 if band is not None and band is not CAUSAL else 6
-    a = product(6, keys, band=band, dtype=torch.float64, normalizer=normalizer)
+    a = product(6, keys, band=band, dtype=torch.float64, normalizer=normalizer, shift=shift)
     torch.testing.assert_close(FORM.definition(operands(a)), by_hand(a), rtol=1e-10, atol=1e-10)
 
 
@@ -69,8 +69,9 @@ def test_both_orders_are_the_same_function(
     else:
         monkeypatch.setattr(lowering, "order_of", lambda _, band: "chunked" if band else "factored")
         monkeypatch.setattr(lowering, "chunk_length", lambda *_: 8)
-    for length, band in itertools.product((1, 7, 8, 9, 33), (None, CAUSAL)):
-        a = product(length, band=band, dynamic=dynamic, dtype=torch.float64, normalizer=normalizer)
+    for length, band, shift in itertools.product((1, 7, 8, 9, 33), (None, CAUSAL), (0.0, 0.7)):
+        more: dict[str, Any] = {"dtype": torch.float64, "normalizer": normalizer, "shift": shift}
+        a = product(length, band=band, dynamic=dynamic, **more)
         torch.testing.assert_close(FORM.emit(emitter_of(a), a), FORM.definition(operands(a)))
 
 

@@ -198,6 +198,14 @@ PRODUCTS: dict[str, tuple[Mechanism, str]] = {
         ),
         "none",
     ),
+    "and one more": (lambda q, k, v: (1 + q @ k.transpose(2, 3) * 0.3) / 7 @ v, "none"),
+    "two more, over the sum": (
+        lambda q, k, v: (lambda w: w / w.sum(-1, keepdim=True) @ v)(
+            2 + positive(q) @ positive(k).transpose(2, 3)
+        ),
+        "none",
+    ),
+    "a difference, masked": (lambda q, k, v: torch.tril(0.5 - q @ k.transpose(2, 3)) @ v, "causal"),
     "tril": (lambda q, k, v: torch.tril(q @ k.transpose(2, 3) * 0.3) @ v, "causal"),
     "times a constant triangle": (lambda q, k, v: (q @ k.transpose(2, 3) * (0.5 * TRIANGLE)) @ v, "causal"),
     "where": (
@@ -251,11 +259,11 @@ def test_products_of_any_length_are_exchanged(tmp_path: Path) -> None:
             ),
             "cannot be exchanged",
         ),
-        (lambda q, k, v: (1 + q @ k.transpose(2, 3)) @ v, "cannot be exchanged"),
+        (lambda q, k, v: (1 + q @ k.transpose(2, 3) + 0.1 * TRIANGLE) @ v, "cannot be exchanged"),
         (lambda q, k, v: (q @ k.transpose(2, 3) * (TRIANGLE + 0.1)) @ v, "cannot be exchanged"),
         (lambda q, k, v: (q @ k.transpose(2, 3)).triu() @ v, "window of keys"),
     ],
-    ids=["cheaper already", "relu", "a sum with something added", "one more", "a decay", "the future"],
+    ids=["cheaper already", "relu", "a sum with something added", "a bias", "a decay", "the future"],
 )
 def test_other_products_are_left_alone(mechanism: Mechanism, reason: str) -> None:
     step, p = ReassociatedAttention(), rewriter.trace(Block(mechanism).eval(), (torch.randn(1, 200, WIDTH),))
