@@ -59,11 +59,10 @@ def emit_pseudo_inverse(e: Emitter, a: Handle, iterations: int) -> Handle:
     columns = e.reduce("max", e.reduce("sum", a, 2), 3)
     z = e.map("div", e.permute(a, (0, 1, 3, 2)), columns)
 
-    def less_than(number: int, x: Handle) -> Handle:
-        return e.map("sub", e.constant(number * np.eye(size), dtype), x)
-
+    seven, thirteen, fifteen = (e.constant(number * np.eye(size), dtype) for number in (7, 13, 15))
+    quarter = e.constant(0.25, dtype)
     for _ in range(iterations):
         az = e.matmul(a, z)
-        inner = less_than(15, e.matmul(az, less_than(7, az)))
-        z = e.map("mul", e.matmul(z, less_than(13, e.matmul(az, inner))), e.constant(0.25, dtype))
+        inner = e.map("sub", fifteen, e.matmul(az, e.map("sub", seven, az)))
+        z = e.map("mul", e.matmul(z, e.map("sub", thirteen, e.matmul(az, inner))), quarter)
     return z
