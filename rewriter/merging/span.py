@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rewriter.errors import InputError, RewriterError
-from rewriter.kernels.merge.form import Merge
 from rewriter.lower.errors import EmitError
 from rewriter.merging.check import check_merged
 from rewriter.merging.schedule import Cost, choose
@@ -20,9 +20,12 @@ from rewriter.verify.metrics import distance, is_floating
 from rewriter.verify.running import first_line, run, runtime_errors
 from rewriter.verify.site import SiteCheck
 
+if TYPE_CHECKING:
+    from rewriter.kernels.merge.form import Merge
+
 __all__ = ["Spanned", "span"]
 
-Wanted = Sequence[tuple[AttentionSite, Merge]]
+Wanted = Sequence[tuple[AttentionSite, "Merge"]]
 Insert = Callable[[Program, Sequence[Insertion], Mapping[str, Mapping[str, str]]], Program]
 
 CASES = 4
@@ -143,6 +146,8 @@ class _Span:
     def _made(
         self, flow: TokenFlow, mergings: Sequence[Merging], names: Mapping[str, str], reasons: dict[str, str]
     ) -> Spanned:
+        from rewriter.kernels.merge.form import Merge
+
         left = {names[m.site]: Merge(r=m.r, protect=self._protect, through=True) for m in mergings}
         reasons |= {n: f"{n}: no token is merged behind it" for n in names.values() if n not in left}
         if not left:
@@ -190,6 +195,8 @@ class _Span:
 
 def _plain(site: AttentionSite) -> bool:
     """Whether a site is attention that merged tokens can take part in."""
+    from rewriter.kernels.merge.form import Merge
+
     form = Merge(r=1)
     fits = site.kind in form.kinds and site.normalizer in form.normalizers
     return fits and site.keys.static and not set(site.traits) - form.traits

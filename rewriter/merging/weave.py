@@ -8,8 +8,6 @@ from itertools import count
 from typing import Any
 
 from rewriter.algebra.sizes import ONE, Size
-from rewriter.kernels.merge.lowering import emit_counted, mean_key
-from rewriter.kernels.merge.matching import emit_match, emit_merge, emit_place, emit_take, sets_of
 from rewriter.lower.canonical import arrange_operand, emit_site, inputs_of
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.merging.fewer import View, site_with, view_of
@@ -216,6 +214,8 @@ class _Weaver:
 
     def _attend(self, site: AttentionSite, level: int) -> None:
         """Let a site attend to merged tokens, each as often as it has been merged."""
+        from rewriter.kernels.merge.lowering import emit_counted
+
         at = self._levels[level]
         assert at.size is not None, "tokens have been merged"
         fewer = site_with(site, at.tokens, self._layout(site.output).shape(at.tokens))
@@ -232,6 +232,10 @@ class _Weaver:
         self._now[site.output] = made
 
     def _merge(self, name: str, level: int) -> None:
+        """Match tokens by the keys of a site, and merge them in a value behind it."""
+        from rewriter.kernels.merge.lowering import mean_key
+        from rewriter.kernels.merge.matching import emit_match, emit_merge, emit_place, emit_take, sets_of
+
         site, r = self._merged[name]
         base, at, batch = self._numbered(name), self._levels[level], self._flow.batch
         layout, tokens, protect, key = self._layout(name), at.tokens, self._protect, site.formula.k
@@ -285,6 +289,9 @@ class _Weaver:
         self._levels.append(_Level(tokens - r, size, where))
 
     def _unmerge(self, name: str, level: int) -> None:
+        """Give all tokens to what reads a value otherwise than one by one."""
+        from rewriter.kernels.merge.matching import emit_take
+
         readers = self._readers(name, carrying=False)
         if not readers:
             return

@@ -195,7 +195,7 @@ def test_a_wrong_rewrite_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def counted_twice(e: Any, a: Any, size: Any) -> Any:
         return emit_counted(e, a, e.map("mul", size, size))
 
-    monkeypatch.setattr("rewriter.merging.weave.emit_counted", counted_twice)
+    monkeypatch.setattr("rewriter.kernels.merge.lowering.emit_counted", counted_twice)
     program = traced(Vit())
     same, report = through(program, SCHEDULE)
     assert same is program and all("on equal tokens" in a.reason for a in report.sites)
