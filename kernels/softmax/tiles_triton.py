@@ -252,24 +252,33 @@ def _near_by_table(p, j, place, TABLE, GRID: tl.constexpr):
 
 
 @triton.jit
+def _through_window(i, j, place, TABLE, FLAGS: tl.constexpr):
+    """Return ``[len(i), len(j)]``: whether a key is near a query, or one of them leads."""
+    p, lead = i + place[0], place[5]
+    apart = j[None, :] - p[:, None]
+    near = (j < lead)[None, :] | (p < lead)[:, None]
+    if FLAGS[4]:
+        return near | _near_by_table(p, j, place, TABLE, FLAGS[5])
+    inside = tl.full(apart.shape, 1, tl.int1)
+    if FLAGS[2]:
+        inside = inside & (apart >= -place[3])
+    if FLAGS[3]:
+        inside = inside & (apart <= place[4])
+    return near | inside
+
+
+@triton.jit
 def _sees(i, j, place, TABLE, FLAGS: tl.constexpr):
     """Return ``[len(i), len(j)]``: what `Seen` says."""
-    offset, left, right, back, ahead, lead = place[0], place[1], place[2], place[3], place[4], place[5]
-    p = i + offset
-    apart = j[None, :] - p[:, None]
-    near = tl.full(apart.shape, 1, tl.int1)
-    if FLAGS[2]:
-        near = near & (apart >= -back)
-    if FLAGS[3]:
-        near = near & (apart <= ahead)
-    if FLAGS[4]:
-        near = near & _near_by_table(p, j, place, TABLE, FLAGS[5])
-    near = near | (j < lead)[None, :] | (p < lead)[:, None]
+    apart = j[None, :] - (i + place[0])[:, None]
+    seen = tl.full(apart.shape, 1, tl.int1)
+    if FLAGS[2] or FLAGS[3] or FLAGS[4]:
+        seen = _through_window(i, j, place, TABLE, FLAGS)
     if FLAGS[0]:
-        near = near & (apart >= -left)
+        seen = seen & (apart >= -place[1])
     if FLAGS[1]:
-        near = near & (apart <= right)
-    return near
+        seen = seen & (apart <= place[2])
+    return seen
 
 
 @triton.jit
