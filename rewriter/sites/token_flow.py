@@ -100,7 +100,8 @@ def _longest(
 ) -> TokenFlow | None:
     """Return the flow through a site that starts as early as it can."""
     best: TokenFlow | None = None
-    for value in _dominators(graph, Origin(graph, prims), first)[:_NEAREST]:
+    behind = _dominators(graph, Origin(graph, prims), first)
+    for value in [name for name in behind if name in prims][:_NEAREST]:
         found = _Walk(graph, prims, first, sites).flow(value)
         if found is None and best is not None:
             break
