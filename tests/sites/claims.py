@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -18,23 +18,27 @@ from rewriter.verify.running import run
 __all__ = ["Expected", "check_found", "check_rewritten"]
 
 
-class Expected(Protocol):
-    """What is expected of every site; None where it is not the point."""
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What is expected of a program.
 
-    @property
-    def sites(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def traits(self) -> tuple[Trait, ...]: ...
-    @property
-    def heads(self) -> int | None: ...
-    @property
-    def kv_heads(self) -> int | None: ...
-    @property
-    def mask(self) -> str | None: ...
-    @property
-    def scale(self) -> float | None: ...
+    Parameters
+    ----------
+    sites
+        How many there are. All are of one kind.
+    kind, traits
+        See `rewriter.sites.site`.
+    heads, kv_heads, mask, scale
+        Facts of every site, where they are the point; else None.
+    """
+
+    sites: int = 1
+    kind: str = "attention"
+    traits: tuple[Trait, ...] = ()
+    heads: int | None = None
+    kv_heads: int | None = None
+    mask: str | None = None
+    scale: float | None = None
 
 
 def check_found(program: rewriter.Program, expected: Expected) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, parser
 
-from rewriter.sites.site import Trait
+from tests.sites.claims import Expected
 
 __all__ = ["Graph"]
 
@@ -23,7 +23,7 @@ SMALL = np.float32(0.2)
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Expected):
     """A graph in ONNX's text form, and what is expected of it.
 
     Parameters
@@ -38,8 +38,6 @@ class Graph:
         Weights are held by Constant nodes, not by initializers.
     refused
         What a refusal says, where attention is seen and cannot be lifted.
-    sites, kind, traits, heads, kv_heads, mask, scale
-        As in `tests.sites.spellings.entry.Spelling`.
     """
 
     name: str
@@ -47,13 +45,6 @@ class Graph:
     text: str
     in_nodes: bool = False
     refused: str | None = None
-    sites: int = 1
-    kind: str = "attention"
-    traits: tuple[Trait, ...] = ()
-    heads: int | None = None
-    kv_heads: int | None = None
-    mask: str | None = None
-    scale: float | None = None
 
     def model(self) -> onnx.ModelProto:
         """Return the model, with the same weights every time."""

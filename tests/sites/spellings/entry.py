@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rewriter.sites.site import Trait
+from tests.sites.claims import Expected
 
 __all__ = ["EVERYWHERE", "SCALE", "B", "D", "E", "G", "H", "L", "S", "Spelling", "Theme", "kt", "soft"]
 
@@ -51,7 +51,7 @@ _INTEGERS = {
 
 
 @dataclass(frozen=True)
-class Spelling:
+class Spelling(Expected):
     """A way to write attention, and what is to be found in it.
 
     Parameters
@@ -64,12 +64,6 @@ class Spelling:
         Of parameters that differ from what parameters of that name are otherwise.
     dtype
         Of all floating inputs and weights.
-    sites
-        How many there are. All are of one kind.
-    kind, traits
-        See `rewriter.sites.site`.
-    heads, kv_heads, mask, scale
-        Facts of every site, where they are the point of the spelling; else None.
     routes
         Which ways into a program there are: an exporter may not know an operator.
     """
@@ -78,13 +72,6 @@ class Spelling:
     source: Callable[..., Any] | type[nn.Module]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
-    sites: int = 1
-    kind: str = "attention"
-    traits: tuple[Trait, ...] = ()
-    heads: int | None = None
-    kv_heads: int | None = None
-    mask: str | None = None
-    scale: float | None = None
     routes: frozenset[str] = EVERYWHERE
 
     def module(self) -> nn.Module:
