@@ -40,9 +40,6 @@ _GRID = "grid=auto"
 
 _IMAGES: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:window={n},sinks=1,{_GRID}" for n in (25, 13, 7)),
-    "pooled": tuple(
-        f"pooled:window={w},pool={n},stride=8,sinks=1,{_GRID}" for w, n in ((24, 4), (16, 4), (24, 8))
-    ),
     "agent": tuple(f"agent:agents={n},protect=1,{_GRID}" for n in (100, 49, 16)),
     "nystrom": tuple(f"nystrom:landmarks={n},protect=1,{_GRID}" for n in (196, 100, 49)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
@@ -54,7 +51,6 @@ _IMAGES: dict[str, tuple[str, ...]] = {
 
 _TEXT: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:window={n},sinks=4" for n in (1024, 512, 128)),
-    "pooled": tuple(f"pooled:window={w},pool={n},sinks=4" for w, n in ((1024, 64), (512, 64), (256, 32))),
     "window without sinks": tuple(f"window:window={n}" for n in (1024, 512, 128)),
     "pooled": tuple(f"pooled:window={n},pool=16,sinks=4" for n in (512, 256, 128)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
@@ -63,7 +59,6 @@ _TEXT: dict[str, tuple[str, ...]] = {
 
 _SEQUENCES: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:window={n},sinks=1" for n in (256, 128, 32)),
-    "pooled": tuple(f"pooled:window={w},pool={n},sinks=1" for w, n in ((256, 8), (128, 8), (64, 16))),
     "agent": tuple(f"agent:agents={n}" for n in (128, 64, 16)),
     "nystrom": tuple(f"nystrom:landmarks={n},pool=mean" for n in (128, 64, 32)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
