@@ -14,7 +14,6 @@ from rewriter.kernels.linear.lowering import Tokens, emit_sums, emit_wide, order
 if TYPE_CHECKING:
     import torch
 
-    from rewriter.algebra.sizes import Size
     from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, Handle
     from rewriter.sites.site import AttentionSite
@@ -71,14 +70,11 @@ class Reassociated(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of the cheapest order."""
-        return sums_cost(site, self._features(site), site.facts.band)
+        return sums_cost(site, site.qk_dim, site.facts.band)
 
     @staticmethod
-    def _features(site: AttentionSite) -> Size:
-        return site.qk_dim + 1 if site.formula.shift else site.qk_dim
-
-    def _order(self, site: AttentionSite) -> str:
-        return order_of(sizes_of(site, self._features(site)), site.facts.band)
+    def _order(site: AttentionSite) -> str:
+        return order_of(sizes_of(site, site.qk_dim), site.facts.band)
 
     @staticmethod
     def _given(site: AttentionSite) -> str:
