@@ -142,9 +142,9 @@ def _inside_mixture(
     search: Search, outer: Product, keys: Sequence[Atom], values: frozenset[Atom]
 ) -> Product | None:
     """Return the product inside of what looks like the keys, if the outer one only mixes heads."""
-    if not is_matrix(unfold(outer.q, budget=32)):
-        return None
     matrix = _true_atoms(outer.q)
+    if not is_matrix(unfold(outer.q, budget=32)) or (len(matrix) > 2 and search.varies(outer.q)):
+        return None
     inner = read_scores(search, outer.k, keys, values)
     if isinstance(inner, Miss) or inner.product is None:
         return None
@@ -152,6 +152,10 @@ def _inside_mixture(
         return None  # heads are mixed where products are: a norm of the keys is one, too
     # the keys' own projection is a product, too, but its other side is a matrix
     beside = _true_atoms(inner.product.q) - matrix - frozenset(parts_of(inner.product.features))
+    if (
+        len(matrix) > 2
+    ):  # it may project the values of another attention: then nothing here is of queries alone
+        beside -= _true_atoms(inner.product.k)
     return inner.product if beside else None
 
 
