@@ -90,8 +90,6 @@ def _mixed(search: Search, tree: Term, keys: Sequence[Atom]) -> Weights | NotWei
             atoms, bound = depends_on(held), {*parts_of(mixture.bound)}
             if not isinstance(inner, Read) or atoms & wanted or not is_matrix(held) or not atoms & bound:
                 continue
-            if len(atoms) > 2 and search.varies(held):
-                continue
             weights = weights_of(search, inner, keys)
             if isinstance(weights, Weights) and same(tree, mixture.whole):
                 return replace(weights, matrix=matrix)

@@ -143,7 +143,7 @@ def _inside_mixture(
 ) -> Product | None:
     """Return the product inside of what looks like the keys, if the outer one only mixes heads."""
     matrix = _true_atoms(outer.q)
-    if not is_matrix(unfold(outer.q, budget=32)) or (len(matrix) > 2 and search.varies(outer.q)):
+    if not is_matrix(unfold(outer.q, budget=32)):
         return None
     inner = read_scores(search, outer.k, keys, values)
     if isinstance(inner, Miss) or inner.product is None:
