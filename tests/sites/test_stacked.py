@@ -26,7 +26,8 @@ class Flat(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (heads(t.view(B, N, C)) for t in self.qkv(x.reshape(B * N, C)).chunk(3, -1))
         mixed = (q @ k.transpose(-2, -1) / D**0.5).softmax(-1) @ v
-        return self.out(mixed.transpose(1, 2).reshape(B * N, C)).view(B, N, C)
+        merged: Tensor = self.out(mixed.transpose(1, 2).reshape(B * N, C))
+        return merged.view(B, N, C)
 
 
 class Pooled(nn.Module):
@@ -40,7 +41,8 @@ class Pooled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         k, v = (heads(t) for t in self.kv(x).chunk(2, -1))
         q = heads(self.q(self.query.expand(B, -1, -1)))
-        return ((q @ k.transpose(-2, -1) / D**0.5).softmax(-1) @ v).transpose(1, 2).flatten(1)
+        result: Tensor = (q @ k.transpose(-2, -1) / D**0.5).softmax(-1) @ v
+        return result.transpose(1, 2).flatten(1)
 
 
 def kinds(*modules: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
