@@ -110,6 +110,8 @@ class Form(ABC):
     rows_apart
         A query's result does not depend on the other queries, so that the definition may be given a few of
         them.
+    typical
+        Settings of a typical use, as for `parse`, where the defaults alone are none.
     """
 
     name: ClassVar[str]
@@ -117,6 +119,7 @@ class Form(ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"attention"})
     normalizers: ClassVar[frozenset[str]] = frozenset({"softmax"})
     traits: ClassVar[frozenset[Trait]] = frozenset()
+    typical: ClassVar[tuple[str, ...]] = ()
     rows_apart: ClassVar[bool] = True
 
     @abstractmethod

@@ -101,12 +101,12 @@ def test_reads_what_to_apply(text: str, wanted: tuple[str, Selector]) -> None:
 
 
 FORMS: dict[str, Any] = {
-    "wndow:window=8": "there is no form 'wndow'; there are softmax, window",
+    "wndow:window=8": "there is no form 'wndow'; there are agent, .*, softmax, window",
     "window": "needs window",
-    "window:window=x": "window is 'x'; expected int",
+    "window:window=x": "window is 'x'; expected a number, or one per axis as in 7x7",
     "window:window=0": "expected at least 1",
     "window:window=3,window=4": "given twice",
-    "window:width=3": "has no parameter 'width=3'; it has window: int, sinks: int = 0, grid: str",
+    "window:width=3": "has no parameter 'width=3'; it has window: str, sinks: int = 0, grid: str",
     "window:window": "has no parameter 'window'",
     "softmax:a=1": "it has none",
     "softmax@": "nothing after @",

@@ -50,6 +50,7 @@ class Merge(Form):
     summary: ClassVar[str] = "similar tokens become one, which counts as often as there were tokens"
     traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
     rows_apart: ClassVar[bool] = False
+    typical: ClassVar[tuple[str, ...]] = ("ratio=0.25",)
 
     r: int | None = None
     ratio: float | None = None

@@ -346,7 +346,13 @@ class Window(Form):
     def _repeats(self, band: Band | None, queries: Size, keys: Size) -> bool:
         """Whether its tiles are the same wherever they lie on a sequence of any length."""
         begins = band is None or band.offset == ZERO
-        return self.grid is None and self.borders != "shift" and begins and queries == keys
+        return (
+            self.window != "auto"
+            and self.grid is None
+            and self.borders != "shift"
+            and begins
+            and queries == keys
+        )
 
     def _length(self, axis: AxisWindow) -> int:
         """Return the length of tiles on a sequence of unknown length."""

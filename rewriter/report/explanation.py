@@ -112,9 +112,9 @@ def _prose(text: str) -> list[RenderableType]:
 
 
 def _example(form: type[Form]) -> Form:
-    """Return the form with its defaults; what has none is `EXAMPLE`."""
+    """Return the form with its defaults; what has none is `EXAMPLE`, unless the form says what is typical."""
     required = [f.name for f in fields(form) if f.default is MISSING]
-    return form.parse([f"{name}={EXAMPLE}" for name in required])
+    return form.parse(form.typical or [f"{name}={EXAMPLE}" for name in required])
 
 
 def _site(length: int | str) -> AttentionSite:

@@ -1,4 +1,4 @@
-"""One attention directly on the result of another: the second is not taken for a mixture of the first one's heads."""
+"""One attention directly on the result of another: the second does not mix the heads of the first."""
 
 from __future__ import annotations
 
