@@ -71,7 +71,7 @@ def totals(entries: Iterable[Entry]) -> Totals:
     """Add up what was raised."""
     done = [e for e in entries if e.done]
     return Totals(
-        len({(e.case.library, e.case.architecture) for e in done}),
+        len({(e.case.package, e.case.architecture) for e in done}),
         len(done),
         sum(len(e.seen.sites) for e in done),
         sum(len(e.seen.missed) for e in done),
@@ -119,9 +119,9 @@ def _summary(entries: Sequence[Entry]) -> Iterator[str]:
         "| seconds to raise, median and largest |"
     )
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    libraries = sorted({e.case.library for e in entries})
+    libraries = sorted({e.case.package for e in entries})
     groups = [("**all**", list(entries))]
-    groups += [(name, [e for e in entries if e.case.library == name]) for name in libraries]
+    groups += [(name, [e for e in entries if e.case.package == name]) for name in libraries]
     groups += [(form.title, [e for e in entries if e.case.form == key]) for key, form in FORMS.items()]
     for title, group in groups:
         t = totals(group)
@@ -130,7 +130,7 @@ def _summary(entries: Sequence[Entry]) -> Iterator[str]:
             f"| {title} | {t.architectures} | {t.graphs} | {t.sites} | {t.missed} | {t.coverage:.2%} "
             f"| {t.seen} | {t.found} | {seconds[len(seconds) // 2]:.2f} · {seconds[-1]:.1f} |"
         )
-    forms = Counter((e.case.library, e.case.architecture) for e in entries if e.done)
+    forms = Counter((e.case.package, e.case.architecture) for e in entries if e.done)
     complete = sum(count == len(FORMS) for count in forms.values())
     yield ""
     yield (
@@ -244,7 +244,7 @@ def _failures(entries: Sequence[Entry]) -> Iterator[str]:
     for e in entries:
         if e.failure is not None:
             stage, reason = e.failure
-            rows[e.case.library, e.case.architecture, stage, _cell(reason)].append(FORMS[e.case.form].title)
+            rows[e.case.package, e.case.architecture, stage, _cell(reason)].append(FORMS[e.case.form].title)
     yield "| library | architecture | forms | stage | reason |"
     yield "| --- | --- | --- | --- | --- |"
     for (library, name, stage, reason), forms in sorted(rows.items()):
@@ -258,7 +258,7 @@ def _failures(entries: Sequence[Entry]) -> Iterator[str]:
 def _waiting(cases: Sequence[Case]) -> Iterator[str]:
     forms: dict[tuple[str, str], list[str]] = defaultdict(list)
     for case in cases:
-        forms[case.library, case.architecture].append(FORMS[case.form].title)
+        forms[case.package, case.architecture].append(FORMS[case.form].title)
     names: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (library, name), titles in forms.items():
         names[library, "all" if len(titles) == len(FORMS) else ", ".join(titles)].append(name)
@@ -294,7 +294,7 @@ def _architectures(entries: Sequence[Entry]) -> Iterator[str]:
     rows: dict[tuple[str, str], dict[tuple[str, ...], list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for e in entries:
         if e.done:
-            rows[e.case.library, e.case.architecture][_found(e)].append(e)
+            rows[e.case.package, e.case.architecture][_found(e)].append(e)
     for library in sorted({k for k, _ in rows}):
         yield ""
         yield f"### {library}"

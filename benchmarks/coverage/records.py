@@ -15,12 +15,12 @@ __all__ = ["Capture", "Folder", "Raised", "Case"]
 class Case:
     """One architecture in one form."""
 
-    library: str
+    package: str
     architecture: str
     form: str
 
     def __str__(self) -> str:
-        return f"{self.library}/{self.architecture} {self.form}"
+        return f"{self.package}/{self.architecture} {self.form}"
 
 
 @dataclass
@@ -117,7 +117,7 @@ class Folder:
             self._base(kind, case).with_suffix(".json").unlink(missing_ok=True)
 
     def _base(self, kind: str, case: Case) -> Path:
-        return self.root / kind / case.library / case.architecture / case.form
+        return self.root / kind / case.package / case.architecture / case.form
 
 
 def _read(path: Path) -> dict[str, Any] | None:

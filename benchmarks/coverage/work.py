@@ -37,7 +37,7 @@ def capture(root: Path, case: Case) -> None:
     stage, count, parameters = "build", Count(), None
     try:
         with silent():
-            module, inputs = build(case.library, case.architecture, form.implementation)
+            module, inputs = build(case.package, case.architecture, form.implementation)
             parameters = sum(p.numel() for p in module.parameters())
             stage = "run"
             torch.manual_seed(0)

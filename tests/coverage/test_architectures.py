@@ -42,8 +42,8 @@ CASES = [Case(library, name, form) for (library, name), forms in ARCHITECTURES.i
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_attention_that_runs_is_found(case: Case, tmp_path: Path) -> None:
-    if find_spec(case.library) is None:
-        pytest.skip(f"{case.library} is not installed")
+    if find_spec(case.package) is None:
+        pytest.skip(f"{case.package} is not installed")
     folder = Folder(tmp_path)
     capture(tmp_path, case)
     captured = folder.capture(case)
