@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from statistics import fmean
 
@@ -60,6 +61,7 @@ def _measured(cases: Sequence[Case], rounds: int) -> Iterator[tuple[Case, Measur
                 "rewritten": partial(rewritten.run, *workload.timed),
             },
             rounds=rounds,
+            clock=_clock(),
         )
         yield (
             case,
@@ -94,7 +96,7 @@ def _call(form: str, site: AttentionSite, tokens: int, rounds: int) -> float | N
         return None
     with torch.inference_mode():
         calls = {"fused": partial(call, *operands), "form": partial(program.module(), *operands)}
-        return interleaved(calls, rounds=rounds).ratio("fused", "form")
+        return interleaved(calls, rounds=rounds, clock=_clock()).ratio("fused", "form")
 
 
 def _promised(done: Rewriting, tokens: int) -> float | None:
@@ -109,8 +111,13 @@ def _promised(done: Rewriting, tokens: int) -> float | None:
     return fmean(ratios)
 
 
+def _clock() -> Callable[[], float]:
+    """Return the processor's time for one thread, which other work on the machine hardly touches."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
 def _notes() -> str:
+    threads = torch.get_num_threads()
+    seconds = "processor seconds" if threads == 1 else "wall seconds"
     load = os.getloadavg()[0]
-    return (
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}, load {load:.1f}"
-    )
+    return f"torch {torch.__version__}, {threads} threads, {seconds}, {platform.machine()}, load {load:.1f}"

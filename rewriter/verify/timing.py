@@ -19,7 +19,7 @@ class Timing:
     Parameters
     ----------
     seconds
-        Wall times of each call in the order of the rounds; all have equally many.
+        Times of each call in the order of the rounds; all have equally many.
     """
 
     seconds: Mapping[str, tuple[float, ...]]
@@ -48,6 +48,7 @@ def interleaved(
     rounds: int = 15,
     warmup: int = 1,
     seconds: float | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
     """Time calls in turns.
 
@@ -61,6 +62,9 @@ def interleaved(
         Rounds before that, not counted.
     seconds
         Stop after about so long, but not before three rounds.
+    clock
+        Seconds: the wall clock, or ``time.process_time`` for what runs on one thread of a machine that
+        other work shares.
     """
     names = list(calls)
     for _ in range(warmup):
@@ -71,9 +75,9 @@ def interleaved(
     for at in range(rounds):
         first = at % len(names)
         for name in names[first:] + names[:first]:
-            before = time.perf_counter()
+            before = clock()
             calls[name]()
-            found[name].append(time.perf_counter() - before)
+            found[name].append(clock() - before)
         if seconds is not None and at + 1 >= LEAST_ROUNDS and time.perf_counter() - start > seconds:
             break
     return Timing({name: tuple(times) for name, times in found.items()})
