@@ -1,0 +1,160 @@
+"""What a result rests on: versions, machine, contents of the files, seed and command line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rewriter.errors import InputError
+
+__all__ = ["FileHash", "Provenance", "file_hash", "provenance"]
+
+PACKAGES = ("rewriter", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "transformers", "triton")
+"""Distributions whose version matters to a result; those that are not installed are left out."""
+
+BLOCK = 1 << 20
+"""Bytes that are read at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileHash:
+    """The contents of a file, or of all files of a directory.
+
+    Parameters
+    ----------
+    path
+        As the user wrote it.
+    sha256
+        Of the file's bytes; of a directory, of the sorted lines ``HASH  RELATIVE-PATH`` of its files.
+    size
+        Bytes in all.
+    """
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything that is needed to get a result again.
+
+    Parameters
+    ----------
+    versions
+        Version by package, and ``python``.
+    machine
+        Operating system, architecture and number of processors.
+    files
+        Models, data and plans that were read.
+    seed
+        Of everything random.
+    command
+        The command line, or None when called from code.
+    """
+
+    versions: Mapping[str, str]
+    machine: str
+    files: tuple[FileHash, ...]
+    seed: int
+    command: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "versions": dict(self.versions),
+            "machine": self.machine,
+            "files": [{"path": f.path, "sha256": f.sha256, "bytes": f.size} for f in self.files],
+            "seed": self.seed,
+            "command": self.command,
+        }
+
+
+def provenance(
+    names: Iterable[str | os.PathLike[str] | None], seed: int, command: Sequence[str] | None = None
+) -> Provenance:
+    """Return what a result rests on.
+
+    Parameters
+    ----------
+    names
+        What was read, as the user wrote it; what names no file (``zoo:NAME``, ``module:callable``, None)
+        is passed over. A file that stands twice is listed once.
+    seed
+        Of everything random.
+    command
+        The words of the command line.
+
+    Raises
+    ------
+    InputError
+        When a file cannot be read.
+
+    Examples
+    --------
+    >>> provenance(["zoo:nothing"], seed=3, command=["rewriter", "validate", "a b.onnx"]).command
+    "rewriter validate 'a b.onnx'"
+    """
+    import shlex
+
+    paths = dict.fromkeys(os.fspath(name) for name in names if name is not None)
+    return Provenance(
+        versions=_versions(),
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        files=tuple(file_hash(path) for path in paths if Path(path).exists()),
+        seed=seed,
+        command=shlex.join(command) if command is not None else None,
+    )
+
+
+def file_hash(path: str | os.PathLike[str]) -> FileHash:
+    """Return the SHA-256 of a file, or of all files of a directory; read in blocks.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, or is neither a file nor a directory.
+    """
+    where = Path(path)
+    try:
+        if where.is_dir():
+            parts = [(f.relative_to(where).as_posix(), *_digest(f)) for f in sorted(_files(where))]
+            lines = "".join(f"{sha}  {name}\n" for name, sha, _ in parts)
+            sha, size = hashlib.sha256(lines.encode()).hexdigest(), sum(size for *_, size in parts)
+        elif where.is_file():
+            sha, size = _digest(where)
+        else:
+            raise InputError(f"{where} is neither a file nor a directory")
+    except OSError as error:
+        raise InputError(f"{where} cannot be read: {error.strerror}") from error
+    return FileHash(os.fspath(path), sha, size)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (f for f in folder.rglob("*") if f.is_file())
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

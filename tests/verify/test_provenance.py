@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from rewriter.errors import InputError
+from rewriter.verify import provenance as module
+from rewriter.verify.provenance import file_hash, provenance
+
+
+@pytest.mark.parametrize("size", [0, 1, module.BLOCK - 1, module.BLOCK, 2 * module.BLOCK + 1])
+def test_hash_of_a_file_is_that_of_its_bytes(tmp_path: Path, size: int) -> None:
+    data = bytes(i % 251 for i in range(size))
+    (tmp_path / "m.onnx").write_bytes(data)
+    found = file_hash(tmp_path / "m.onnx")
+    assert (found.sha256, found.size) == (hashlib.sha256(data).hexdigest(), size)
+
+
+def test_hash_of_a_directory_sees_names_and_contents(tmp_path: Path) -> None:
+    def folder(name: str, **files: bytes) -> str:
+        for file, data in files.items():
+            path = tmp_path / name / "sub" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return file_hash(tmp_path / name).sha256
+
+    first = folder("a", x=b"1", y=b"2")
+    assert folder("b", y=b"2", x=b"1") == first
+    assert folder("c", x=b"1", y=b"3") != first
+    assert folder("d", x=b"1", z=b"2") != first
+    assert folder("e", x=b"2", y=b"1") != first
+    assert file_hash(tmp_path / "a").size == 2
+
+
+def test_what_names_no_file_is_passed_over_and_nothing_twice(tmp_path: Path) -> None:
+    file = tmp_path / "m.onnx"
+    file.write_bytes(b"x")
+    found = provenance([str(file), "zoo:byte-lm", None, file, "package:callable"], seed=7)
+    assert [f.path for f in found.files] == [str(file)]
+    assert (found.seed, found.command) == (7, None)
+    assert found.to_dict()["files"][0]["bytes"] == 1
+
+
+def test_versions_are_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PACKAGES", ("numpy", "no-such-distribution-here"))
+    found = provenance([], seed=0).versions
+    import numpy
+
+    assert found["numpy"] == numpy.__version__
+    assert set(found) == {"python", "numpy"}
+
+
+def test_command_line_can_be_copied_back_into_a_shell() -> None:
+    import shlex
+
+    words = ["rewriter", "validate", "a b.onnx", "--budget", "cos>=0.9", "it's"]
+    command = provenance([], 0, words).command
+    assert command is not None and shlex.split(command) == words
+
+
+def test_what_is_no_file_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="neither a file nor a directory"):
+        provenance([tmp_path / "pipe"], 0)
