@@ -1,0 +1,192 @@
+"""What happened at each site of two models, on the same inputs: errors, head by head, and what explains them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rewriter.verify.attention_statistics import AttentionStatistics
+from rewriter.verify.metrics import Distance
+
+__all__ = ["AttentionMap", "PerSite", "SiteError", "SiteRecord", "StretchRecord"]
+
+
+@dataclass(frozen=True, slots=True)
+class SiteError:
+    """How far the result of a site is from that of the original, pooled over inputs.
+
+    Parameters
+    ----------
+    distance
+        All measures.
+    heads
+        ``‖new - original‖₂ / ‖original‖₂`` of each head; empty where the layout of the result is not known.
+    """
+
+    distance: Distance
+    heads: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {**self.distance.to_dict(), "heads": self.heads}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttentionMap:
+    """Weights of one head on the first input, for a picture.
+
+    Parameters
+    ----------
+    head
+        Which.
+    before, after
+        ``[rows, columns]``: weights of the original and of the rewritten model, means over blocks of queries
+        and keys where there are many.
+    """
+
+    head: int
+    before: np.ndarray
+    after: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRecord:
+    """One site in both models.
+
+    Parameters
+    ----------
+    site, kind
+        Of the original.
+    output
+        The value that holds the site's result, in the original.
+    form, fidelity
+        What the rewritten model says it did; None where it says nothing.
+    paired_by
+        How the site was found in the rewritten model: ``"notes"``, ``"name"`` or ``"order"``; None if it was
+        not found.
+    local
+        Error of the site alone: fed what flows into the site in the original. None with the reason in
+        ``note``.
+    accumulated
+        Error as it runs, after everything before it.
+    tolerance
+        What ``local.distance.max_abs`` may be by rounding alone; None where it was not derived.
+    ok
+        Whether the local error is one of rounding; None where it is not known.
+    before, after
+        Statistics of the attention weights as each model runs; None where there are no weights.
+    maps
+        Weights of the head with the largest error.
+    note
+        What is missing, and why.
+    """
+
+    site: str
+    kind: str
+    output: str
+    form: str | None = None
+    fidelity: str | None = None
+    paired_by: str | None = None
+    local: SiteError | None = None
+    accumulated: SiteError | None = None
+    tolerance: float | None = None
+    ok: bool | None = None
+    before: AttentionStatistics | None = None
+    after: AttentionStatistics | None = None
+    maps: tuple[AttentionMap, ...] = ()
+    note: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the maps as plain values."""
+        return {
+            "site": self.site,
+            "kind": self.kind,
+            "output": self.output,
+            "form": self.form,
+            "fidelity": self.fidelity,
+            "paired_by": self.paired_by,
+            "local": self.local and self.local.to_dict(),
+            "accumulated": self.accumulated and self.accumulated.to_dict(),
+            "tolerance": self.tolerance,
+            "ok": self.ok,
+            "before": self.before and self.before.to_dict(),
+            "after": self.after and self.after.to_dict(),
+            "note": self.note,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StretchRecord:
+    """What lies between two sites: projections, normalisation, feed-forward layers.
+
+    Parameters
+    ----------
+    after, before
+        Ids of the sites around it; None at the ends of the model.
+    distance
+        Largest error of what it computes, fed the original's values; None where the two models name what
+        flows through it differently.
+    tolerance
+        What ``distance.max_abs`` may be by rounding alone.
+    ok
+        Whether the error is one of rounding; None where it is not known.
+    value
+        The first value whose error is not, if there is one.
+    near
+        Id of the site that it is nearest to.
+    """
+
+    after: str | None
+    before: str | None
+    distance: Distance | None = None
+    tolerance: float | None = None
+    ok: bool | None = None
+    value: str | None = None
+    near: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "after": self.after,
+            "before": self.before,
+            "distance": self.distance and self.distance.to_dict(),
+            "tolerance": self.tolerance,
+            "ok": self.ok,
+            "value": self.value,
+            "near": self.near,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PerSite:
+    """Every site of the original, in the order of the graph, and what lies between them.
+
+    Parameters
+    ----------
+    sites
+        One record per site.
+    stretches
+        One more than there are sites that were paired; empty where the models could not be cut there.
+    pairing
+        How sites were paired, in a sentence.
+    cases
+        Inputs that everything was measured on.
+    """
+
+    sites: tuple[SiteRecord, ...]
+    stretches: tuple[StretchRecord, ...] = ()
+    pairing: str = ""
+    cases: int = 0
+    blamed: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "pairing": self.pairing,
+            "cases": self.cases,
+            "blamed": self.blamed,
+            "sites": [s.to_dict() for s in self.sites],
+            "stretches": [s.to_dict() for s in self.stretches],
+        }
