@@ -16,7 +16,8 @@ from rewriter.sites.site import AttentionSite
 from rewriter.sites.token_flow import TokenFlow, token_flow
 from rewriter.verify.budget import Budget, parse_budget
 from rewriter.verify.data import Data, data_cases
-from rewriter.verify.metrics import distance, is_floating
+from rewriter.verify.distance import distance
+from rewriter.verify.metrics import is_floating
 from rewriter.verify.running import first_line, run, runtime_errors
 from rewriter.verify.site import SiteCheck
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rewriter.errors import InputError
-from rewriter.verify.metrics import Distance
+from rewriter.verify.distance import Distance
 
 __all__ = ["METRICS", "Budget", "Outcome", "parse_budget", "parse_budgets"]
 

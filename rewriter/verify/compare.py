@@ -13,8 +13,9 @@ from rewriter.program.program import Arrays, Program
 from rewriter.verify.applied import applied_forms
 from rewriter.verify.budget import Budget, Outcome, parse_budgets
 from rewriter.verify.data import Data, data_cases
+from rewriter.verify.distance import Tally, distance
 from rewriter.verify.inputs import LENGTHS, Case, generated_cases
-from rewriter.verify.metrics import Tally, agreement, distance, is_floating
+from rewriter.verify.metrics import agreement, is_floating
 from rewriter.verify.noise import MODEL_FACTOR, floor, response
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import RunError, can_run, run, run_positional

@@ -1,36 +1,57 @@
 """How far two arrays are apart: plain functions with their definitions, computed in float64.
 
-In all of them ``x`` is the reference and ``y`` what is measured. NaN and infinities are compared as a
-pattern, by `pattern_mismatches`; the distances are taken over the elements that are finite in both.
+In all of them ``x`` is the reference and ``y`` what is measured, of one shape and of any real dtype.
+NaN and infinities are compared as a pattern, by `pattern_mismatches`: NaN equals NaN and an infinity
+equals itself. The distances are taken over the elements that are finite in both, those of rows over the
+rows that are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
+from rewriter.verify.elements import (
+    apart,
+    cosine_of,
+    decibel,
+    error_of,
+    finite_in_both,
+    norm,
+    overlap,
+    quantiles_of,
+    ratio,
+    relative_errors,
+    rows_kl,
+    rows_topk,
+    wide,
+)
+
 __all__ = [
-    "Distance",
-    "Tally",
+    "QUANTILES",
+    "Element",
     "agreement",
+    "allclose_tolerance",
     "cosine",
-    "distance",
+    "elementwise_relative",
+    "is_floating",
     "kl_divergence",
     "max_abs",
     "max_relative",
     "pattern_mismatches",
     "quantiles",
     "relative",
+    "relative_quantiles",
+    "soft_iou",
     "sqnr",
     "top1",
+    "topk",
+    "worst_element",
 ]
 
 QUANTILES = (0.5, 0.99, 0.999)
-
-BLOCK = 1 << 22
-"""Elements that `Tally` converts to float64 at a time."""
 
 Array = np.ndarray
 
@@ -41,217 +62,206 @@ def is_floating(dtype: np.dtype) -> bool:
 
 
 def pattern_mismatches(x: Array, y: Array) -> int:
-    """Return at how many places one is NaN, +inf or -inf and the other is not the same."""
-    x, y = _wide(x), _wide(y)
-    same = (np.isnan(x) & np.isnan(y)) | (np.isinf(x) & (x == y)) | (np.isfinite(x) & np.isfinite(y))
-    return int(same.size - np.count_nonzero(same))
+    """Return at how many places one is NaN, +inf or -inf and the other is not the same.
+
+    >>> pattern_mismatches(np.array([np.nan, np.inf, 1.0]), np.array([np.nan, -np.inf, 2.0]))
+    1
+    """
+    return int(np.count_nonzero(apart(wide(x), wide(y))))
 
 
 def max_abs(x: Array, y: Array) -> float:
-    """Return ``max |x - y|``."""
-    x, y = _finite(x, y)
-    return float(np.abs(x - y).max(initial=0.0))
+    """Return the largest absolute error ``max |x - y|``, in the unit of ``x``.
+
+    It is also the smallest ``atol`` with which ``numpy.allclose(y, x, rtol=0, atol=atol)`` holds.
+
+    >>> max_abs(np.array([1.0, 2.0]), np.array([1.5, 2.0]))
+    0.5
+    """
+    return float(np.abs(error_of(x, y)[0]).max(initial=0.0))
 
 
 def max_relative(x: Array, y: Array) -> float:
-    """Return ``max |x - y| / max |x|``: the largest error in units of the largest value."""
-    x, y = _finite(x, y)
-    return _ratio(float(np.abs(x - y).max(initial=0.0)), float(np.abs(x).max(initial=0.0)))
+    """Return ``max |x - y| / max |x|``: the largest error in units of the largest value.
+
+    >>> max_relative(np.array([1.0, 4.0]), np.array([2.0, 4.0]))
+    0.25
+    """
+    error, x = error_of(x, y)
+    return ratio(float(np.abs(error).max(initial=0.0)), float(np.abs(x).max(initial=0.0)))
+
+
+def elementwise_relative(x: Array, y: Array) -> float:
+    """Return ``max (|x - y| / |x|)``, element by element; 0 / 0 is 0, and any other error of a zero inf.
+
+    It is also the smallest ``rtol`` with which ``numpy.allclose(y, x, rtol=rtol, atol=0)`` holds.
+
+    >>> elementwise_relative(np.array([1.0, 4.0]), np.array([1.5, 4.0]))
+    0.5
+    >>> elementwise_relative(np.array([0.0]), np.array([1e-9]))
+    inf
+    """
+    return float(relative_errors(*error_of(x, y)).max(initial=0.0))
+
+
+def allclose_tolerance(x: Array, y: Array) -> float:
+    """Return ``max (|x - y| / (1 + |x|))``: the smallest tolerance, absolute and relative at once.
+
+    It is the smallest ``t`` with which ``numpy.allclose(y, x, rtol=t, atol=t)`` holds.
+
+    >>> allclose_tolerance(np.array([1.0, 3.0]), np.array([1.0, 2.0]))
+    0.25
+    """
+    error, x = error_of(x, y)
+    return float((np.abs(error) / (1.0 + np.abs(x))).max(initial=0.0))
 
 
 def relative(x: Array, y: Array) -> float:
-    """Return ``‖x - y‖₂ / ‖x‖₂``."""
-    x, y = _finite(x, y)
-    return _ratio(_norm(x - y), _norm(x))
+    """Return the relative error in the Euclidean norm, ``‖x - y‖₂ / ‖x‖₂``.
+
+    >>> relative(np.array([3.0, 4.0]), np.array([3.0, 5.0]))
+    0.2
+    """
+    error, x = error_of(x, y)
+    return ratio(norm(error), norm(x))
 
 
 def quantiles(x: Array, y: Array, at: Sequence[float] = QUANTILES) -> tuple[float, ...]:
-    """Return quantiles of ``|x - y|``."""
-    x, y = _finite(x, y)
-    return tuple(map(float, np.quantile(np.abs(x - y), at))) if x.size else (0.0,) * len(at)
+    """Return quantiles of the absolute error: at ``q``, the smallest that a share ``q`` does not exceed.
+
+    >>> quantiles(np.zeros(4), np.array([0.0, 1.0, 2.0, 9.0]), (0.5, 1.0))
+    (1.0, 9.0)
+    """
+    return quantiles_of(np.abs(error_of(x, y)[0]), at)
+
+
+def relative_quantiles(x: Array, y: Array, at: Sequence[float] = QUANTILES) -> tuple[float, ...]:
+    """Return quantiles of ``|x - y| / |x|``; see `quantiles` and `elementwise_relative`.
+
+    >>> relative_quantiles(np.array([1.0, 2.0]), np.array([2.0, 2.0]), (0.5, 1.0))
+    (0.0, 1.0)
+    """
+    return quantiles_of(relative_errors(*error_of(x, y)), at)
 
 
 def sqnr(x: Array, y: Array) -> float:
-    """Return the signal to noise ratio ``10 log10(Σx² / Σ(x - y)²)`` in dB; inf when they are equal."""
-    return _decibel(relative(x, y))
+    """Return the signal to quantisation noise ratio ``10 log₁₀(Σ x² / Σ (x - y)²)`` in dB; inf when equal.
+
+    >>> sqnr(np.array([3.0, 4.0]), np.array([3.0, 4.5]))
+    20.0
+    """
+    return decibel(relative(x, y))
 
 
 def cosine(x: Array, y: Array) -> float:
-    """Return the cosine of the angle between the arrays, flattened; 1 when both are all zero."""
-    x, y = _finite(x, y)
-    return _cosine(float(x @ y), _norm(x), _norm(y)) if (x != y).any() else 1.0
+    """Return ``x·y / (‖x‖₂ ‖y‖₂)`` of the flattened arrays; 1 when both are all zero, 0 when one is.
+
+    >>> cosine(np.array([1.0, 0.0]), np.array([1.0, 1.0]))  # doctest: +ELLIPSIS
+    0.7071...
+    """
+    x, y = finite_in_both(x, y)
+    return cosine_of(float(x @ y), norm(x), norm(y)) if (x != y).any() else 1.0
 
 
 def kl_divergence(x: Array, y: Array) -> float:
     """Return the mean over rows of ``KL(softmax(x) ‖ softmax(y))`` in nats, rows being the last axis.
 
-    A row that is not finite in both is left out.
+    ``KL(p ‖ q) = Σ p ln(p / q)`` (Kullback and Leibler 1951). A row that is not finite in both is left
+    out. Rows are taken for logits: of probabilities, give the logarithm.
+
+    >>> kl_divergence(np.array([[1.0, 2.0]]), np.array([[6.0, 7.0]]))
+    0.0
     """
-    rows = _rows_kl(x, y)
+    rows = rows_kl(wide(x), wide(y))
     return float(rows.mean()) if rows.size else 0.0
 
 
 def top1(x: Array, y: Array) -> float:
-    """Return the share of rows (last axis) where the largest of ``y`` is a largest of ``x``.
+    """Return the share of rows (last axis) where the largest of ``y`` is a largest of ``x``; see `topk`.
 
-    A tie in ``x`` accepts any of the tied; a row with NaN agrees with nothing.
+    >>> top1(np.array([[1.0, 2.0], [4.0, 3.0]]), np.array([[5.0, 6.0], [7.0, 8.0]]))
+    0.5
     """
-    hits = _rows_top1(x, y)
+    return topk(x, y, 1)
+
+
+def topk(x: Array, y: Array, k: int) -> float:
+    """Return which share of the ``k`` largest of each row of ``y`` are among the ``k`` largest of ``x``.
+
+    Rows are the last axis; of a row shorter than ``k`` all are. A tie in ``x`` accepts any of the tied; a
+    row with NaN agrees with nothing. 1 where there is no row.
+
+    >>> topk(np.array([[1.0, 2.0, 3.0]]), np.array([[3.0, 1.0, 2.0]]), 2)
+    0.5
+    """
+    hits = rows_topk(wide(x), wide(y), k)
     return float(hits.mean()) if hits.size else 1.0
 
 
+def soft_iou(x: Array, y: Array) -> float:
+    """Return ``Σ min(x, y) / Σ max(x, y)``: intersection over union of two maps whose values are shares.
+
+    For maps of zeros and ones it is the intersection over union of the sets; in general the similarity
+    of Ružička (1958), also called weighted Jaccard index. Values below 0 count as 0; 1 when both are
+    empty. It says something of maps (saliency, masks, attention, probabilities) only.
+
+    >>> soft_iou(np.array([1.0, 0.5, 0.0]), np.array([0.5, 0.5, 0.5]))
+    0.5
+    """
+    shared, whole = overlap(*finite_in_both(x, y))
+    return shared / whole if whole > 0.0 else 1.0
+
+
 def agreement(x: Array, y: Array) -> float:
-    """Return the share of equal elements: the measure for integer and boolean outputs."""
+    """Return the share of equal elements: the measure for integer and boolean outputs; 1 if there are none.
+
+    >>> agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]))
+    0.75
+    """
     return float(np.mean(np.asarray(x) == np.asarray(y))) if np.size(x) else 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Distance:
-    """All measures between one floating output and its reference.
+class Element:
+    """One element of an output in two models.
 
     Parameters
     ----------
-    pattern
-        `pattern_mismatches`; anything but zero fails every gate.
-    max_abs, max_rel, rel, sqnr, cos, kl, top1
-        As the functions of this module.
-    p50, p99, p999
-        Quantiles of the absolute error.
-    elements
-        Number of elements that were compared.
+    index
+        Where, one number per axis.
+    original, rewritten
+        Its value in both; an integer as one.
     """
 
-    pattern: int
-    max_abs: float
-    max_rel: float
-    rel: float
-    sqnr: float
-    cos: float
-    kl: float
-    top1: float
-    p50: float
-    p99: float
-    p999: float
-    elements: int
+    index: tuple[int, ...]
+    original: float
+    rewritten: float
 
-    def to_dict(self) -> dict[str, float]:
-        """Return the measures by name."""
-        return asdict(self)
+    def __str__(self) -> str:
+        at = ", ".join(map(str, self.index))
+        return f"[{at}] is {self.original:.6g} in the original and {self.rewritten:.6g} in the other"
 
 
-class Tally:
-    """Pools the distance of many pairs of arrays, as if they were rows of one long array.
+def worst_element(x: Array, y: Array) -> Element | None:
+    """Return where ``x`` and ``y`` (same shape) are furthest apart, or None where they are equal.
 
-    Sums and rows are pooled exactly; of the quantiles the largest is kept, an upper bound. Long
-    arrays are taken a block of rows at a time, so that float64 copies stay small.
+    An element that is NaN or infinite in one only is further apart than any number; the first of
+    equals is returned.
+
+    >>> worst_element(np.array([[1.0, 2.0]]), np.array([[1.0, np.nan]]))
+    Element(index=(0, 1), original=2.0, rewritten=nan)
     """
-
-    def __init__(self) -> None:
-        self._pattern = self._elements = self._rows = self._hits = self._kl_rows = 0
-        self._max = self._top = self._kl = self._xx = self._yy = self._xy = self._dd = 0.0
-        self._quantiles: tuple[float, ...] = (0.0,) * len(QUANTILES)
-
-    def add(self, x: Array, y: Array) -> None:
-        """Add one reference ``x`` and its counterpart ``y`` (same shape, floating)."""
-        x, y = _rows(x), _rows(y)
-        step = max(1, BLOCK // max(1, x.shape[-1]))
-        for start in range(0, len(x), step):
-            self._add(x[start : start + step], y[start : start + step])
-
-    def _add(self, x: Array, y: Array) -> None:
-        self._pattern += pattern_mismatches(x, y)
-        self._elements += int(np.size(x))
-        kl, hits = _rows_kl(x, y), _rows_top1(x, y)
-        self._kl, self._kl_rows = self._kl + float(kl.sum()), self._kl_rows + kl.size
-        self._hits, self._rows = self._hits + int(hits.sum()), self._rows + hits.size
-        a, b = _finite(x, y)
-        error = np.abs(a - b)
-        self._max = max(self._max, float(error.max(initial=0.0)))
-        self._top = max(self._top, float(np.abs(a).max(initial=0.0)))
-        self._xx, self._yy = self._xx + float(a @ a), self._yy + float(b @ b)
-        self._xy, self._dd = self._xy + float(a @ b), self._dd + float(error @ error)
-        new = tuple(map(float, np.quantile(error, QUANTILES))) if error.size else self._quantiles
-        self._quantiles = tuple(map(max, self._quantiles, new))
-
-    def distance(self) -> Distance:
-        """Return the pooled distance."""
-        rel = _ratio(self._dd**0.5, self._xx**0.5)
-        p50, p99, p999 = self._quantiles
-        return Distance(
-            pattern=self._pattern,
-            max_abs=self._max,
-            max_rel=_ratio(self._max, self._top),
-            rel=rel,
-            sqnr=_decibel(rel),
-            cos=_cosine(self._xy, self._xx**0.5, self._yy**0.5) if self._dd else 1.0,
-            kl=self._kl / self._kl_rows if self._kl_rows else 0.0,
-            top1=self._hits / self._rows if self._rows else 1.0,
-            p50=p50,
-            p99=p99,
-            p999=p999,
-            elements=self._elements,
-        )
-
-
-def distance(x: Array, y: Array) -> Distance:
-    """Return all measures of one pair."""
-    tally = Tally()
-    tally.add(x, y)
-    return tally.distance()
-
-
-def _wide(x: Array) -> Array:
-    return np.asarray(x).astype(np.float64)
-
-
-def _finite(x: Array, y: Array) -> tuple[Array, Array]:
-    x, y = _wide(x).ravel(), _wide(y).ravel()
-    both = np.isfinite(x) & np.isfinite(y)
-    return (x, y) if both.all() else (x[both], y[both])
-
-
-def _norm(x: Array) -> float:
-    return float(np.sqrt(x @ x))
-
-
-def _ratio(part: float, whole: float) -> float:
-    if part == 0.0:
-        return 0.0
-    return part / whole if whole > 0.0 else float("inf")
-
-
-def _decibel(rel: float) -> float:
-    return float(-20.0 * np.log10(rel)) if rel > 0.0 else float("inf")
-
-
-def _cosine(dot: float, x: float, y: float) -> float:
-    if x == 0.0 or y == 0.0:
-        return 1.0 if x == y else 0.0
-    return float(np.clip(dot / (x * y), -1.0, 1.0))
-
-
-def _rows(x: Array) -> Array:
-    x = np.asarray(x)
-    return x.reshape(-1, x.shape[-1]) if x.ndim and x.size else x.reshape(-1, 1)
-
-
-def _rows_kl(x: Array, y: Array) -> Array:
-    x, y = _rows(_wide(x)), _rows(_wide(y))
-    finite = np.isfinite(x).all(axis=-1) & np.isfinite(y).all(axis=-1)
-    p, q = _log_softmax(x[finite]), _log_softmax(y[finite])
-    return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0))
-
-
-def _log_softmax(x: Array) -> Array:
+    x, y = np.asarray(x), np.asarray(y)
     if not x.size:
-        return x
-    x = x - x.max(axis=-1, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
-
-
-def _rows_top1(x: Array, y: Array) -> Array:
-    x, y = _rows(_wide(x)), _rows(_wide(y))
-    if not x.size:
-        return np.zeros(0, dtype=bool)
-    chosen = np.take_along_axis(x, y.argmax(axis=-1)[:, None], axis=-1)[:, 0]
-    return np.asarray((chosen == x.max(axis=-1)) & ~np.isnan(y).any(axis=-1))
+        return None
+    if is_floating(x.dtype):
+        a, b = wide(x), wide(y)
+        both = np.isfinite(a) & np.isfinite(b)
+        error = np.where(apart(a, b), np.inf, np.abs(np.where(both, a, 0.0) - np.where(both, b, 0.0)))
+    else:
+        error = (x != y).astype(np.float64)
+    at = int(error.argmax())
+    if error.flat[at] == 0.0:
+        return None
+    index = tuple(map(int, np.unravel_index(at, x.shape)))
+    return Element(index, x[index].item(), y[index].item())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rewriter.verify.budget import Outcome
-from rewriter.verify.metrics import Distance
+from rewriter.verify.distance import Distance
 
 __all__ = ["AppliedForm", "CaseReport", "OutputReport", "Step", "ValidationReport"]
 

@@ -16,7 +16,7 @@ from rewriter.kernels.clipped.form import Clipped
 from rewriter.models_zoo.zoo_model import ZooModel
 from rewriter.passes import ClippedAttention, GatedAttention
 from rewriter.program.program import Program
-from rewriter.verify.metrics import distance
+from rewriter.verify.distance import distance
 
 Zoo = Callable[[str], ZooModel]
 

@@ -11,7 +11,7 @@ from rewriter.report.inspection import refusal_record
 from rewriter.report.validation_page import validation_page
 from rewriter.sites.refusal import Refusal
 from rewriter.verify.budget import parse_budget
-from rewriter.verify.metrics import Distance
+from rewriter.verify.distance import Distance
 from rewriter.verify.validation import AppliedForm, CaseReport, OutputReport, Step, ValidationReport
 
 SITE = {
@@ -51,7 +51,27 @@ RECORD = {
     "refused": [REFUSED],
     "coverage": 100.0,
 }
-DISTANCE = Distance(0, 1.5e-7, 1e-7, 2e-8, 153.2, 1 - 1e-12, 0.0, 1.0, 1e-8, 1e-7, 1.2e-7, 1000)
+DISTANCE = Distance(
+    0,
+    1.5e-7,
+    1e-7,
+    2e-8,
+    153.2,
+    1 - 1e-12,
+    0.0,
+    1.0,
+    1e-8,
+    1e-7,
+    1.2e-7,
+    1000,
+    1.0,
+    1.0,
+    2e-6,
+    1e-7,
+    1e-8,
+    1e-7,
+    1.5e-7,
+)
 
 
 def report(**changes: Any) -> ValidationReport:

@@ -5,7 +5,7 @@ import pytest
 
 from rewriter.errors import InputError
 from rewriter.verify.budget import METRICS, Budget, parse_budget, parse_budgets
-from rewriter.verify.metrics import distance
+from rewriter.verify.distance import distance
 
 X = np.random.default_rng(0).standard_normal((7, 5))
 

@@ -6,8 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from rewriter.verify import distance as pooling
 from rewriter.verify import metrics
-from rewriter.verify.metrics import Tally, distance
+from rewriter.verify.distance import Tally, distance
 
 X = np.array([[3.0, 4.0, 0.0], [0.0, 0.0, 12.0]], np.float32)
 
@@ -79,7 +80,7 @@ def test_a_tally_is_the_distance_of_the_concatenation(monkeypatch: pytest.Monkey
     rng = np.random.default_rng(0)
     pairs = [(x := rng.standard_normal((n, 5)), x + rng.standard_normal((n, 5)) * 0.1) for n in (1, 7, 33)]
     whole = distance(*(np.concatenate(part) for part in zip(*pairs, strict=True)))
-    monkeypatch.setattr(metrics, "BLOCK", 12)  # two rows at a time
+    monkeypatch.setattr(pooling, "BLOCK", 12)  # two rows at a time
     tally = Tally()
     for x, y in pairs:
         tally.add(x, y)
