@@ -1,0 +1,74 @@
+"""One case of the fuzzer: files in a folder of their own, commands, and what they did wrong."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.fuzz.judge import problems, snapshot
+from tests.fuzz.kinds import KINDS, Command, Maker
+from tests.fuzz.worker import Ended, call
+
+__all__ = ["Trial", "kind_of", "tried", "tried_seed"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a case.
+
+    Parameters
+    ----------
+    name
+        Kind and number: ``onnx-fields 17``, or the name of a case made by hand.
+    problems
+        A sentence for everything that a command did wrong, the command first.
+    ended
+        Every command and how it ended.
+    """
+
+    name: str
+    problems: tuple[str, ...]
+    ended: tuple[tuple[Command, Ended], ...] = field(repr=False)
+
+
+def kind_of(seed: int) -> str:
+    """Return the kind of a numbered case."""
+    rng = random.Random(f"kind {seed}")
+    return rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
+
+
+def tried_seed(seed: int, kind: str | None = None, keep: Path | None = None) -> Trial:
+    """Try a numbered case; see `tried`."""
+    name = kind or kind_of(seed)
+    return tried(f"{name} {seed}", KINDS[name][0], False, keep)
+
+
+def tried(name: str, make: Maker, refused: bool = False, keep: Path | None = None) -> Trial:
+    """Write the files of a case, run its commands, and judge them.
+
+    Parameters
+    ----------
+    make
+        Writes the files and returns the commands.
+    refused
+        Whether every command must refuse them.
+    keep
+        Where to copy the files to if there are problems.
+    """
+    with TemporaryDirectory(prefix="fuzz-") as place:
+        folder, scratch = Path(place) / "case", Path(place) / "said"
+        folder.mkdir()
+        scratch.mkdir()
+        found, ended = [], []
+        for arguments in make(random.Random(name), folder):
+            before = snapshot(folder)
+            end = call(arguments, folder, scratch)
+            after = snapshot(folder)
+            ended.append((arguments, end))
+            found += [f"{' '.join(arguments)}: {p}" for p in problems(arguments, end, before, after, refused)]
+        if found and keep is not None:
+            shutil.copytree(folder, keep / name.replace(" ", "-"), symlinks=True, dirs_exist_ok=True)
+    return Trial(name, tuple(found), tuple(ended))
