@@ -59,7 +59,7 @@ def error_of(x: Array, y: Array) -> tuple[Array, Array]:
 def relative_errors(error: Array, x: Array) -> Array:
     """Return ``|error| / |x|``: 0 where both are 0, inf where only ``x`` is."""
     error, x = np.abs(error), np.abs(x)
-    return np.divide(error, x, out=np.where(error > 0.0, np.inf, 0.0), where=x > 0.0)
+    return np.asarray(np.divide(error, x, out=np.where(error > 0.0, np.inf, 0.0), where=x > 0.0))
 
 
 def quantiles_of(errors: Array, at: Sequence[float]) -> tuple[float, ...]:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from rewriter.verify.budget import Outcome
 from rewriter.verify.distance import Distance
+from rewriter.verify.elements import ratio
+from rewriter.verify.metrics import Element
 
-__all__ = ["AppliedForm", "CaseReport", "OutputReport", "Step", "ValidationReport"]
+__all__ = ["AppliedForm", "CaseReport", "OutputReport", "Record", "Step", "TaskReport", "ValidationReport"]
+
+
+class Record(Protocol):
+    """A part of the report that another module makes: per site, provenance, a timing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,14 @@ class OutputReport:
         What the largest absolute error may be; None where nothing was derived.
     ok
         Whether it passes.
+    noise
+        What the same measures are between the original and itself with the last bits of its weights and
+        inputs moved (`rewriter.verify.noise`): nothing below it says anything. None for an output that is
+        not floating, and where it was not measured.
+    worst
+        Where the two are furthest apart; None where they are equal, and in pooled reports.
+    case
+        Name of the case that is worst in a pooled report.
     """
 
     output: str
@@ -57,6 +74,16 @@ class OutputReport:
     agreement: float | None
     tolerance: float | None
     ok: bool
+    noise: Distance | None = None
+    worst: Element | None = None
+    case: str | None = None
+
+    @property
+    def factor(self) -> float | None:
+        """How many times the noise floor the largest error is: the smallest factor that would pass."""
+        if self.distance is None or self.noise is None:
+            return None
+        return ratio(self.distance.max_abs, self.noise.max_abs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +100,8 @@ class CaseReport:
         Why nothing could be compared, or None.
     ok
         Whether it passes; a case that the original itself cannot run passes, as it was skipped.
+    sizes
+        The numbers that were chosen for named dimensions; empty for data.
     """
 
     name: str
@@ -80,6 +109,7 @@ class CaseReport:
     outputs: tuple[OutputReport, ...]
     error: str | None
     ok: bool
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +118,23 @@ class Step:
 
     name: str
     outputs: Mapping[str, Distance]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """A measure of what the models are for: word error rate, accuracy, text read.
+
+    Parameters
+    ----------
+    name
+        As in the budget ``task.NAME<=X``.
+    original, rewritten
+        What was measured of either; whether more is better only the user knows.
+    """
+
+    name: str
+    original: float
+    rewritten: float
 
 
 @dataclass(frozen=True)
@@ -117,6 +164,18 @@ class ValidationReport:
         What the rewritten model says about its sites.
     steps
         Source to original and source to rewritten, when a source was given.
+    tasks
+        Task metrics of both models, when any was asked for.
+    notes
+        What the reader should know: how names were matched, padding that was counted, what was left out.
+    seed
+        Of everything random.
+    per_site
+        What was recorded at each rewritten site (`rewriter.verify.per_site`), when that was asked for.
+    timings
+        Interleaved timings of both models, when there are any.
+    provenance
+        Versions, hashes, command (`rewriter.verify.provenance`), when it was recorded.
     """
 
     original: str
@@ -130,6 +189,12 @@ class ValidationReport:
     budget: tuple[Outcome, ...] = ()
     sites: tuple[AppliedForm, ...] = ()
     steps: tuple[Step, ...] = ()
+    tasks: tuple[TaskReport, ...] = ()
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+    per_site: tuple[Record, ...] = ()
+    timings: tuple[Record, ...] = ()
+    provenance: Record | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -140,10 +205,13 @@ class ValidationReport:
             "verdict": self.verdict,
             "exact": self.exact,
             "judged": self.judged,
+            "seed": self.seed,
+            "notes": list(self.notes),
             "budget": [
                 {"budget": str(b.budget), "output": b.output, "measured": b.measured, "ok": b.ok}
                 for b in self.budget
             ],
+            "tasks": [asdict(t) for t in self.tasks],
             "summary": {group: [_plain(o) for o in outputs] for group, outputs in self.summary.items()},
             "sites": [
                 {"site": s.site, "form": s.form, "fidelity": s.fidelity, **s.details} for s in self.sites
@@ -152,12 +220,16 @@ class ValidationReport:
                 {"step": s.name, "outputs": {n: d.to_dict() for n, d in s.outputs.items()}}
                 for s in self.steps
             ],
+            "per_site": [s.to_dict() for s in self.per_site],
+            "timings": [t.to_dict() for t in self.timings],
+            "provenance": self.provenance.to_dict() if self.provenance is not None else None,
             "cases": [
                 {
                     "case": c.name,
                     "group": c.group,
                     "ok": c.ok,
                     "error": c.error,
+                    "sizes": dict(c.sizes),
                     "outputs": [_plain(o) for o in c.outputs],
                 }
                 for c in self.cases
@@ -181,4 +253,13 @@ def _plain(o: OutputReport) -> dict[str, Any]:
     measures: dict[str, Any] = {} if o.distance is None else dict(o.distance.to_dict())
     if o.agreement is not None:
         measures["agreement"] = o.agreement
-    return {"output": o.output, "ok": o.ok, "tolerance": o.tolerance, **measures}
+    return {
+        "output": o.output,
+        "ok": o.ok,
+        "tolerance": o.tolerance,
+        **measures,
+        "noise": o.noise.to_dict() if o.noise is not None else None,
+        "factor": o.factor,
+        "worst": asdict(o.worst) if o.worst is not None else None,
+        "case": o.case,
+    }
