@@ -14,7 +14,6 @@ import torch
 import rewriter
 from benchmarks.form_call import Call
 from benchmarks.trained.cases import Case
-from benchmarks.trained.memory import growth
 from benchmarks.trained.records import Folder, Measurement
 from benchmarks.trained.workloads import WORKLOADS
 from rewriter.engine import Rewriting
@@ -22,6 +21,7 @@ from rewriter.passes import SoftmaxAttention
 from rewriter.program.program import Program
 from rewriter.selectors import Selector, parse_apply
 from rewriter.sites.site import AttentionSite
+from rewriter.verify.memory import growth
 from rewriter.verify.timing import interleaved
 
 __all__ = ["measure"]

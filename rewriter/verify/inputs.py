@@ -17,7 +17,7 @@ from rewriter.verify.binding import Binding, base_symbols, bound_shape, numpy_dt
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.patterns import keep_mask, normal
 
-__all__ = ["LENGTHS", "Case", "generated_cases", "index_bounds"]
+__all__ = ["LENGTHS", "Case", "generated_cases", "index_bounds", "random_case"]
 
 LENGTHS = (7, 33, 1, 16, 64)
 """Lengths to try for named dimensions, odd ones first."""
@@ -80,14 +80,7 @@ def generated_cases(
     InputError
         When an input has no known dtype or rank.
     """
-    values = [program.graph.values[name] for name in program.graph.inputs]
-    for value in values:
-        if value.shape is None or value.dtype is None:
-            raise InputError(
-                f"input {value.name!r} of {program.source} has no declared shape or dtype, so none can"
-                " be made for it; give real ones with --data"
-            )
-    bounds = index_bounds(program)
+    values, bounds = _declared(program), index_bounds(program)
     candidates = [
         (
             binding,
@@ -103,6 +96,45 @@ def generated_cases(
         yield Case(_name("random", binding), "random", plain, binding)
         if at == 0:
             yield from _adversarial(values, plain, binding, bounds, np.random.default_rng([seed, 99]))
+
+
+def random_case(program: Program, sizes: Binding, seed: int = 0) -> Case:
+    """Make one random input of given sizes.
+
+    Parameters
+    ----------
+    program
+        Whose signature to fill.
+    sizes
+        A number for every named dimension that the inputs depend on.
+    seed
+        Equal seeds give equal inputs.
+
+    Raises
+    ------
+    InputError
+        When an input has no known dtype or rank, or a dimension has no number or an impossible one.
+    """
+    values, bounds = _declared(program), index_bounds(program)
+    try:
+        inputs = {
+            v.name: _plain(np.random.default_rng([seed, 0, k]), v, sizes, bounds)
+            for k, v in enumerate(values)
+        }
+    except (ValueError, KeyError) as error:
+        raise InputError(f"no input of {program.source} has sizes {dict(sizes)}: {error}") from error
+    return Case(_name("random", sizes), "random", inputs, sizes)
+
+
+def _declared(program: Program) -> list[Value]:
+    values = [program.graph.values[name] for name in program.graph.inputs]
+    for value in values:
+        if value.shape is None or value.dtype is None:
+            raise InputError(
+                f"input {value.name!r} of {program.source} has no declared shape or dtype, so none can"
+                " be made for it; give real ones with --data"
+            )
+    return values
 
 
 def _adversarial(

@@ -15,17 +15,18 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def growth(call: Callable[[], object]) -> int | None:
     """Return the largest growth of resident memory during a call, in bytes; None where that is not known.
 
-    Needs Linux and glibc: the peak that the kernel keeps is reset before the call.
+    Needs Linux and glibc: the peak that the kernel keeps is reset before the call. What the process
+    already holds and uses again is not seen, so a fair comparison measures each call in a new process.
     """
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it is not used again unseen
     try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it is not used again unseen
         _RESET.write_text("5")
-    except OSError:
+    except (OSError, AttributeError):
         return None
     before = _field("VmRSS")
     call()
-    return _field("VmHWM") - before
+    return max(_field("VmHWM") - before, 0)
 
 
 def _field(name: str) -> int:
