@@ -57,8 +57,8 @@ def entropy(weights: Array) -> Array:
 
     References
     ----------
-    Shannon, A Mathematical Theory of Communication, 1948, §6; as a sign of collapse in Zhai et al., Stabilizing
-    Transformer Training by Preventing Attention Entropy Collapse, 2023 (arXiv:2303.06296), §3.
+    Shannon, A Mathematical Theory of Communication, 1948, §6; as a sign of collapse in Zhai et al.,
+    Stabilizing Transformer Training by Preventing Attention Entropy Collapse, 2023 (arXiv:2303.06296), §3.
 
     Examples
     --------
@@ -115,8 +115,8 @@ def mean_distance(weights: Array, queries: Array, keys: Array) -> Array:
 
     References
     ----------
-    Dosovitskiy et al., An Image is Worth 16x16 Words, 2020 (arXiv:2010.11929), §4.5 and appendix D.7; for text
-    Vig and Belinkov, Analyzing the Structure of Attention in a Transformer Language Model, 2019
+    Dosovitskiy et al., An Image is Worth 16x16 Words, 2020 (arXiv:2010.11929), §4.5 and appendix D.7; for
+    text Vig and Belinkov, Analyzing the Structure of Attention in a Transformer Language Model, 2019
     (arXiv:1906.04284), §4.3.
 
     Examples

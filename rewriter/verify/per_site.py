@@ -1,4 +1,4 @@
-"""What happened at each site of two models, on the same inputs: errors, head by head, and what explains them."""
+"""What happened at each site of two models on the same inputs: errors by head, and what explains them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rewriter.verify.attention_statistics import AttentionStatistics
-from rewriter.verify.metrics import Distance
+from rewriter.verify.distance import Distance
 
 __all__ = ["AttentionMap", "PerSite", "SiteError", "SiteRecord", "StretchRecord"]
 

@@ -171,7 +171,7 @@ class ValidationReport:
     seed
         Of everything random.
     per_site
-        What was recorded at each rewritten site (`rewriter.verify.per_site`), when that was asked for.
+        What was recorded at each site (`rewriter.verify.per_site.PerSite`), when that was asked for.
     timings
         Interleaved timings of both models, when there are any.
     provenance
@@ -192,7 +192,7 @@ class ValidationReport:
     tasks: tuple[TaskReport, ...] = ()
     notes: tuple[str, ...] = ()
     seed: int = 0
-    per_site: tuple[Record, ...] = ()
+    per_site: Record | None = None
     timings: tuple[Record, ...] = ()
     provenance: Record | None = None
 
@@ -220,7 +220,7 @@ class ValidationReport:
                 {"step": s.name, "outputs": {n: d.to_dict() for n, d in s.outputs.items()}}
                 for s in self.steps
             ],
-            "per_site": [s.to_dict() for s in self.per_site],
+            "per_site": self.per_site.to_dict() if self.per_site is not None else None,
             "timings": [t.to_dict() for t in self.timings],
             "provenance": self.provenance.to_dict() if self.provenance is not None else None,
             "cases": [
