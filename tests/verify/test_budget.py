@@ -7,7 +7,7 @@ from rewriter.errors import InputError
 from rewriter.verify.budget import METRICS, Budget, parse_budget, parse_budgets
 from rewriter.verify.distance import distance
 
-X = np.random.default_rng(0).standard_normal((7, 5))
+X = np.random.default_rng(0).standard_normal((7, 9))
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ X = np.random.default_rng(0).standard_normal((7, 5))
         ("rel<=1%", Budget("rel", 0.01)),
         ("kl@logits<=.02", Budget("kl", 0.02, "logits")),
         ("kl@a.b/c:0<=1", Budget("kl", 1.0, "a.b/c:0")),
+        ("soft_iou>=95%", Budget("soft_iou", 0.95)),
+        ("rel_p99<=1%", Budget("rel_p99", 0.01)),
+        ("agreement>=0.999", Budget("agreement", 0.999)),
+        ("task.wer<=0.04", Budget("task.wer", 0.04, direction="<=")),
+        ("task.top-1.change >= -0.5%", Budget("task.top-1.change", -0.005, direction=">=")),
     ],
 )
 def test_reads(text: str, budget: Budget) -> None:
@@ -33,8 +38,15 @@ def test_reads(text: str, budget: Budget) -> None:
     ("text", "complaint"),
     [
         ("good", "not METRIC<=X"),
-        ("", "not METRIC<=X"),
-        ("psnr>=3", "there is no metric 'psnr'; the metrics are cos"),
+        ("", "METRIC<=X"),
+        (" ", "is empty: expected METRIC<=X .* the metrics are agreement, cos, .*, top5 and task.NAME"),
+        ("cos>=0.9,", "budget '' is empty"),
+        ("psnr>=3", "there is no metric 'psnr'; the metrics are agreement, cos"),
+        ("task.<=3", "which task metric"),
+        ("task.wer<3", "write task.wer<=X or task.wer>=X"),
+        ("task.wer@y<=3", "takes no @output"),
+        ("task.wer<=nan", "between"),
+        ("task.wer<=3dB", "not measured in dB"),
         ("cos<=0.9", "cos is better when larger, so write cos>=X"),
         ("kl>=0.1", "kl is better when smaller"),
         ("kl<0.1", "write kl<=X"),
@@ -48,7 +60,7 @@ def test_reads(text: str, budget: Budget) -> None:
 )
 def test_says_what_is_wrong(text: str, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
-        parse_budget(text)
+        parse_budgets(text)
 
 
 def test_several_combine() -> None:
@@ -57,9 +69,10 @@ def test_several_combine() -> None:
     assert parse_budgets(None) == ()
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [m for m in METRICS if m != "agreement"])
 def test_equal_outputs_meet_the_tightest_budget(metric: str) -> None:
-    tightest = {"cos": 1 - 1e-12, "top1": 1.0, "sqnr": 300.0}.get(metric, 0.0)
+    shares = {"top1": 1.0, "top5": 1.0, "soft_iou": 1.0}
+    tightest = {"cos": 1 - 1e-12, "sqnr": 300.0, **shares}.get(metric, 0.0)
     assert Budget(metric, tightest).check({"y": distance(X, X)}).ok
     assert not Budget(metric, tightest).check({"y": distance(X, X[::-1])}).ok
 
@@ -79,3 +92,25 @@ def test_nan_in_one_of_the_two_meets_no_budget() -> None:
     assert not Budget("cos", -1.0).check({"y": distance(X, broken)}).ok
     assert Budget("cos", 0.5).check({"y": distance(broken, broken)}).ok
     assert not Budget("kl", 9.0).met(float("nan"))
+
+
+def test_a_measure_of_integers_is_not_one_of_floats() -> None:
+    shares = {"ids": 0.5, "mask": 1.0}
+    outcome = Budget("agreement", 0.9).check({}, shares)
+    assert (outcome.output, outcome.measured, outcome.ok) == ("ids", 0.5, False)
+    assert Budget("agreement", 0.9, "mask").check({"y": distance(X, -X)}, shares).ok
+    with pytest.raises(InputError, match="no integer or boolean output to measure"):
+        Budget("agreement", 0.9).check({"y": distance(X, X)})
+    with pytest.raises(InputError, match="no floating output 'ids', only none"):
+        Budget("cos", 0.9, "ids").check({}, shares)
+
+
+def test_task_metrics() -> None:
+    tasks = {"wer": 0.03, "wer.change": -0.01}
+    assert parse_budget("task.wer<=0.04").check({}, {}, tasks).ok
+    assert not parse_budget("task.wer>=0.04").check({}, {}, tasks).ok
+    outcome = parse_budget("task.wer.change>=0").check({}, {}, tasks)
+    assert str(outcome) == "task.wer.change is -0.01, which misses task.wer.change>=0"
+    assert not parse_budget("task.wer<=0.04").met(float("nan"))
+    with pytest.raises(InputError, match=r"no task metric .acc., only wer, wer\.change"):
+        parse_budget("task.acc>=0.9").check({}, {}, tasks)
