@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from functools import reduce as fold
 
 import numpy as np
 
@@ -301,7 +302,8 @@ def _broadcast(*shapes: tuple[Size, ...]) -> tuple[Size, ...]:
 def einsum(spec: str, *operands: Prim) -> Prim:
     """Return the sum of products that ``spec`` (no ellipsis, no repeated letter in an operand) describes.
 
-    An axis of size 1 broadcasts against the same letter with another size.
+    An axis of size 1 broadcasts against the same letter with another size. What sums nothing is a pointwise
+    product, or a view.
     """
     left, output = spec.split("->")
     labels = tuple(tuple(map(ord, part)) for part in left.split(","))
@@ -309,7 +311,25 @@ def einsum(spec: str, *operands: Prim) -> Prim:
         len(p) != len(x.shape) for p, x in zip(labels, operands, strict=True)
     ):
         raise ValueError(f"{spec!r} does not fit ranks {[len(x.shape) for x in operands]}")
+    letters = left.split(",")
+    if all(letter in output for part in letters for letter in part):
+        return fold(_multiplied, map(_spread, operands, letters, [output] * len(letters)))
     return _einsum(labels, tuple(map(ord, output)), operands)
+
+
+def _multiplied(a: Prim, b: Prim) -> Prim:
+    return pointwise("mul", a, b, dtype=a.dtype)
+
+
+def _spread(x: Prim, letters: str, output: str) -> Prim:
+    """Bring the axes of an operand into the order of the result, with axes of size 1 for the others."""
+    order = sorted(range(len(letters)), key=lambda axis: output.index(letters[axis]))
+    if order != list(range(len(letters))):
+        x = permute(x, order)
+    if len(letters) == len(output):
+        return x
+    sizes = iter(x.shape)
+    return reshape(x, [next(sizes) if letter in letters else ONE for letter in output])
 
 
 def _einsum(labels: tuple[tuple[int, ...], ...], output: tuple[int, ...], operands: tuple[Prim, ...]) -> Prim:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from string import ascii_letters
 
+from rewriter.algebra.equation import Equation
 from rewriter.algebra.frontends.aten_pointwise import real
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, dtype_name
 from rewriter.algebra.frontends.guards import guarded
@@ -62,23 +63,9 @@ def _outer(call: Call) -> Result:
 
 
 def _einsum(call: Call) -> Result:
-    operands = call.tensors(1)
-    left, arrow, output = call.arg(0).replace(" ", "").partition("->")
-    parts = left.split(",")
-    explicit = [part.replace("...", "") for part in parts]
-    if len(parts) != len(operands) or any(len(set(part)) != len(part) for part in explicit):
-        return None
-    if not arrow:
-        letters = "".join(explicit)
-        once = sorted(c for c in set(letters) if letters.count(c) == 1)
-        output = "..." * ("..." in left) + "".join(once)
-    ranks = [len(x.shape) - len(part) for x, part in zip(operands, explicit, strict=True)]
-    free = [c for c in ascii_letters if c not in left + output]
-    if not 0 <= min(ranks) <= max(ranks) <= len(free):
-        return None
-    batch = "".join(free[: max(ranks)])
-    specs = [spec.replace("...", batch[len(batch) - n :]) for spec, n in zip(parts, ranks, strict=True)]
-    return einsum(f"{','.join(specs)}->{output.replace('...', batch)}", *operands)
+    operands, equation = call.tensors(1), Equation.parse(call.arg(0))
+    spec = None if equation is None else equation.explicit([len(x.shape) for x in operands])
+    return None if spec is None else einsum(spec, *operands)
 
 
 def _tensordot(call: Call) -> Result:

@@ -9,6 +9,7 @@ from string import ascii_letters
 
 import numpy as np
 
+from rewriter.algebra.equation import Equation
 from rewriter.algebra.frontends.guards import selected
 from rewriter.algebra.frontends.onnx_scope import DTYPES, Call, Handler, Result
 from rewriter.algebra.prims import (
@@ -181,24 +182,9 @@ def _fused_matmul(call: Call) -> Result:
 
 def _einsum(call: Call) -> Result:
     operands = [x for x in call.inputs if x is not None]
-    left, arrow, output = call.attribute("equation").replace(" ", "").partition("->")
-    parts = left.split(",")
-    explicit = [part.replace("...", "") for part in parts]
-    if len(parts) != len(operands) or any(len(set(part)) != len(part) for part in explicit):
-        return None
-    if not arrow:
-        letters = "".join(explicit)
-        output = "..." * ("..." in left) + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    ranks = [
-        len(x.shape) - len(part) if "..." in spec else 0
-        for x, part, spec in zip(operands, explicit, parts, strict=True)
-    ]
-    free = [c for c in ascii_letters if c not in left + output]
-    if max(ranks) > len(free) or min(ranks) < 0:
-        return None
-    batch = "".join(free[: max(ranks)])
-    specs = [spec.replace("...", batch[len(batch) - n :]) for spec, n in zip(parts, ranks, strict=True)]
-    return einsum(f"{','.join(specs)}->{output.replace('...', batch)}", *operands)
+    equation = Equation.parse(call.attribute("equation"))
+    spec = None if equation is None else equation.explicit([len(x.shape) for x in operands])
+    return None if spec is None else einsum(spec, *operands)
 
 
 def _conv(call: Call) -> Result:
