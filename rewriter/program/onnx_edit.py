@@ -94,6 +94,7 @@ class Editor:
         self._model.opset_imports.update(body.domains)
         for node in nodes:
             node.metadata_props.update({f"rewriter.{key}": text for key, text in about.items()})
+            node.metadata_props["rewriter.site"] = edit.name
         self._names.update(n.name for n in nodes if n.name)
         self._names.update(v.name for n in nodes for v in n.outputs if v.name)
         self._model.graph.insert_before(producer, nodes)
