@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from rewriter.lower.prim_emitter import PrimEmitter
 from rewriter.program.program import Arrays, Program
 from rewriter.program.tensors import to_torch
 from rewriter.sites.site import AttentionSite, Band
+
+if TYPE_CHECKING:
+    from rewriter.kernels.softmax.definition import Operands
 
 __all__ = ["LARGEST", "Reference", "scores_of"]
 
@@ -120,11 +123,42 @@ class Reference:
     def _sizes(self) -> dict[str, int]:
         return bind(self._handles.values(), self._given)
 
+    def size(self, size: Size) -> int:
+        """Return the number that a size of the site is."""
+        return _dimensions(self.program, self.site, self.arrays).require(size, self.site.id)
+
     @property
     def _queries(self) -> int:
-        return _dimensions(self.program, self.site, self.arrays).require(self.site.queries, self.site.id)
+        return self.size(self.site.queries)
+
+    def operands(
+        self, form: Form, rows: tuple[int, int] | None = None, dtype: str = "float64"
+    ) -> Operands:
+        """Return what a form's definition computes the site from.
+
+        Parameters
+        ----------
+        form
+            Which may adapt the operands to itself.
+        rows
+            The first query and how many there are; all by default. They keep their positions.
+        dtype
+            Of the tensors.
+        """
+        found: list[Operands] = []
+
+        def compute(e: Emitter, a: Canonical, value: np.ndarray) -> None:
+            a = form.adapt(a)
+            found.append(self._read(a if rows is None else _rows(e, a, *rows), dtype))
+
+        self._native(compute)
+        return found[0]
 
     def _defined(self, form: Form, a: Canonical, dtype: str) -> np.ndarray:
+        result: np.ndarray = form.definition(self._read(a, dtype)).numpy()
+        return result
+
+    def _read(self, a: Canonical, dtype: str) -> Operands:
         from rewriter.kernels.softmax.definition import Operands
 
         names = [name for name in ("q", "k", "v", "bias", "sink") if getattr(a, name) is not None]
@@ -135,9 +169,7 @@ class Reference:
         }
         band = a.band and replace(a.band, offset=a.band.offset.substitute(self._sizes))
         settings = {name: getattr(a, name) for name in ("scale", "softcap", "normalizer", "shift")}
-        operands = Operands(**tensors, **settings, band=band)
-        result: np.ndarray = form.definition(operands).numpy()
-        return result
+        return Operands(**tensors, **settings, band=band)
 
     def _native(self, fill: Callable[[Emitter, Canonical, np.ndarray], None]) -> np.ndarray:
         """Return ``[B, H, I, E]`` that ``fill`` writes, in the layout of the native output, flattened."""

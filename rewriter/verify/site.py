@@ -15,7 +15,7 @@ from rewriter.verify.noise import SITE_FACTOR, SiteVerdict, floor, judge_site
 from rewriter.verify.probes import Probe
 from rewriter.verify.reference import Reference
 
-__all__ = ["SiteCheck", "check_replacement", "native_new", "native_old"]
+__all__ = ["SiteCheck", "check_replacement", "judge", "native_new", "native_old"]
 
 MULTIPLES = (1.0, 3.0, 0.7)
 """What the values are multiplied by, to see how the definition rounds; no two differ by a power of two."""
@@ -95,7 +95,7 @@ def check_replacement(
         if before.shape != after.shape:
             reason = f"on probe {probe.name}: the result has shape {after.shape}, not {before.shape}"
             return SiteCheck(False, reason, count, np.inf, 0.0, 0.0, np.inf)
-        verdict = _judge(Reference(program, site, arrays), form, before, after, exact)
+        verdict = judge(Reference(program, site, arrays), form, before, after, exact)
         deviation = max(deviation, relative(before, after))
         worst = max(worst, verdict, key=_excess)
         if not verdict.ok:
@@ -121,7 +121,7 @@ def native_new(emit: Emit, replacement: Replacement, sample: Arrays) -> Run:
     return lambda arrays: run({name: arrays[name] for name in replacement.inputs})[0]
 
 
-def _judge(
+def judge(
     reference: Reference, form: Form, before: np.ndarray, after: np.ndarray, exact: bool
 ) -> SiteVerdict:
     """Hold a new computation to the site itself, or to the definition of its form.
