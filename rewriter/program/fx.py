@@ -17,7 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from rewriter.errors import InputError
 from rewriter.lower.torch_emitter import TorchEmitter
+from rewriter.program.chains import Chains, chains, touched
 from rewriter.program.collector import collector_paused
+from rewriter.program.fx_apart import taken_apart
 from rewriter.program.fx_edit import edited
 from rewriter.program.fx_insert import inserted
 from rewriter.program.fx_part import part
@@ -162,8 +164,30 @@ class FxProgram(Program):
     @cached_property
     @collector_paused()
     def graph(self) -> Graph:
-        """The read view."""
+        """The read view; products of many tensors that hold an attention are shown as chains of two."""
+        return view(self._apart) if self._chains else self._plain
+
+    @cached_property
+    def _plain(self) -> Graph:
         return view(self.exported)
+
+    @cached_property
+    def _chains(self) -> Chains:
+        from rewriter.algebra.frontends.aten import translate
+
+        def split(found: Chains) -> tuple[Graph, Mapping[str, Prim]]:
+            graph = view(self._exported_apart(found))
+            return graph, translate(graph)
+
+        return chains(self._plain, lambda: translate(self._plain), split)
+
+    def _exported_apart(self, found: Chains) -> ExportedProgram:
+        return taken_apart(self.exported, self._plain, found) if found else self.exported
+
+    @cached_property
+    def _apart(self) -> ExportedProgram:
+        """What `graph` is the view of."""
+        return self._exported_apart(self._chains)
 
     def prims(self) -> Mapping[str, Prim]:
         """Return every tensor in primitive form."""
@@ -253,7 +277,7 @@ class FxProgram(Program):
 
     def extract(self, inputs: Sequence[str], outputs: Sequence[str]) -> Callable[[Arrays], list[np.ndarray]]:
         """Return the part of the graph from ``inputs`` to ``outputs`` as a function of arrays."""
-        return part(self.exported, self.graph, inputs, outputs)
+        return part(self._apart, self.graph, inputs, outputs)
 
     def emit(
         self, inputs: Sequence[str], build: Build, sample: Arrays, *, target: str = "native"
@@ -280,8 +304,10 @@ class FxProgram(Program):
         done: dict[str, dict[str, str]] = json.loads(self._metadata.get(SITES, "{}"))
         done |= {r.name: dict(sorted(r.metadata.items())) for r in replacements}
         notes = {**self._metadata, SITES: json.dumps(done, sort_keys=True)}
+        named = {name for r in replacements for name in (r.output, *r.inputs)}
         with _quiet():
-            return FxProgram(edited(self.exported, self.graph, replacements, emitter), self.source, notes)
+            exported = self._exported_apart(touched(self._chains, named))
+            return FxProgram(edited(exported, self.graph, replacements, emitter), self.source, notes)
 
     def insert(
         self,
@@ -295,8 +321,10 @@ class FxProgram(Program):
         done: dict[str, dict[str, str]] = json.loads(self._metadata.get(SITES, "{}"))
         done |= {name: dict(sorted(about.items())) for name, about in notes.items()}
         known = {**self._metadata, SITES: json.dumps(done, sort_keys=True)}
+        named = {name for i in insertions for name in (i.instead, *i.inputs, *(i.readers or ()))}
         with _quiet():
-            return FxProgram(inserted(self.exported, self.graph, insertions, emitter), self.source, known)
+            exported = self._exported_apart(touched(self._chains, named))
+            return FxProgram(inserted(exported, self.graph, insertions, emitter), self.source, known)
 
     def module(self) -> torch.nn.Module:
         """Return the program as a module: trains, compiles, exports again."""

@@ -23,9 +23,9 @@ from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.program.graph import Graph
 from rewriter.program.program import Build, Replacement
 
-__all__ = ["Editor", "copied", "edited"]
+__all__ = ["PROVENANCE", "Editor", "copied", "edited"]
 
-_PROVENANCE = ("nn_module_stack", "stack_trace")
+PROVENANCE = ("nn_module_stack", "stack_trace")
 """Metadata of a replaced node that also holds for what takes its place."""
 
 _LONG = [4099, 4111, 4127, 4129]
@@ -89,7 +89,7 @@ class Editor:
         anchor = self._nodes[replacement.output]
         operands = [self._nodes[name] for name in replacement.inputs]
         traced = self._traced(replacement.build, [n.meta["val"] for n in operands], shapes)
-        meta = {key: anchor.meta[key] for key in _PROVENANCE if key in anchor.meta}
+        meta = {key: anchor.meta[key] for key in PROVENANCE if key in anchor.meta}
         meta["custom"] = {
             **anchor.meta.get("custom", {}),
             "rewriter.site": replacement.name,

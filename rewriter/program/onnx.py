@@ -15,8 +15,10 @@ from rewriter.algebra.sizes import Size
 from rewriter.errors import InputError
 from rewriter.lower.onnx_emitter import OnnxEmitter, opset_of_target
 from rewriter.lower.onnx_writer import onnx_type
+from rewriter.program.chains import Chains, chains, touched
 from rewriter.program.collector import collector_paused
 from rewriter.program.graph import Graph, Value
+from rewriter.program.onnx_apart import taken_apart
 from rewriter.program.onnx_edit import replaced
 from rewriter.program.onnx_file import ModelFile, read_message, read_model
 from rewriter.program.onnx_graph import function_views, graph_view
@@ -91,9 +93,33 @@ class OnnxProgram(Program):
     @cached_property
     @collector_paused()
     def graph(self) -> Graph:
-        """The read view; shapes and types are inferred."""
+        """The read view; shapes and types are inferred.
+
+        Products of many tensors that hold an attention are shown as chains of two.
+        """
+        return graph_view(self._apart, skeleton(self._apart)[0]) if self._chains else self._plain
+
+    @cached_property
+    def _plain(self) -> Graph:
         proto = self._file.skeleton if self._file is not None else skeleton(self._model)[0]
         return graph_view(self._model, proto)
+
+    @cached_property
+    def _chains(self) -> Chains:
+        def split(found: Chains) -> tuple[Graph, Mapping[str, Prim]]:
+            model = taken_apart(self._model, found)
+            graph = graph_view(model, skeleton(model)[0])
+            return graph, self._translated(graph)
+
+        return chains(self._plain, lambda: self._translated(self._plain), split)
+
+    def _model_apart(self, found: Chains) -> ir.Model:
+        return taken_apart(self._model, found) if found else self._model
+
+    @cached_property
+    def _apart(self) -> ir.Model:
+        """What `graph` is the view of."""
+        return self._model_apart(self._chains)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -108,9 +134,12 @@ class OnnxProgram(Program):
     @cached_property
     @collector_paused()
     def _prims(self) -> Mapping[str, Prim]:
+        return self._translated(self.graph)
+
+    def _translated(self, graph: Graph) -> Mapping[str, Prim]:
         from rewriter.algebra.frontends.onnx import translate
 
-        return translate(self.graph, self.opset, function_views(self._model))
+        return translate(graph, self.opset, function_views(self._model))
 
     def prims(self) -> Mapping[str, Prim]:
         """Return every value of the graph in primitive form."""
@@ -170,7 +199,7 @@ class OnnxProgram(Program):
         known = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
 
         def compile_with(more: Mapping[str, str]) -> Callable[[Arrays], list[np.ndarray]]:
-            part = cut_out(self._model, self.graph, (*inputs, *sized), outputs, {**known, **more})
+            part = cut_out(self._apart, self.graph, (*inputs, *sized), outputs, {**known, **more})
             session = Session(part, f"a part of {self.source}")
             if not sized:
                 return session
@@ -243,7 +272,9 @@ class OnnxProgram(Program):
         InputError
             If the model cannot be converted to the opset.
         """
-        model = convert_opset(self._model, opset_of_target(target) or 0, self.source)
+        named = {name for r in replacements for name in (r.output, *r.inputs)}
+        model = self._model_apart(touched(self._chains, named))
+        model = convert_opset(model, opset_of_target(target) or 0, self.source)
         program = OnnxProgram(replaced(model, replacements, self._type, target, inline), self.source)
         program._external, program._sources = self._external, self._sources
         return program
@@ -265,7 +296,9 @@ class OnnxProgram(Program):
         InputError
             If the model cannot be converted to the opset.
         """
-        model = convert_opset(self._model, opset_of_target(target) or 0, self.source)
+        named = {name for i in insertions for name in (i.instead, *i.inputs, *(i.readers or ()))}
+        model = self._model_apart(touched(self._chains, named))
+        model = convert_opset(model, opset_of_target(target) or 0, self.source)
         model = inserted(model, insertions, notes, self._type, target, inline)
         program = OnnxProgram(model, self.source)
         program._external, program._sources = self._external, self._sources
