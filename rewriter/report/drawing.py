@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 from rewriter.report.neighbourhood import Neighbourhood, Step
 
-__all__ = ["draw"]
+__all__ = ["Line", "draw", "lines_of"]
 
 
 AGAIN = "as above"
@@ -21,8 +21,21 @@ MOST = 8
 
 
 @dataclass(frozen=True)
-class _Line:
-    """One line: the branches, and the step that stands on it or the text."""
+class Line:
+    """One line of a drawing.
+
+    Parameters
+    ----------
+    graph
+        The branches, two characters to a column: ``|`` goes on, ``o`` and ``*`` are steps, ``/`` joins
+        the branch on its right to the one on its left, ``:`` is left out.
+    step
+        That stands on it, or None.
+    text
+        In place of a step.
+    again
+        Whether the step is drawn further up.
+    """
 
     graph: str
     step: Step | None = None
@@ -38,7 +51,7 @@ def draw(found: Neighbourhood, width: int) -> list[str]:
     width = max(width, 20)
     lines = [part for said in found.summary for part in _wrapped(said, width)]
     for last in found.steps:
-        lines += ["", *_placed(list(_steps(last)), width)]
+        lines += ["", *_placed(list(lines_of(last)), width)]
     return lines
 
 
@@ -51,32 +64,32 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _steps(last: Step) -> Iterator[_Line]:
+def lines_of(last: Step) -> Iterator[Line]:
     """Yield the lines from the top down to the last step."""
     seen: set[int] = set()
 
-    def walk(step: Step, column: int) -> Iterator[_Line]:
+    def walk(step: Step, column: int) -> Iterator[Line]:
         before = "| " * column
         if id(step) in seen:
-            yield _Line(f"{before}o", step, again=True)
+            yield Line(f"{before}o", step, again=True)
             return
         seen.add(id(step))
         shown = step.operands[: MOST - column] if column < MOST else []
         for k, operand in enumerate(shown):
             yield from walk(operand, column + k)
         for k in range(len(shown) - 1, 0, -1):
-            yield _Line(f"{before}{'| ' * (k - 1)}|/")
+            yield Line(f"{before}{'| ' * (k - 1)}|/")
         left_out = step.more + len(step.operands) - len(shown)
         if left_out:
-            yield _Line(f"{before}{':' if not shown else '|'}", text=f"... {left_out} more above")
-        yield _Line(f"{before}{'*' if step.mark else 'o'}", step)
+            yield Line(f"{before}{':' if not shown else '|'}", text=f"... {left_out} more above")
+        yield Line(f"{before}{'*' if step.mark else 'o'}", step)
         if step.note is not None:
-            yield _Line(before + ("|" if step is not last else ""), text=f"^ {step.note}")
+            yield Line(before + ("|" if step is not last else ""), text=f"^ {step.note}")
 
     return walk(last, 0)
 
 
-def _placed(lines: Sequence[_Line], width: int) -> Iterator[str]:
+def _placed(lines: Sequence[Line], width: int) -> Iterator[str]:
     """Yield lines as text in columns: branches, name, operator, shape, role."""
     steps = [line.step for line in lines if line.step is not None]
     graph = max(len(line.graph) for line in lines) + 2
@@ -101,7 +114,7 @@ def _placed(lines: Sequence[_Line], width: int) -> Iterator[str]:
         yield _cut(f"{line.graph:<{graph}}{text}".rstrip(), width)
 
 
-def _note(line: _Line, width: int) -> Iterator[str]:
+def _note(line: Line, width: int) -> Iterator[str]:
     if not line.text:
         yield _cut(line.graph.rstrip(), width)
         return

@@ -18,7 +18,7 @@ from rewriter.program.program import Program
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["Neighbourhood", "Step", "neighbourhood"]
+__all__ = ["Neighbourhood", "Step", "computed", "neighbourhood"]
 
 LARGEST = 40
 """Steps in one drawing; what is further away is counted."""
@@ -125,6 +125,29 @@ def neighbourhood(program: Program, name: str) -> Neighbourhood:
         said = f"{node.name} is a part of {inside[0].id}{others}."
         return _of_site(program, inside[0], node, said)
     return _closest(program, node)
+
+
+def computed(program: Program, output: str, inputs: Iterable[str], roles: Mapping[str, str]) -> Step | None:
+    """Return the steps from given values to another one, or None if the graph has no such value.
+
+    Parameters
+    ----------
+    program
+        Where they are.
+    output
+        The value that is computed.
+    inputs
+        Where to stop; those that the graph does not have are no matter.
+    roles
+        What to call some of the values.
+    """
+    if output not in program.graph.values:
+        return None
+    steps = _Steps(program)
+    (last,) = steps.grow(output, lambda _, behind: behind, frozenset(inputs))
+    for value, role in roles.items():
+        steps.say(value, role)
+    return last
 
 
 def _find(program: Program, name: str) -> Node:

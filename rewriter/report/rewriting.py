@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,16 @@ from rewriter.verify.binding import base_symbols, bound_size
 
 if TYPE_CHECKING:
     from rewriter.engine import Applied
+    from rewriter.rules import Fused
 
 __all__ = ["rewriting_view", "work"]
 
 
-def rewriting_view(sites: Iterable[Applied]) -> RenderableType:
+def rewriting_view(sites: Iterable[Applied], fused: Iterable[Fused] = ()) -> RenderableType:
     """Return the table of sites: form, error measured at the site alone, and what it costs now.
 
-    Sites that were left as they were follow, each with the reason.
+    Sites that were left as they were follow, each with the reason; then what rules have fused, and what they
+    have not.
     """
     sites = list(sites)
     done = [s for s in sites if s.committed]
@@ -58,7 +61,22 @@ def rewriting_view(sites: Iterable[Applied]) -> RenderableType:
         for s in left:
             view.add_row(s.site, Text(s.form), Text(s.reason or ""))
         parts.append(view)
-    return spaced(parts)
+    return spaced([*parts, *_fused_views(list(fused))])
+
+
+def _fused_views(fused: list[Fused]) -> Iterable[RenderableType]:
+    done = Counter(f.rule for f in fused if f.committed)
+    left = Counter((f.rule, f.reason or "") for f in fused if not f.committed)
+    if done:
+        view = table("rule", ">values", "", title=f"{done.total()} of {len(fused)} values fused")
+        for rule, count in done.items():
+            view.add_row(rule, str(count), Text("✓", style="green"))
+        yield view
+    if left:
+        view = table("rule", ">values", "why they were left as they were", title="Not fused")
+        for (rule, reason), count in left.items():
+            view.add_row(rule, str(count), Text(reason))
+        yield view
 
 
 def work(site: Applied) -> str:

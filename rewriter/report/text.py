@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["figure", "heads", "milliseconds", "share", "share_of", "times"]
+__all__ = ["figure", "heads", "milliseconds", "share", "share_of", "similarity", "times"]
 
 
 def figure(number: float | None, digits: int = 3) -> str:
@@ -26,6 +26,21 @@ def share(number: float) -> str:
     """Return a share close to one without rounding it up to one."""
     text = f"{number:.4f}"
     return "<1" if text == "1.0000" and number < 1 else text
+
+
+def similarity(number: float) -> str:
+    """Return a number that is 1 at best, with two digits of what it lacks.
+
+    >>> similarity(0.99987654), similarity(0.5), similarity(1.0), similarity(1 - 2**-40)
+    ('0.99988', '0.50', '1', '1-9.1e-13')
+    """
+    lack = 1 - number
+    if not math.isfinite(number) or lack <= 0:
+        return figure(number)
+    if lack < 1e-6:
+        return f"1-{figure(lack, 2)}"
+    digits = max(1 - math.floor(math.log10(lack)), 2)
+    return f"{number:.{digits}f}"
 
 
 def share_of(number: float) -> str:
