@@ -4,8 +4,8 @@
 
 DINOv2-small at 257, 1,370 and 4,097 tokens: traced in PyTorch, as an ONNX file exported from the same
 weights, and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool,
-so that the outputs on the left parts of two photographs keep a cosine (``keep=cos>=0.99``); the table is
-about their right parts. The baseline of PyTorch is the exact rewrite, one fused attention call per layer.
+so that the outputs on four photographs of scikit-image keep a cosine (``keep=cos>=0.99``); the table is
+about two other photographs, those of scikit-learn. The baseline of PyTorch is the exact rewrite, one fused attention call per layer.
 Times are of the processor, taken in turns.
 """
 
@@ -20,23 +20,21 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import skimage.data
 import torch
 
 import rewriter
-from rewriter.models_zoo.dinov2 import load_onnx, load_torch, photograph
+from rewriter.models_zoo.dinov2 import load_onnx, load_torch, photograph, prepared
 from rewriter.passes import MergedAttention, SoftmaxAttention
 from rewriter.program.program import Program
 
-NAMES = ("flower.jpg", "china.jpg")
+RECORDED = ("astronaut", "chelsea", "coffee", "rocket")
+SCORED = ("flower.jpg", "china.jpg")
 
 
-def parts(side: int, left: bool) -> list[np.ndarray]:
-    """Return the left or the right parts of the photographs, which do not overlap, square and normalised."""
-    found = []
-    for name in NAMES:
-        whole = photograph(name, 2 * side)[..., side // 2 : side // 2 + side, :]
-        found.append(np.ascontiguousarray(whole[..., :side] if left else whole[..., side:]))
-    return found
+def recorded(side: int) -> list[np.ndarray]:
+    """Return the photographs that schedules are chosen by."""
+    return [prepared(getattr(skimage.data, name)(), side) for name in RECORDED]
 
 
 def exported(side: int) -> Program:
@@ -98,7 +96,7 @@ def rows(source: str, side: int, keeps: list[str], rounds: int) -> Iterator[list
     """Yield the lines of the table for one model."""
     original = SOURCES[source](side)
     tokens = (side // 14) ** 2 + 1
-    data = [{original.graph.inputs[0]: image} for image in parts(side, left=True)]
+    data = [{original.graph.inputs[0]: image} for image in recorded(side)]
     programs: dict[str, tuple[Program, str]] = {"original": (original, "")}
     for keep in keeps:
         apply = MergedAttention(keep=keep, data=data)
@@ -106,7 +104,7 @@ def rows(source: str, side: int, keeps: list[str], rounds: int) -> Iterator[list
         assert apply.report is not None
         taken = [int(str(a.form).partition("r=")[2].partition(",")[0]) for a in apply.report.committed]
         programs[f"`merge:keep={keep}`"] = new, " ".join(map(str, taken))
-    images = parts(side, left=False)
+    images = [photograph(name, side) for name in SCORED]
     spent = times([p for p, _ in programs.values()], images[0], rounds)
     for (name, (program, taken_)), seconds in zip(programs.items(), spent, strict=True):
         mean, low, whole = alike(original, program, images)

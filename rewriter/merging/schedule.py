@@ -15,8 +15,8 @@ __all__ = ["Cost", "choose", "front_loaded"]
 STEPS = 16
 """Strengths that are told apart: from none to half of the tokens behind the first site."""
 
-COUNTS = (3, 6, 12)
-"""Numbers of sites that tokens are merged behind."""
+COUNTS = (4, 2, 3, 6, 12)
+"""Numbers of sites that tokens are merged behind, first what mostly wins: the others then take one try."""
 
 
 def front_loaded(tokens: int, protect: int, sites: Sequence[str], strength: float) -> list[Merging]:

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 from rewriter.errors import InputError, RewriterError
 from rewriter.lower.errors import EmitError
 from rewriter.merging.check import check_merged
+from rewriter.merging.recorded import Recorded
 from rewriter.merging.schedule import Cost, choose
 from rewriter.merging.weave import Merging, woven
 from rewriter.program.program import Insertion, Program
 from rewriter.sites.site import AttentionSite
 from rewriter.sites.token_flow import TokenFlow, token_flow
 from rewriter.verify.budget import Budget, parse_budget
-from rewriter.verify.data import Data, data_cases
-from rewriter.verify.distance import distance
-from rewriter.verify.metrics import is_floating
-from rewriter.verify.running import first_line, run, runtime_errors
+from rewriter.verify.data import Data
+from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import SiteCheck
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ __all__ = ["Spanned", "span"]
 
 Wanted = Sequence[tuple[AttentionSite, "Merge"]]
 Insert = Callable[[Program, Sequence[Insertion], Mapping[str, Mapping[str, str]]], Program]
-
-CASES = 4
-"""Recorded inputs that a schedule is chosen by."""
 
 
 @dataclass(frozen=True)
@@ -178,17 +174,11 @@ class _Span:
                 f"merge:keep={budget} chooses how much to merge by recorded inputs; give data"
                 " (.npz, a directory of .npz, or module:callable), or say how much with r or ratio"
             )
-        cases = [c.inputs for _, c in zip(range(CASES), data_cases(self._data, self._program), strict=False)]
-        truth = [run(self._program, inputs) for inputs in cases]
-        names = self._program.graph.outputs
+        recorded = Recorded(self._program, self._data)
 
         def good(mergings: Sequence[Merging]) -> bool:
             new = self._insert(self._program, woven(self._program, flow, mergings, self._protect), {})
-            for inputs, outputs in zip(cases, truth, strict=True):
-                pairs = zip(names, outputs, run(new, inputs), strict=True)
-                if not budget.check({n: distance(a, b) for n, a, b in pairs if is_floating(a.dtype)}).ok:
-                    return False
-            return True
+            return recorded.allow(budget, new)
 
         cost = Cost(self._program.graph, self._program.prims(), flow)
         return choose(int(flow.tokens), self._protect, sites, cost, good)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rewriter.merging.schedule import STEPS, choose, front_loaded
+from rewriter.merging.schedule import COUNTS, STEPS, choose, front_loaded
 from rewriter.merging.weave import Merging
 
 SITES = [f"attention.{k}" for k in range(12)]
@@ -32,11 +32,9 @@ def test_the_strongest_good_schedule_is_chosen() -> None:
         return merged(schedule) <= 400
 
     found = choose(1025, 1, SITES, lambda s: -merged(s), good)
-    ladders = [
-        [front_loaded(1025, 1, SITES[:n], s / STEPS / 2) for s in range(STEPS + 1)] for n in (3, 6, 12)
-    ]
+    ladders = [[front_loaded(1025, 1, SITES[:n], s / STEPS / 2) for s in range(STEPS + 1)] for n in COUNTS]
     fitting = [merged(s) for ladder in ladders for s in ladder if merged(s) <= 400]
-    assert merged(found) == max(fitting) and len(asked) <= 3 * 6
+    assert merged(found) == max(fitting) and len(asked) <= len(COUNTS) * 6
 
 
 def test_nothing_is_merged_where_nothing_is_good() -> None:
