@@ -26,7 +26,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A model: .onnx, .pt2, a directory with config.json, or zoo:NAME.",
+        help="A model: .onnx, .pt2, a directory with config.json, zoo:NAME, or module:callable.",
         show_default=False,
     ),
 ]
@@ -36,7 +36,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="D",
-        help="Recorded inputs: .npz, a directory of .npz, or module:callable.",
+        help="Recorded inputs: .npz, a directory of .npz, images:DIR:…, text:FILE:…, or module:callable.",
         show_default=False,
     ),
 ]
@@ -160,6 +160,14 @@ def validate(
     ],
     data: Data = None,
     budget: Budgets = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]module:callable",
+            help="Measures a model on what it is for; bounded by --budget task.NAME<=X; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -168,16 +176,113 @@ def validate(
             show_default=False,
         ),
     ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT",
+            help="An input that is 0 at padding: outputs do not count there; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGINAL=REWRITTEN",
+            help="Inputs or outputs that belong together; an empty side leaves an output out.",
+            show_default=False,
+        ),
+    ] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=N,N,…",
+            help="Sizes of a named dimension of the random inputs, such as tokens=257,1025.",
+            show_default=False,
+        ),
+    ] = None,
     report: Annotated[
         str | None, typer.Option(metavar="R.html", help="Write an HTML page as well.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Record finished work here, and go on from it; by default beside the report.",
+            show_default=False,
+        ),
     ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Compare two models of the same signature, output by output."""
-    from rewriter.cli.validate import validate_models
+    from rewriter.cli.validate import Request, validate_models
 
-    validate_models(original, rewritten, data, tuple(budget or ()), source, report, seed, json)
+    request = Request(
+        original=original,
+        rewritten=rewritten,
+        data=data,
+        budget=tuple(budget or ()),
+        task=tuple(task or ()),
+        source=source,
+        mask=tuple(mask or ()),
+        match=tuple(match or ()),
+        sizes=tuple(at or ()),
+        report=report,
+        resume=resume,
+        seed=seed,
+    )
+    validate_models(request, json)
+
+
+@app.command()
+@guarded
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL MODEL …",
+            help="Models of one signature; the others are timed against the first.",
+            show_default=False,
+        ),
+    ],
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sizes",
+            "--at",
+            metavar="NAME=N,N",
+            help="Numbers for a named dimension, such as tokens=257,1025; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Data = None,
+    budget: Budgets = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds at each size.")] = 15,
+    seconds: Annotated[float, typer.Option(min=0, help="Stop after about so long at each size.")] = 30.0,
+    memory: Annotated[
+        bool, typer.Option(help="Measure the peak memory of each model in a process of its own.")
+    ] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Print speed-ups of models whose validation fails.")
+    ] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Time models in turns, with an interval for every ratio; what fails validation gets no speed-up."""
+    from rewriter.cli.bench import Request, bench_models
+
+    request = Request(
+        tuple(models),
+        tuple(sizes or ()),
+        data,
+        tuple(budget or ()),
+        rounds,
+        seconds,
+        memory,
+        force,
+        seed,
+    )
+    bench_models(request, json)
 
 
 @app.command()

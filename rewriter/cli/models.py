@@ -1,4 +1,4 @@
-"""What a MODEL argument names: a file, a directory, or a model of the zoo."""
+"""What a MODEL argument names: a file, a directory, a model of the zoo, or a callable."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from rewriter.errors import InputError
 
 if TYPE_CHECKING:
     from rewriter.program.program import Program
+    from rewriter.verify.models import Model
 
-__all__ = ["ZOO", "open_model"]
+__all__ = ["ZOO", "named_model", "open_model"]
 
 ZOO = "zoo:"
 
@@ -21,17 +22,34 @@ def open_model(name: str) -> Program:
     Raises
     ------
     InputError
+        When there is no such file, zoo model or callable, or it cannot be read or traced.
+    """
+    from rewriter.verify.models import as_program
+
+    return as_program(named_model(name))
+
+
+def named_model(name: str) -> Model:
+    """Load what ``name`` says; a ``module:callable`` is left for the comparison to call.
+
+    Raises
+    ------
+    InputError
         When there is no such file or zoo model, or it cannot be read.
     """
     from rewriter.program.load import load
+    from rewriter.verify.callables import is_callable_name
 
     if name.startswith(ZOO):
         return _from_zoo(name.removeprefix(ZOO))
-    if not Path(name).exists():
-        raise InputError(
-            f"{name}: no such file or directory; expected .onnx, .pt2, a model directory or {ZOO}NAME"
-        )
-    return load(name)
+    if Path(name).exists():
+        return load(name)
+    if is_callable_name(name):
+        return name
+    raise InputError(
+        f"{name}: no such file or directory; expected .onnx, .pt2, a model directory, {ZOO}NAME or"
+        " module:callable"
+    )
 
 
 def _from_zoo(name: str) -> Program:

@@ -2,41 +2,76 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import typer
 
 from rewriter.cli.files import write_text
-from rewriter.cli.models import open_model
-from rewriter.cli.output import emit_json, progress_bar, show
+from rewriter.cli.models import named_model
+from rewriter.cli.output import emit_json, progress_bar, say, show
 from rewriter.cli.paths import check_output
+from rewriter.errors import InputError
 from rewriter.report.console import validation_view
+from rewriter.verify.binding import parse_sizes
 from rewriter.verify.budget import parse_budgets
 
-__all__ = ["validate_models"]
+__all__ = ["Request", "validate_models"]
+
+RESUME = ".resume"
+"""What the record of finished work is called, after the name of the report."""
 
 
-def validate_models(
-    original: str,
-    rewritten: str,
-    data: str | None,
-    budget: tuple[str, ...],
-    source: str | None,
-    report: str | None,
-    seed: int,
-    json: bool,
-) -> None:
+@dataclass(frozen=True)
+class Request:
+    """The options of one call, as they were typed."""
+
+    original: str
+    rewritten: str
+    data: str | None = None
+    budget: tuple[str, ...] = ()
+    task: tuple[str, ...] = ()
+    source: str | None = None
+    mask: tuple[str, ...] = ()
+    match: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    report: str | None = None
+    resume: str | None = None
+    seed: int = 0
+
+    @property
+    def inputs(self) -> list[str]:
+        """What is read, and so never written."""
+        names = (self.original, self.rewritten, self.source, self.data)
+        return [name for name in names if name is not None]
+
+
+def validate_models(request: Request, json: bool) -> None:
     """Compare two models, print what was found, and exit with 1 when the second one fails."""
-    budgets = parse_budgets(budget)
-    page = check_output(report, [original, rewritten]) if report is not None else None
+    budgets, sizes = parse_budgets(request.budget), parse_sizes(request.sizes)
+    page = check_output(request.report, request.inputs) if request.report is not None else None
+    record = _record(request, page)
     from rewriter.verify.compare import validate
 
-    with progress_bar() as progress:
+    with _resumable(record), progress_bar() as progress:
         progress("loading", 0, 0)
-        first, second = open_model(original), open_model(rewritten)
-        third = open_model(source) if source is not None else None
-        found = validate(first, second, data, budgets, third, seed, progress)
-    found = replace(found, original=original, rewritten=rewritten)
+        found = validate(
+            named_model(request.original),
+            named_model(request.rewritten),
+            request.data,
+            budgets,
+            named_model(request.source) if request.source is not None else None,
+            request.seed,
+            progress,
+            tasks=request.task,
+            mask=request.mask,
+            match=request.match,
+            sizes=sizes,
+            resume=record,
+        )
+    found = replace(found, original=request.original, rewritten=request.rewritten)
     if page is not None:
         write_text(page, found.to_html())
     if json:
@@ -45,3 +80,23 @@ def validate_models(
         show(validation_view(found))
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _record(request: Request, page: Path | None) -> Path | None:
+    """Return where finished work is recorded: where the user says, else beside the report."""
+    if request.resume is not None:
+        record = check_output(request.resume, request.inputs)
+        if page is not None and record.resolve() == page.resolve():
+            raise InputError(f"--resume {record} is the report; give another file")
+        return record
+    return page.with_name(page.name + RESUME) if page is not None else None
+
+
+@contextmanager
+def _resumable(record: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record is not None and record.exists():
+            say(f"what is finished is in {record}; the same command goes on from there", "yellow")
+        raise

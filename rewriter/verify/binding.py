@@ -9,8 +9,12 @@ import numpy as np
 
 from rewriter.algebra.expressions import names_in, value_of
 from rewriter.algebra.sizes import Size
+from rewriter.errors import InputError
 
-__all__ = ["Binding", "base_symbols", "bound_shape", "bound_size", "numpy_dtype"]
+__all__ = ["Binding", "base_symbols", "bound_shape", "bound_size", "numpy_dtype", "parse_sizes"]
+
+DIGITS = 10
+"""A size has fewer."""
 
 Binding = Mapping[str, int]
 """Dimension name -> number."""
@@ -25,6 +29,29 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
         known: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return known
+
+
+def parse_sizes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Read numbers for named dimensions: ``NAME=N,N,…``.
+
+    >>> parse_sizes(["tokens=257,1025", "batch=1"])
+    {'tokens': (257, 1025), 'batch': (1,)}
+
+    Raises
+    ------
+    InputError
+        When a text is something else, or a name stands twice.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, sign, numbers = (part.strip() for part in text.rpartition("="))
+        parts = [n.strip() for n in numbers.split(",")]
+        if not sign or not name or not all(n.isascii() and n.isdigit() and len(n) < DIGITS for n in parts):
+            raise InputError(f"sizes {text!r}: expected NAME=N,N,… such as tokens=257,1025")
+        if name in found:
+            raise InputError(f"sizes {text!r}: {name} is given twice; write {name}=N,N,…")
+        found[name] = tuple(map(int, parts))
+    return found
 
 
 def base_symbols(sizes: Iterable[Size]) -> tuple[str, ...]:

@@ -1,13 +1,19 @@
-"""Recorded inputs: a ``.npz`` file, a directory of them, or ``module:callable`` that yields inputs."""
+"""Recorded inputs: arrays in files, images, text, or a callable that yields inputs.
+
+======================================  ==========================================================
+``inputs.npz``                          one input of the model, arrays by name or by position
+``DIR``                                 a directory of ``.npz``
+``images:DIR:size=…,mean=…,std=…``      a directory of images: `rewriter.verify.images`
+``text:FILE:tokenizer=…``               a text: `rewriter.verify.texts`
+``module:callable``                     yields dicts by name or tuples by position, nested as may be
+======================================  ==========================================================
+"""
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
-import sys
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +23,21 @@ from rewriter.errors import InputError
 from rewriter.program.program import Program
 from rewriter.program.tensors import to_numpy
 from rewriter.verify.binding import numpy_dtype
+from rewriter.verify.callables import find_callable, is_callable_name
+from rewriter.verify.images import image_files, image_inputs
 from rewriter.verify.inputs import Case
 from rewriter.verify.metrics import is_floating
+from rewriter.verify.npz import read_npz
+from rewriter.verify.nesting import by_flat_name, is_nested
+from rewriter.verify.specs import parse_spec
+from rewriter.verify.texts import text_inputs
 
-__all__ = ["Data", "data_cases"]
+__all__ = ["Data", "data_cases", "data_count"]
 
 Data = str | os.PathLike[str] | Iterable[Any]
-"""A path, ``module:callable``, or an iterable of inputs (dicts by name, or tuples by position)."""
+"""A line of the table above, or an iterable of inputs: dicts by name, or tuples by position."""
+
+EXPECTED = "expected .npz, a directory of .npz, images:DIR:…, text:FILE:…, or module:callable"
 
 _POSITIONAL = re.compile(r"arr_(\d+)")
 
@@ -38,33 +52,59 @@ def data_cases(data: Data, program: Program) -> Iterator[Case]:
         kind of number than the model declares.
     """
     count = 0
-    for name, inputs in _read(data):
+    for name, inputs in _read(data, program):
         count += 1
         yield Case(name, "data", _checked(name, inputs, program))
     if not count:
         raise InputError(f"data {_shown(data)} holds no inputs; expected at least one")
 
 
-def _read(data: Data) -> Iterator[tuple[str, Any]]:
-    if isinstance(data, str | os.PathLike):
-        path = Path(data)
-        if isinstance(data, str) and not path.exists() and _is_callable_name(data):
-            yield from _numbered(data, _call(data))
-        elif path.is_dir():
-            for file in sorted(path.glob("*.npz")):
-                yield file.name, _npz(file)
-        elif not path.exists():
-            raise InputError(
-                f"data {data}: no such file; expected .npz, a directory of .npz, or module:callable"
-            )
-        elif path.suffix != ".npz":
-            raise InputError(
-                f"data {data}: expected a .npz file (numpy.savez), found {path.suffix or 'no suffix'}"
-            )
-        else:
-            yield path.name, _npz(path)
-    else:
+def data_count(data: Data) -> int | None:
+    """Return how many inputs there are, for a bar of progress; None when only reading them tells."""
+    if not isinstance(data, str | os.PathLike):
+        return len(data) if isinstance(data, Sized) else None
+    path = Path(data)
+    if path.is_dir():
+        return len(list(path.glob("*.npz")))
+    return 1 if path.is_file() else None
+
+
+def _read(data: Data, program: Program) -> Iterator[tuple[str, Any]]:
+    if not isinstance(data, str | os.PathLike):
         yield from _numbered("inputs", data)
+        return
+    path, text = Path(data), os.fspath(data)
+    spec = parse_spec(text) if not path.exists() else None
+    if spec is not None:
+        yield from (image_inputs if spec.kind == "images" else text_inputs)(spec, program)
+    elif not path.exists() and is_callable_name(text):
+        yield from _numbered(text, _call(text))
+    elif path.is_dir():
+        yield from _directory(path)
+    elif not path.exists():
+        raise InputError(f"data {data}: no such file; {EXPECTED}")
+    elif path.suffix != ".npz":
+        raise InputError(
+            f"data {data}: expected a .npz file (numpy.savez), found {path.suffix or 'no suffix'};"
+            f" {_advice(path)}"
+        )
+    else:
+        yield path.name, read_npz(path)
+
+
+def _directory(path: Path) -> Iterator[tuple[str, Any]]:
+    files = sorted(path.glob("*.npz"))
+    if not files and image_files(path):
+        raise InputError(
+            f"data {path} is a directory of images: say how they are prepared, such as"
+            f" images:{path}:size=224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
+        )
+    for file in files:
+        yield file.name, read_npz(file)
+
+
+def _advice(path: Path) -> str:
+    return f"a text is text:{path}:tokenizer=…, images are images:DIR:…"
 
 
 def _numbered(name: str, items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -72,41 +112,25 @@ def _numbered(name: str, items: Iterable[Any]) -> Iterator[tuple[str, Any]]:
         yield f"{name}[{at}]", item
 
 
-def _is_callable_name(text: str) -> bool:
-    module, colon, function = text.partition(":")
-    return bool(colon) and function.isidentifier() and all(p.isidentifier() for p in module.split("."))
-
-
-def _call(spec: str) -> Iterable[Any]:
-    module_name, _, function = spec.partition(":")
-    # a console script does not look in the current directory, where a user's own module is
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+def _call(spec: str) -> Iterator[Any]:
+    call = find_callable(spec, "data")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"data {spec}: cannot import {module_name}: {error}") from error
-    call = getattr(module, function, None)
-    if not callable(call):
-        raise InputError(f"data {spec}: {module_name} has no callable {function!r}")
-    items = call()
-    if not isinstance(items, Iterable) or isinstance(items, Mapping | str):
-        raise InputError(
-            f"data {spec}: expected an iterable of dicts or tuples, found {type(items).__name__}"
-        )
-    return items
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"data {path}: not a readable .npz of plain arrays ({error})") from error
+        items = call()
+        if not isinstance(items, Iterable) or isinstance(items, Mapping | str):
+            raise InputError(
+                f"data {spec}: expected an iterable of dicts or tuples, found {type(items).__name__}"
+            )
+        yield from items
+    except InputError:
+        raise
+    except Exception as error:  # the user's own function raises what it likes
+        raise InputError(f"data {spec} failed: {type(error).__name__}: {error}") from error
 
 
 def _checked(name: str, inputs: Any, program: Program) -> dict[str, np.ndarray]:
     expected = program.graph.inputs
+    if isinstance(inputs, Mapping | list | tuple) and is_nested(inputs):
+        inputs = by_flat_name(inputs, expected) or inputs
     if isinstance(inputs, Mapping):
         given = dict(inputs)
         order = {k: int(m[1]) for k in given if (m := _POSITIONAL.fullmatch(str(k)))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -124,9 +125,30 @@ class Tally:
             else:
                 setattr(self, field.name, max(mine, theirs) if field.name in _LARGEST else mine + theirs)
 
-    def state(self) -> list[float | Sequence[float]]:
-        """Return the numbers, in the order of the fields; ``Tally(*state)`` is the same tally."""
+    def state(self) -> list[Any]:
+        """Return the numbers, in the order of the fields; `restored` is the way back."""
         return [getattr(self, field.name) for field in fields(self)]
+
+    @classmethod
+    def restored(cls, state: Sequence[Any]) -> Tally:
+        """Return the tally that `state` was taken of.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When it is no such state.
+        """
+        tally = cls()
+        for field, value in zip(fields(cls), state, strict=True):
+            like = getattr(tally, field.name)
+            if isinstance(like, tuple):
+                value = tuple(map(float, value))
+                if len(value) != len(like):
+                    raise ValueError(f"{field.name} has {len(value)} numbers, not {len(like)}")
+            else:
+                value = type(like)(value)
+            setattr(tally, field.name, value)
+        return tally
 
     def distance(self) -> Distance:
         """Return the pooled distance."""

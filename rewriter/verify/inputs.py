@@ -17,7 +17,7 @@ from rewriter.verify.binding import Binding, base_symbols, bound_shape, numpy_dt
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.patterns import keep_mask, normal
 
-__all__ = ["LENGTHS", "Case", "generated_cases", "index_bounds", "random_case"]
+__all__ = ["LENGTHS", "Case", "generated_cases", "index_bounds", "mask_inputs", "plain_input", "random_case"]
 
 LENGTHS = (7, 33, 1, 16, 64)
 """Lengths to try for named dimensions, odd ones first."""
@@ -25,7 +25,7 @@ LENGTHS = (7, 33, 1, 16, 64)
 SIDES = ((112, 112), (224, 224), (64, 64), (48, 160), (32, 96), (320, 320))
 """Heights and widths to try for images: multiples of the usual patch sizes 14, 16 and 32 between them."""
 
-VARIANTS = 3
+VARIANTS = 4
 """How many combinations of sizes are kept."""
 
 
@@ -56,6 +56,7 @@ def generated_cases(
     seed: int = 0,
     can_run: Callable[[Arrays], bool] = lambda _: True,
     lengths: Sequence[int] = LENGTHS,
+    sizes: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[Case]:
     """Make random inputs at several sizes, and adversarial ones at the first of them.
 
@@ -74,13 +75,17 @@ def generated_cases(
         if it never says yes, the first ones are used.
     lengths
         To try for named dimensions.
+    sizes
+        Numbers for some named dimensions: each of them is tried, whatever ``can_run`` says; dimensions with
+        fewer numbers begin again with their first.
 
     Raises
     ------
     InputError
-        When an input has no known dtype or rank.
+        When an input has no known dtype or rank, or ``sizes`` names a dimension that is not there.
     """
     values, bounds = _declared(program), index_bounds(program)
+    chosen = _chosen(values, lengths, sizes or {})
     candidates = [
         (
             binding,
@@ -89,9 +94,9 @@ def generated_cases(
                 for k, v in enumerate(values)
             },
         )
-        for at, binding in enumerate(_bindings(values, lengths))
+        for at, binding in enumerate(chosen or _bindings(values, lengths))
     ]
-    fitting = list(islice((c for c in candidates if can_run(c[1])), VARIANTS))
+    fitting = candidates if chosen else list(islice((c for c in candidates if can_run(c[1])), VARIANTS))
     for at, (binding, plain) in enumerate(fitting or candidates[:1]):
         yield Case(_name("random", binding), "random", plain, binding)
         if at == 0:
@@ -152,6 +157,39 @@ def _adversarial(
     for name, factor in (("huge inputs", 30), ("zero inputs", 0)) if floats else ():
         scaled = {v.name: (plain[v.name] * factor).astype(plain[v.name].dtype) for v in floats}
         yield Case(_name(name, binding), "adversarial", {**plain, **scaled}, binding)
+
+
+def _chosen(
+    values: Sequence[Value], lengths: Sequence[int], sizes: Mapping[str, Sequence[int]]
+) -> list[Binding]:
+    """Return a binding for every number that was asked for; the other dimensions are as they would be."""
+    if not sizes:
+        return []
+    likeliest = _bindings(values, lengths)[0]
+    for name in sizes:
+        if name not in likeliest:
+            known = ", ".join(likeliest) or "none: all sizes are fixed"
+            raise InputError(f"there is no dimension {name!r}; the named dimensions are {known}")
+    count = max(map(len, sizes.values()))
+    return [
+        {**likeliest, **{name: numbers[at % len(numbers)] for name, numbers in sizes.items()}}
+        for at in range(count)
+    ]
+
+
+def mask_inputs(program: Program) -> tuple[str, ...]:
+    """Return the inputs that look like masks: not floating, looked up in no table, no positions."""
+    bounds = index_bounds(program)
+    values = [program.graph.values[name] for name in program.graph.inputs]
+    return tuple(
+        v.name for v in values if v.dtype is not None and v.shape is not None and _is_mask(v, bounds)
+    )
+
+
+def plain_input(program: Program, name: str, binding: Binding, seed: int = 0) -> np.ndarray:
+    """Return what one input is in a random case: random numbers or indices, positions, a mask of ones."""
+    (value,) = [v for v in _declared(program) if v.name == name]
+    return _plain(np.random.default_rng(seed), value, binding, index_bounds(program))
 
 
 def index_bounds(program: Program) -> Mapping[str, int]:

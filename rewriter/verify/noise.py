@@ -18,13 +18,14 @@ response is sampled with few seeds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rewriter.errors import InputError
 from rewriter.program.program import Arrays, Program
 from rewriter.program.tensors import to_numpy, to_torch
+from rewriter.verify.distance import Tally
 from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import run
@@ -32,12 +33,14 @@ from rewriter.verify.running import run
 __all__ = [
     "MODEL_FACTOR",
     "SITE_FACTOR",
+    "Response",
     "SiteVerdict",
     "epsilon",
     "floor",
     "judge_site",
     "perturbed",
     "perturbed_program",
+    "perturbed_run",
     "response",
 ]
 
@@ -159,6 +162,32 @@ def perturbed(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return bits.view(array.dtype).reshape(array.shape)
 
 
+@dataclass(slots=True)
+class Response:
+    """How one output moves when the last bits of weights and inputs do.
+
+    Parameters
+    ----------
+    tally
+        All measures of a floating output, pooled over the perturbations.
+    unstable
+        Of an integer or boolean output, the elements (flat positions) that are not always the same.
+    """
+
+    tally: Tally = field(default_factory=Tally)
+    unstable: set[int] = field(default_factory=set)
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Add an output and what it is under one perturbation."""
+        if x.shape != y.shape:
+            # the shape hangs on the last bits: no element is determined
+            self.unstable.update(range(x.size))
+        elif is_floating(x.dtype):
+            self.tally.add(x, y)
+        else:
+            self.unstable.update(map(int, np.flatnonzero(x != y)))
+
+
 def response(
     program: Program,
     cases: Sequence[tuple[Arrays, Sequence[np.ndarray]]],
@@ -184,18 +213,31 @@ def response(
         For every case, for every output, the largest absolute difference; 0 for outputs that are
         not floating.
     """
-    worst = [[0.0] * len(outputs) for _, outputs in cases]
+    found: list[list[Response]] = [[Response() for _ in outputs] for _, outputs in cases]
     seeds = list(seeds)
     for turn, seed in enumerate(seeds):
-        moved_program = perturbed_program(program, seed)
+        moved = perturbed_program(program, seed)
         for at, (inputs, exact) in enumerate(cases):
             progress("noise floor", turn * len(cases) + at, len(seeds) * len(cases))
-            rng = np.random.default_rng([seed, at])
-            moved = run(moved_program, {name: perturbed(x, rng) for name, x in inputs.items()})
-            for k, (x, y) in enumerate(zip(exact, moved, strict=True)):
-                if is_floating(x.dtype):
-                    worst[at][k] = max(worst[at][k], max_abs(x, y))
-    return worst
+            for k, (x, y) in enumerate(zip(exact, perturbed_run(moved, inputs, seed, at), strict=True)):
+                found[at][k].add(x, y)
+    return [[r.tally.largest for r in row] for row in found]
+
+
+def perturbed_run(moved: Program, inputs: Arrays, seed: int, at: int) -> list[np.ndarray]:
+    """Run what `perturbed_program` returned on inputs whose last bits are moved, too.
+
+    Parameters
+    ----------
+    moved
+        The perturbed program.
+    inputs
+        By name.
+    seed, at
+        Decide which way each number goes.
+    """
+    rng = np.random.default_rng([seed, at])
+    return run(moved, {name: perturbed(x, rng) for name, x in inputs.items()})
 
 
 def perturbed_program(program: Program, seed: int) -> Program:
@@ -212,6 +254,8 @@ def perturbed_program(program: Program, seed: int) -> Program:
             return _perturbed_fx(program, rng)
         case "onnx":
             return _perturbed_onnx(program, rng)
+        case "module":
+            return _perturbed_module(program, rng)
         case other:
             raise InputError(f"{program.source}: the noise floor of a {other} program cannot be measured")
 
@@ -265,6 +309,20 @@ def _perturbed_onnx(program: Program, rng: np.random.Generator) -> Program:
         if tensor is not None and tensor.dtype.is_floating_point() and tensor.size >= LEAST_WEIGHTS:
             value.const_value = ir.tensor(perturbed(tensor.numpy(), rng), name=value.name)
     return OnnxProgram(model, program.source)
+
+
+def _perturbed_module(program: Program, rng: np.random.Generator) -> Program:
+    import copy
+
+    from rewriter.verify.module_program import ModuleProgram
+
+    assert isinstance(program, ModuleProgram)
+    module = copy.deepcopy(program.weights)
+    # a tensor that is shared is in the list once
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if tensor.is_floating_point() and tensor.numel() >= LEAST_WEIGHTS:
+            tensor.data = to_torch(perturbed(to_numpy(tensor), rng)).to(tensor.device)
+    return ModuleProgram(module, program.like)
 
 
 def _largest(dtype: np.dtype) -> float:

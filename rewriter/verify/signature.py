@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rewriter.errors import InputError
 from rewriter.program.graph import Value
 from rewriter.program.program import Program
 
-__all__ = ["Matching", "match_signatures"]
+__all__ = ["Match", "Matching", "match_signatures"]
+
+Match = Mapping[str, str] | Iterable[str]
+"""Names that belong together: ``{original: rewritten}``, or texts ``"ORIGINAL=REWRITTEN"``.
+
+An output whose counterpart is empty (``"hidden="`` of the original, ``"=extra"`` of the other) is left out.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,44 +27,111 @@ class Matching:
     inputs
         For each input of the second, its name in the first.
     outputs
-        For each output of the first, its position in the second.
+        For each output of the first that counts, its position there and in the second.
+    notes
+        How names that differ were matched, and what was left out, in sentences.
     """
 
     inputs: tuple[str, ...]
-    outputs: tuple[int, ...]
+    outputs: tuple[tuple[int, int], ...]
+    notes: tuple[str, ...] = ()
 
 
-def match_signatures(original: Program, rewritten: Program) -> Matching:
-    """Match inputs and outputs by name, or by position where the names differ.
+def match_signatures(original: Program, rewritten: Program, match: Match | None = None) -> Matching:
+    """Match inputs and outputs as told, the others by name, or by position where all names differ.
+
+    Parameters
+    ----------
+    original, rewritten
+        Two programs.
+    match
+        Names that belong together.
 
     Raises
     ------
     InputError
-        When numbers of inputs or outputs differ, or a dtype, a rank or a fixed size does.
+        When what is told does not fit; when numbers of inputs or outputs differ, or some names are the same
+        at other positions; when a dtype, a rank or a fixed size differs.
     """
     a, b = original.graph, rewritten.graph
-    inputs = _order("inputs", a.inputs, b.inputs)
-    outputs = _order("outputs", a.outputs, b.outputs)
-    for at, name in enumerate(b.inputs):
-        _same("input", a.values[a.inputs[inputs[at]]], b.values[name])
-    for name, at in zip(a.outputs, _inverse(outputs), strict=True):
-        _same("output", a.values[name], b.values[b.outputs[at]])
-    return Matching(tuple(a.inputs[at] for at in inputs), _inverse(outputs))
+    told = _pairs(match)
+    for pair in told:
+        if not _fits(pair, a.inputs, b.inputs) and not _fits(pair, a.outputs, b.outputs):
+            raise InputError(
+                f"match {'='.join(pair)}: expected ORIGINAL=REWRITTEN of the inputs {_listed(a.inputs)} and"
+                f" {_listed(b.inputs)}, or of the outputs {_listed(a.outputs)} and {_listed(b.outputs)}"
+            )
+    inputs, first = _matched("inputs", a.inputs, b.inputs, told)
+    outputs, second = _matched("outputs", a.outputs, b.outputs, told)
+    if len(inputs) != len(a.inputs):
+        raise InputError("match: an input cannot be left out; give each its counterpart")
+    for x, y in inputs:
+        _same("input", a.values[a.inputs[x]], b.values[b.inputs[y]])
+    for x, y in outputs:
+        _same("output", a.values[a.outputs[x]], b.values[b.outputs[y]])
+    by_second = {y: x for x, y in inputs}
+    names = tuple(a.inputs[by_second[y]] for y in range(len(b.inputs)))
+    return Matching(names, tuple(outputs), (*first, *second))
 
 
-def _order(what: str, a: Sequence[str], b: Sequence[str]) -> tuple[int, ...]:
-    """Return for each name in ``b`` its position in ``a``."""
-    if len(a) != len(b):
+Pair = tuple[str, str]
+
+
+def _pairs(match: Match | None) -> list[Pair]:
+    if match is None:
+        return []
+    if isinstance(match, Mapping):
+        return [(str(x), str(y)) for x, y in match.items()]
+    pairs = []
+    for text in [match] if isinstance(match, str) else match:
+        x, sign, y = text.partition("=")
+        if not sign or not (x.strip() or y.strip()):
+            raise InputError(f"match {text!r} is not ORIGINAL=REWRITTEN, two names of inputs or outputs")
+        pairs.append((x.strip(), y.strip()))
+    return pairs
+
+
+def _fits(pair: Pair, a: Sequence[str], b: Sequence[str]) -> bool:
+    x, y = pair
+    return (not x or x in a) and (not y or y in b)
+
+
+def _matched(
+    what: str, a: Sequence[str], b: Sequence[str], told: Sequence[Pair]
+) -> tuple[list[tuple[int, int]], list[str]]:
+    """Return positions that belong together, in the order of the first, and what is to be said of it."""
+    mine = [pair for pair in told if _fits(pair, a, b)]
+    taken_a, taken_b = [x for x, _ in mine if x], [y for _, y in mine if y]
+    if len(set(taken_a)) != len(taken_a) or len(set(taken_b)) != len(taken_b):
+        raise InputError(f"match: a name of the {what} stands twice in {', '.join(map('='.join, mine))}")
+    pairs = [(a.index(x), b.index(y)) for x, y in mine if x and y]
+    left = [at for at, name in enumerate(a) if name not in taken_a]
+    right = [at for at, name in enumerate(b) if name not in taken_b]
+    pairs += _by_name_or_position(what, a, b, left, right)
+    notes = [f"left out of the {what}: {x or y}" for x, y in mine if not (x and y)]
+    renamed = [f"{a[x]} = {b[y]}" for x, y in sorted(pairs) if a[x] != b[y] and x in left]
+    if renamed:
+        notes.append(f"{what} matched by position, as names differ: {', '.join(renamed)}")
+    return sorted(pairs), notes
+
+
+def _by_name_or_position(
+    what: str, a: Sequence[str], b: Sequence[str], left: Sequence[int], right: Sequence[int]
+) -> list[tuple[int, int]]:
+    ours, theirs = [a[at] for at in left], [b[at] for at in right]
+    if len(ours) != len(theirs):
         raise InputError(
-            f"the models have different {what}: {len(a)} ({', '.join(a)}) and {len(b)} ({', '.join(b)})"
+            f"the models have different {what}: {len(a)} ({', '.join(a)}) and {len(b)} ({', '.join(b)});"
+            " say which belong together with --match ORIGINAL=REWRITTEN"
         )
-    if set(a) == set(b) and len(set(a)) == len(a):
-        return tuple(a.index(name) for name in b)
-    return tuple(range(len(a)))
-
-
-def _inverse(order: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted(range(len(order)), key=order.__getitem__))
+    if set(ours) == set(theirs) and len(set(ours)) == len(ours):
+        return [(at, right[theirs.index(a[at])]) for at in left]
+    if any(name in theirs and theirs[at] != name for at, name in enumerate(ours)) and ours != theirs:
+        raise InputError(
+            f"some {what} have the same name at another position: {', '.join(a)} in the original,"
+            f" {', '.join(b)} in the other; say which belong together with --match ORIGINAL=REWRITTEN"
+        )
+    return list(zip(left, right, strict=True))
 
 
 def _same(what: str, a: Value, b: Value) -> None:
@@ -76,3 +149,7 @@ def _same(what: str, a: Value, b: Value) -> None:
             f"{what} {a.name!r} has shape [{', '.join(map(str, a.shape))}] in the original and"
             f" [{', '.join(map(str, b.shape))}] in the rewritten model ({b.name!r})"
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"({', '.join(names)})"

@@ -11,7 +11,7 @@ import pytest
 
 from rewriter.errors import InputError
 from rewriter.program.program import Program
-from rewriter.verify import noise
+from rewriter.verify import floors
 from rewriter.verify.compare import validate
 
 X = [("x", ("batch", "n", 4), "float32")]
@@ -25,7 +25,7 @@ EXACT = {"rewriter.sites": json.dumps({"attention.0": {"form": "softmax", "fidel
 @pytest.fixture(autouse=True)
 def _weightless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A numpy function has no weights to perturb; its inputs are perturbed all the same."""
-    monkeypatch.setattr(noise, "perturbed_program", lambda program, seed: program)
+    monkeypatch.setattr(floors, "perturbed_program", lambda program, seed: program)
 
 
 def softmax(x: np.ndarray) -> tuple[np.ndarray]:
@@ -219,7 +219,7 @@ def test_the_report_is_json_and_a_page(numpy_program: Any) -> None:
     assert record["summary"]["random"][0]["max_abs"] == pytest.approx(1.0, rel=1e-3)
     page = report.to_html()
     assert "&lt;b&gt;&amp;" in page and "<b>&" not in page
-    assert "prefers-color-scheme" in page and "http" not in page and escape(report.verdict) in page
+    assert "prefers-color-scheme" in page and "://" not in page and escape(report.verdict) in page
 
 
 def test_progress_is_told(numpy_program: Any) -> None:

@@ -1,0 +1,73 @@
+"""What a program is, in a hash: its graph and its weights, wherever they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rewriter.program.program import Program
+from rewriter.program.tensors import to_numpy
+
+if TYPE_CHECKING:
+    from rewriter.program.fx import FxProgram
+    from rewriter.program.onnx import OnnxProgram
+
+__all__ = ["fingerprint"]
+
+
+def fingerprint(program: Program) -> str:
+    """Return a SHA-256 of the format, the graph and every weight of a program.
+
+    Of a module that is not traced there is no graph: its printed structure stands for it, so a change of
+    its code alone is not seen.
+    """
+    from rewriter.program.fx import FxProgram
+    from rewriter.program.onnx import OnnxProgram
+    from rewriter.verify.module_program import ModuleProgram
+
+    digest = hashlib.sha256(f"{program.format}\n".encode())
+    match program:
+        case FxProgram():
+            parts = _of_fx(program)
+        case OnnxProgram():
+            parts = _of_onnx(program)
+        case ModuleProgram():
+            parts = _of_tensors(repr(program.weights), program.weights.state_dict().items())
+        case _:
+            parts = iter([program.source.encode()])
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _of_fx(program: FxProgram) -> Iterator[bytes]:
+    exported = program.exported
+    tensors = [*exported.state_dict.items(), *exported.constants.items()]
+    return _of_tensors(f"{exported.graph}\n{exported.graph_signature}", tensors)
+
+
+def _of_tensors(text: str, items: Any) -> Iterator[bytes]:
+    yield text.encode()
+    for name, value in items:
+        yield name.encode()
+        if hasattr(value, "detach"):
+            array = to_numpy(value)
+            yield repr((array.dtype.name, array.shape)).encode()
+            yield array.tobytes()
+
+
+def _of_onnx(program: OnnxProgram) -> Iterator[bytes]:
+    import onnx_ir as ir
+
+    model = program.model
+    for function in model.functions.values():
+        yield ir.serde.serialize_function(function).SerializeToString(deterministic=True)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        yield ir.serde.serialize_value(value).SerializeToString(deterministic=True)
+    for node in model.graph:
+        yield ir.serde.serialize_node(node).SerializeToString(deterministic=True)
+    for name, value in model.graph.initializers.items():
+        yield str(name).encode()
+        if value.const_value is not None:
+            yield value.const_value.tobytes()
