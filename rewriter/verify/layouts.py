@@ -29,7 +29,7 @@ class ResultLayout:
     shape
         The canonical shape.
     places
-        For each number of the native result, flattened, its place in the canonical one.
+        For each number of the native result its place in the canonical one, flattened.
     """
 
     shape: tuple[int, int, int, int]
@@ -38,8 +38,12 @@ class ResultLayout:
     def canonical(self, native: np.ndarray) -> np.ndarray:
         """Return a native result in the canonical shape."""
         found = np.empty(self.shape, native.dtype)
-        found.ravel()[self.places] = native.ravel()
+        found.ravel()[self.places.ravel()] = native.ravel()
         return found
+
+    def native(self, canonical: np.ndarray) -> np.ndarray:
+        """Return a canonical result as the graph lays it out."""
+        return np.asarray(canonical.ravel()[self.places])
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +57,13 @@ class OperandLayout:
     places
         ``[batch, heads, tokens, features]``: for each number of the operand its place in the native value,
         flattened. Axes along which the operand is the same have size 1.
+    shape
+        Of the native value.
     """
 
     value: str
     places: np.ndarray
+    shape: tuple[int, ...]
 
     def read(self, native: np.ndarray) -> np.ndarray:
         """Return the operand."""
@@ -95,7 +102,7 @@ def result_layout(program: Program, site: AttentionSite, arrays: Arrays) -> Resu
     order = (*axes.batch, *axes.heads, *axes.groups, *axes.queries, *axes.v_features)
     canonical = leaf("places", tuple(symbolic), "float64", "places")
     native = restore(PrimEmitter(), canonical, formula, order)
-    return ResultLayout(shape, _moved(native, {"places": _count(shape)}, sizes).ravel())
+    return ResultLayout(shape, _moved(native, {"places": _count(shape)}, sizes))
 
 
 def operand_layouts(program: Program, site: AttentionSite, arrays: Arrays) -> dict[str, OperandLayout]:
@@ -122,8 +129,9 @@ def operand_layouts(program: Program, site: AttentionSite, arrays: Arrays) -> di
             name = operand.value
             held = leaf("places", program.prims()[name].shape, site.dtype, name)
             arranged = arrange_operand(PrimEmitter(), {name: held}, operand, groups[letter], site.dtype)
-            places = _moved(arranged, {name: _count(np.shape(arrays[name]))}, sizes)
-            found[letter] = OperandLayout(name, places)
+            shape = np.shape(arrays[name])
+            places = _moved(arranged, {name: _count(shape)}, sizes)
+            found[letter] = OperandLayout(name, places, shape)
     return found
 
 
@@ -141,5 +149,3 @@ def _moved(prim: Handle, values: Arrays, sizes: Dimensions) -> np.ndarray:
     found: Prim = prim
     (places,) = evaluate([found], values, sizes.bound)
     return places.astype(np.int64)
-
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -71,10 +72,12 @@ class SiteRecord:
         ``note``.
     accumulated
         Error as it runs, after everything before it.
-    tolerance
-        What ``local.distance.max_abs`` may be by rounding alone; None where it was not derived.
+    error, tolerance
+        Largest error of the site alone against float64, and what it may be: of the original's own function
+        where the rewritten model says that it is exact or says nothing, else of the form that it names. None
+        where it was not derived.
     ok
-        Whether the local error is one of rounding; None where it is not known.
+        Whether that error is one of rounding; None where it is not known.
     before, after
         Statistics of the attention weights as each model runs; None where there are no weights.
     maps
@@ -91,6 +94,7 @@ class SiteRecord:
     paired_by: str | None = None
     local: SiteError | None = None
     accumulated: SiteError | None = None
+    error: float | None = None
     tolerance: float | None = None
     ok: bool | None = None
     before: AttentionStatistics | None = None
@@ -109,6 +113,7 @@ class SiteRecord:
             "paired_by": self.paired_by,
             "local": self.local and self.local.to_dict(),
             "accumulated": self.accumulated and self.accumulated.to_dict(),
+            "error": self.error,
             "tolerance": self.tolerance,
             "ok": self.ok,
             "before": self.before and self.before.to_dict(),
@@ -179,14 +184,32 @@ class PerSite:
     stretches: tuple[StretchRecord, ...] = ()
     pairing: str = ""
     cases: int = 0
-    blamed: tuple[str, ...] = field(default=())
+
+    @property
+    def blamed(self) -> tuple[str, ...]:
+        """Sites that do not compute what they should, or that a fault between sites is nearest to; worst first."""
+        worst: dict[str, float] = {}
+        for record in self.sites:
+            if record.ok is False:
+                worst[record.site] = _excess(record.error, record.tolerance)
+        for stretch in self.stretches:
+            if stretch.ok is False and stretch.near is not None:
+                found = _excess(stretch.distance and stretch.distance.max_abs, stretch.tolerance)
+                worst[stretch.near] = max(found, worst.get(stretch.near, 0.0))
+        return tuple(sorted(worst, key=lambda site: -worst[site]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         return {
             "pairing": self.pairing,
             "cases": self.cases,
-            "blamed": self.blamed,
+            "blamed": list(self.blamed),
             "sites": [s.to_dict() for s in self.sites],
             "stretches": [s.to_dict() for s in self.stretches],
         }
+
+
+def _excess(error: float | None, tolerance: float | None) -> float:
+    if error is None or tolerance is None:
+        return math.inf
+    return error / tolerance if tolerance else math.inf

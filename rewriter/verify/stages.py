@@ -12,7 +12,7 @@ from rewriter.errors import InputError
 from rewriter.program.graph import Graph, Node
 from rewriter.program.program import Arrays, Program
 
-__all__ = ["Cut", "Stage", "staged"]
+__all__ = ["Cut", "Stage", "Walk", "run_stages", "staged"]
 
 Run = Callable[[Arrays], list[np.ndarray]]
 
@@ -76,20 +76,19 @@ def staged(program: Program, cuts: Sequence[Cut]) -> tuple[Stage, ...]:
     """
     graph = program.graph
     written = set(graph.inputs)
-    parts: list[tuple[tuple[Node, ...], int | None]] = []
+    parts: list[_Part] = []
 
-    def take(outputs: Sequence[str], site: int | None) -> None:
-        nodes = graph.region([v for v in outputs if v not in written], written)
-        nodes = _with_results(graph, nodes)
+    def take(outputs: Sequence[str], given: Sequence[str] = (), site: int | None = None) -> None:
+        nodes = _with_results(graph, graph.region([v for v in outputs if v not in written], written))
         written.update(v for n in nodes for v in n.outputs)
-        parts.append((nodes, site))
+        parts.append(_Part(nodes, [v for v in given if v not in graph.constants], site))
 
     for at, (inputs, output) in enumerate(cuts):
-        take(inputs, None)
+        take(inputs)
         if output in written:
             raise InputError(f"{program.source}: what flows into a site already needs the result {output!r}")
-        take([output], at)
-    take(graph.outputs, None)
+        take([output], inputs, at)
+    take(graph.outputs)
     return _connected(program, parts)
 
 
@@ -107,15 +106,23 @@ def _with_results(graph: Graph, nodes: Sequence[Node]) -> tuple[Node, ...]:
     return tuple(sorted(found.values(), key=lambda n: graph.position[n.name]))
 
 
-def _connected(
-    program: Program, parts: Sequence[tuple[Sequence[Node], int | None]]
-) -> tuple[Stage, ...]:
+@dataclass(frozen=True)
+class _Part:
+    """Nodes of a stage, and values that are handed to it whether it reads them or not."""
+
+    nodes: Sequence[Node]
+    given: Sequence[str]
+    site: int | None
+
+
+def _connected(program: Program, parts: Sequence[_Part]) -> tuple[Stage, ...]:
     graph = program.graph
     needed = set(graph.outputs)
     stages: list[Stage] = []
-    for nodes, site in reversed(parts):
+    for part in reversed(parts):
+        nodes, site = part.nodes, part.site
         own = {v for n in nodes for v in n.outputs}
-        reads = graph.boundary(nodes)
+        reads = tuple(dict.fromkeys([*part.given, *graph.boundary(nodes)]))
         wanted = [v for n in nodes for v in n.outputs if v in needed]
         if not stages:
             # an output may be an input or a constant, which no node writes
@@ -127,12 +134,53 @@ def _connected(
     return tuple(reversed(stages))
 
 
+class Walk:
+    """One run of a program, stage by stage.
+
+    Parameters
+    ----------
+    stages
+        All of a program.
+    inputs
+        Inputs of the program by name.
+
+    Attributes
+    ----------
+    state
+        Every value that a later stage reads, or that is an input or output of the program.
+    """
+
+    def __init__(self, stages: Sequence[Stage], inputs: Arrays) -> None:
+        self._stages = stages
+        self._last = {name: at for at, stage in enumerate(stages) for name in stage.reads}
+        self._kept = {*inputs, *stages[-1].program.graph.outputs}
+        self.state: dict[str, np.ndarray] = dict(inputs)
+
+    def run(self, at: int) -> Arrays:
+        """Run a stage and return what it writes."""
+        found = self._stages[at](self.state)
+        self.state.update(found)
+        return found
+
+    def leave(self, at: int) -> None:
+        """Forget what no stage after this one reads."""
+        for name in self._stages[at].reads:
+            if self._last[name] == at and name not in self._kept:
+                self.state.pop(name, None)
+
+    def values(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return values by name, constants included, as far as they are known here."""
+        constants = self._stages[0].program.graph.constants
+        known = {n: constants[n]() for n in names if n in constants}
+        return {**known, **{n: self.state[n] for n in names if n in self.state}}
+
+
 def run_stages(
     stages: Sequence[Stage],
     inputs: Arrays,
     instead: Mapping[int, Callable[[Arrays], Arrays]] = {},
 ) -> dict[str, np.ndarray]:
-    """Run stages in turn and return the values that are still needed at the end: the outputs.
+    """Run stages in turn and return the outputs of the program by name, among other values.
 
     Parameters
     ----------
@@ -141,14 +189,14 @@ def run_stages(
     inputs
         Inputs of the program by name.
     instead
-        Functions to run in the place of stages, by position: from the state to the same values.
+        Functions to run in the place of stages, by position: from the state to the values that the stage
+        writes.
     """
-    state = dict(inputs)
-    last = {name: at for at, stage in enumerate(stages) for name in stage.reads}
-    outputs = set(stages[-1].program.graph.outputs)
-    for at, stage in enumerate(stages):
-        state.update(instead.get(at, stage)(state))
-        for name in stage.reads:
-            if last[name] == at and name not in outputs and name not in inputs:
-                del state[name]
-    return state
+    walk = Walk(stages, inputs)
+    for at in range(len(stages)):
+        if at in instead:
+            walk.state.update(instead[at](walk.state))
+        else:
+            walk.run(at)
+        walk.leave(at)
+    return walk.state

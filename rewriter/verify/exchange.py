@@ -1,0 +1,149 @@
+"""Values of a site carried over to its counterpart in another model, and back."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewriter.algebra.dimensions import EvaluationError
+from rewriter.errors import InputError
+from rewriter.lower.errors import EmitError
+from rewriter.program.program import Arrays, Program
+from rewriter.sites.site import AttentionSite
+from rewriter.verify.layouts import OperandLayout, ResultLayout, operand_layouts, result_layout
+from rewriter.verify.pairing import SitePair
+
+__all__ = ["Exchange", "exchange"]
+
+
+class Exchange(ABC):
+    """Carries what flows into and out of one site between two models, for inputs of one size."""
+
+    @abstractmethod
+    def forward(self, before: Arrays, after: Arrays) -> dict[str, np.ndarray]:
+        """Return what the second model's site reads, with the operands of the original.
+
+        Parameters
+        ----------
+        before, after
+            Values of the original and of the second model, by their own names.
+        """
+
+    @abstractmethod
+    def backward(self, after: Arrays) -> dict[str, np.ndarray]:
+        """Return what the original's site reads of the second model, as far as it corresponds."""
+
+    @abstractmethod
+    def result(self, after: np.ndarray) -> np.ndarray:
+        """Return a result of the second model as the original lays it out."""
+
+    @abstractmethod
+    def result_back(self, before: np.ndarray) -> np.ndarray:
+        """Return a result of the original as the second model lays it out."""
+
+
+def exchange(
+    original: Program, rewritten: Program, pair: SitePair, before: Arrays, after: Arrays
+) -> Exchange:
+    """Return how values are carried between the two sites of a pair.
+
+    Parameters
+    ----------
+    original, rewritten, pair
+        Two models and a site of them.
+    before, after
+        Values of either that flow into the site: their shapes decide the sizes.
+
+    Raises
+    ------
+    InputError
+        When they do not correspond: the reason in a sentence.
+    """
+    if pair.inputs:
+        return _ByName(pair.inputs)
+    if pair.twin is None:
+        return _ByName({})
+    try:
+        return _by_layout(original, rewritten, pair.site, pair.twin, before, after)
+    except (EmitError, EvaluationError) as error:
+        raise InputError(f"the operands of {pair.site.id} do not correspond: {error}") from error
+
+
+@dataclass(frozen=True)
+class _ByName(Exchange):
+    inputs: Mapping[str, str]
+
+    def forward(self, before: Arrays, after: Arrays) -> dict[str, np.ndarray]:
+        return {**after, **{name: before[own] for own, name in self.inputs.items() if own in before}}
+
+    def backward(self, after: Arrays) -> dict[str, np.ndarray]:
+        return {own: after[name] for own, name in self.inputs.items() if name in after}
+
+    def result(self, after: np.ndarray) -> np.ndarray:
+        return after
+
+    def result_back(self, before: np.ndarray) -> np.ndarray:
+        return before
+
+
+@dataclass(frozen=True, eq=False)
+class _ByLayout(Exchange):
+    """Queries, keys and values correspond number by number; whatever else is read stays each model's own."""
+
+    before: Mapping[str, OperandLayout]
+    after: Mapping[str, OperandLayout]
+    result_before: ResultLayout
+    result_after: ResultLayout
+
+    def forward(self, before: Arrays, after: Arrays) -> dict[str, np.ndarray]:
+        found = dict(after)
+        for letter, layout in self.after.items():
+            operand = self.before[letter].read(before[self.before[letter].value])
+            found[layout.value] = layout.write(found[layout.value], operand)
+        return found
+
+    def backward(self, after: Arrays) -> dict[str, np.ndarray]:
+        found: dict[str, np.ndarray] = {}
+        for letter, layout in self.before.items():
+            operand = self.after[letter].read(after[self.after[letter].value])
+            blank = found.get(layout.value, np.zeros(layout.shape, operand.dtype))
+            found[layout.value] = layout.write(blank, operand)
+        return found
+
+    def result(self, after: np.ndarray) -> np.ndarray:
+        return self.result_before.native(self.result_after.canonical(after))
+
+    def result_back(self, before: np.ndarray) -> np.ndarray:
+        return self.result_after.native(self.result_before.canonical(before))
+
+
+def _by_layout(
+    original: Program,
+    rewritten: Program,
+    site: AttentionSite,
+    twin: AttentionSite,
+    before: Arrays,
+    after: Arrays,
+) -> Exchange:
+    if not math.isclose(site.formula.scale, twin.formula.scale, rel_tol=1e-5):
+        raise InputError(
+            f"{site.id} scales its scores by {site.formula.scale:.6g}, its counterpart by"
+            f" {twin.formula.scale:.6g}: queries and keys may be of different sizes"
+        )
+    ours, theirs = operand_layouts(original, site, before), operand_layouts(rewritten, twin, after)
+    for letter in "qkv":
+        if letter not in ours or letter not in theirs:
+            raise InputError(f"the {letter} of {site.id} lies in several values")
+        if ours[letter].places.shape != theirs[letter].places.shape:
+            raise InputError(
+                f"the {letter} of {site.id} is {ours[letter].places.shape} in the original and"
+                f" {theirs[letter].places.shape} in the other"
+            )
+    result, other = result_layout(original, site, before), result_layout(rewritten, twin, after)
+    if result.shape != other.shape:
+        raise InputError(f"{site.id} gives {result.shape} in the original and {other.shape} in the other")
+    return _ByLayout(ours, theirs, result, other)
