@@ -25,7 +25,7 @@ from rewriter.verify.progress import Progress, silent
 from rewriter.verify.resume import Record, open_record
 from rewriter.verify.running import can_run
 from rewriter.verify.signature import Match
-from rewriter.verify.task import Tasks, load_tasks, measure_tasks
+from rewriter.verify.task import Tasks, load_tasks, measure_task
 from rewriter.verify.validation import AppliedForm, TaskReport, ValidationReport
 from rewriter.verify.verdict import judge
 
@@ -226,20 +226,24 @@ class _Session:
 
     def _scores(self, record: Record) -> tuple[TaskReport, ...]:
         found: list[TaskReport] = []
-        for name, task in self.tasks.items():
-            known = record.get(f"task {name}")
-            if known is None:
-                new = measure_tasks(
-                    {name: task}, self.comparison.original, self.comparison.rewritten, self.tell
-                )
-                record.put(f"task {name}", [[t.name, t.original, t.rewritten] for t in new])
-            else:
-                try:
-                    new = tuple(TaskReport(str(n), float(x), float(y)) for n, x, y in known)
-                except (TypeError, ValueError):
-                    raise record.damaged(f"task {name}") from None
+        for at, (name, task) in enumerate(self.tasks.items()):
+            self.tell(f"task {name}", at, len(self.tasks))
+            new = self._score(name, task, record)
+            if twice := [t.name for t in new if t.name in [f.name for f in found]]:
+                raise InputError(f"two tasks measure {', '.join(twice)}")
             found += new
         return tuple(found)
+
+    def _score(self, name: str, task: Task, record: Record) -> tuple[TaskReport, ...]:
+        known = record.get(f"task {name}")
+        if known is None:
+            new = measure_task(name, task, self.comparison.original, self.comparison.rewritten)
+            record.put(f"task {name}", [[t.name, t.original, t.rewritten] for t in new])
+            return new
+        try:
+            return tuple(TaskReport(str(n), float(x), float(y)) for n, x, y in known)
+        except (TypeError, ValueError):
+            raise record.damaged(f"task {name}") from None
 
 
 def _require_some(findings: Sequence[Finding], comparison: Comparison) -> None:

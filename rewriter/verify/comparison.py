@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -178,7 +179,12 @@ class Comparison:
         )
 
     def _hidden(self, case: Case) -> dict[str, float]:
-        return {name: hidden_share(case.inputs[name]) for name in mask_inputs(self.original)}
+        flags = (name for name in self._masks if np.isin(case.inputs[name], (0, 1)).all())
+        return {name: hidden_share(case.inputs[name]) for name in flags}
+
+    @cached_property
+    def _masks(self) -> tuple[str, ...]:
+        return mask_inputs(self.original)
 
 
 def _worst(x: np.ndarray, y: np.ndarray, keep: np.ndarray | None) -> Element | None:

@@ -8,11 +8,10 @@ from typing import Any
 from rewriter.errors import InputError
 from rewriter.program.program import Program
 from rewriter.verify.callables import find_callable, is_callable_name
-from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import first_line
 from rewriter.verify.validation import TaskReport
 
-__all__ = ["Task", "Tasks", "load_tasks", "measure_tasks"]
+__all__ = ["Task", "Tasks", "load_tasks", "measure_task"]
 
 Run = Callable[..., tuple[Any, ...]]
 """A model: inputs in the order of its signature, as arrays or tensors, to a flat tuple of outputs."""
@@ -47,28 +46,18 @@ def load_tasks(tasks: Tasks | None) -> dict[str, Task]:
     return found
 
 
-def measure_tasks(
-    tasks: Mapping[str, Task], original: Program, rewritten: Program, progress: Progress = silent
-) -> tuple[TaskReport, ...]:
-    """Measure both models with every task.
+def measure_task(name: str, task: Task, original: Program, rewritten: Program) -> tuple[TaskReport, ...]:
+    """Measure both models with a task.
 
     Raises
     ------
     InputError
-        When a task fails, or returns no number.
+        When it fails, returns no number, or measures different things of the two.
     """
-    reports: list[TaskReport] = []
-    for at, (name, task) in enumerate(tasks.items()):
-        progress(f"task {name}", 2 * at, 2 * len(tasks))
-        before = _measured(name, task, original)
-        progress(f"task {name}", 2 * at + 1, 2 * len(tasks))
-        after = _measured(name, task, rewritten)
-        if before.keys() != after.keys():
-            raise InputError(f"task {name}: {_listed(before)} of the original, {_listed(after)} of the other")
-        if twice := [r.name for r in reports if r.name in before]:
-            raise InputError(f"two tasks measure {', '.join(twice)}; name them NAME=module:callable")
-        reports += [TaskReport(key, before[key], after[key]) for key in before]
-    return tuple(reports)
+    before, after = _measured(name, task, original), _measured(name, task, rewritten)
+    if before.keys() != after.keys():
+        raise InputError(f"task {name}: {_listed(before)} of the original, {_listed(after)} of the other")
+    return tuple(TaskReport(key, before[key], after[key]) for key in before)
 
 
 def _named(item: str | Task) -> tuple[str, Task]:

@@ -16,6 +16,7 @@ from rewriter.algebra.sizes import Size
 from rewriter.errors import InputError
 from rewriter.program.graph import Value
 from rewriter.program.program import Program
+from rewriter.program.regular import read_text
 from rewriter.verify.binding import numpy_dtype
 from rewriter.verify.callables import find_callable, is_callable_name
 from rewriter.verify.inputs import index_bounds, mask_inputs, plain_input
@@ -35,9 +36,6 @@ SETTINGS = {
 """What each setting means."""
 
 LENGTH = 512
-
-LARGEST = 1 << 28
-"""Bytes of a text that is read."""
 
 Ids = list[int]
 
@@ -68,19 +66,8 @@ def text_inputs(spec: Spec, program: Program) -> Iterator[tuple[str, dict[str, n
         yield f"{spec.path.name}[{at}]", _inputs(spec, program, tokens, group, width)
 
 
-def _read(spec: Spec) -> str:
-    if not spec.path.is_file():
-        raise spec.error(f"{spec.path} is no file; expected a text")
-    if spec.path.stat().st_size > LARGEST:
-        raise spec.error(f"{spec.path} is larger than {LARGEST >> 20} MiB; cut it")
-    try:
-        return spec.path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise spec.error(f"{spec.path} is no readable UTF-8 text ({error})") from error
-
-
 def _rows(spec: Spec, encode: Callable[[str], Ids], length: int) -> Iterator[Ids]:
-    text = _read(spec)
+    text = read_text(spec.path, "a text")
     if spec.choice("split", ("pieces", "lines"), "pieces") == "lines":
         rows = (encode(line)[:length] for line in text.splitlines() if line.strip())
         yield from (row for row in rows if row)
@@ -125,10 +112,9 @@ def _from_file(spec: Spec, path: Path) -> Any:
         import tokenizers
     except ImportError:
         raise spec.error("tokenizer.json is read with tokenizers: pip install tokenizers") from None
-    if not path.is_file():
-        raise spec.error(f"{path}: no such file; expected a tokenizer.json")
+    text = read_text(path, "a tokenizer.json")
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise spec.error(f"{path} is no readable tokenizer ({error})") from error
 
