@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["figure", "heads", "milliseconds", "share", "share_of", "similarity", "times"]
+__all__ = ["amount", "figure", "heads", "milliseconds", "share", "share_of", "similarity", "times"]
+
+
+def amount(size: float) -> str:
+    """Return a number of bytes in decimal units.
+
+    >>> amount(999), amount(20_000_000)
+    ('999 bytes', '20 MB')
+    """
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
 
 
 def figure(number: float | None, digits: int = 3) -> str:
