@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from rewriter.passes.clipped import ClippedAttention
     from rewriter.passes.flow import FlowAttention
     from rewriter.passes.gated import GatedAttention
+    from rewriter.passes.gelu import Gelu
+    from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.merge import MergedAttention
     from rewriter.passes.nystrom import NystromAttention
     from rewriter.passes.pooled import PooledAttention
     from rewriter.passes.reassociated import ReassociatedAttention
+    from rewriter.passes.rms_norm import RmsNorm
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.window import WindowAttention
     from rewriter.program.program import Program
+    from rewriter.rules import Rule
 
 __all__ = [
     "AgentAttention",
@@ -30,17 +34,22 @@ __all__ = [
     "ClippedAttention",
     "FlowAttention",
     "GatedAttention",
+    "Gelu",
+    "LayerNorm",
     "LinearAttention",
     "MergedAttention",
     "NystromAttention",
     "PooledAttention",
+    "RULES",
     "ReassociatedAttention",
+    "RmsNorm",
     "Sequential",
     "SoftmaxAttention",
     "WindowAttention",
     "form_type",
     "get",
     "parse_form",
+    "parse_rules",
 ]
 
 CATALOG = {
@@ -57,6 +66,13 @@ CATALOG = {
     "window": "rewriter.passes.window:WindowAttention",
 }
 """Name of the form -> where the pass is; imported when it is asked for."""
+
+RULES = {
+    "gelu": "rewriter.passes.gelu:Gelu",
+    "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
+    "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
+}
+"""Name of the rule -> where it is. All of them together are ``exact``."""
 
 
 def get(name: str) -> type[Pass]:
@@ -95,6 +111,37 @@ def parse_form(text: str) -> Form:
         raise InputError(str(error)) from error
 
 
+def parse_rules(text: str) -> tuple[Rule, ...] | None:
+    """Read ``layer-norm``, ``exact`` (every rule) or ``package.module:Class``; None if it is none of these.
+
+    Raises
+    ------
+    InputError
+        When a class cannot be imported, or is no rule.
+    """
+    name = text.strip()
+    if name == "exact":
+        return tuple(rule for known in RULES for rule in parse_rules(known) or ())
+    where = RULES.get(name, name)
+    module, _, attribute = where.partition(":")
+    if name not in RULES and (module in CATALOG or not attribute.isidentifier()):
+        return None
+    return (_rule(where),)
+
+
+def _rule(where: str) -> Rule:
+    from rewriter.rules import Rule
+
+    module, _, attribute = where.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"rule {where} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Rule)):
+        raise InputError(f"{where} is no rule: expected a class derived from rewriter.rules.Rule")
+    return found()
+
+
 class Sequential:
     """Passes applied one after the other, each to the result of the one before.
 
@@ -104,8 +151,8 @@ class Sequential:
         In order.
     """
 
-    def __init__(self, *passes: Pass) -> None:
-        self.passes: Sequence[Pass] = passes
+    def __init__(self, *passes: Pass | Rule) -> None:
+        self.passes: Sequence[Pass | Rule] = passes
 
     def __call__(self, program: Program) -> Program:
         """Return the program that the last pass returns."""
@@ -115,7 +162,7 @@ class Sequential:
 
 
 def __getattr__(name: str) -> Any:
-    for target in CATALOG.values():
+    for target in (*CATALOG.values(), *RULES.values()):
         module, _, attribute = target.partition(":")
         if attribute == name:
             return getattr(import_module(module), attribute)

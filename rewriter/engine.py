@@ -15,6 +15,7 @@ from rewriter.lower.canonical import replacement
 from rewriter.lower.errors import EmitError
 from rewriter.plan import Plan
 from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
+from rewriter.rules import Fused, Rule, fuse
 from rewriter.selectors import Selector
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.activations import recorded
@@ -119,10 +120,18 @@ class Rewriting:
         What was committed; replaying it on the original gives the same program.
     sites
         One entry per site that a form was wanted for, in graph order.
+    fused
+        One entry per value that a rule fits.
     """
 
     plan: Plan
     sites: tuple[Applied, ...]
+    fused: tuple[Fused, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was rewritten."""
+        return bool(self.committed) or any(f.committed for f in self.fused)
 
     @property
     def committed(self) -> tuple[Applied, ...]:
@@ -141,7 +150,8 @@ class Rewriting:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return {"exact": self.exact, "sites": [s.to_dict() for s in self.sites]}
+        sites, fused = [s.to_dict() for s in self.sites], [f.to_dict() for f in self.fused]
+        return {"exact": self.exact, "sites": sites, "fused": fused}
 
 
 class Pass:
@@ -180,6 +190,7 @@ def rewrite(
     program: Program,
     steps: Plan | Sequence[Step],
     *,
+    rules: Sequence[Rule] = (),
     data: Data | None = None,
     seed: int = 0,
     target: str | None = None,
@@ -198,6 +209,8 @@ def rewrite(
         The original; it is not changed.
     steps
         A plan, or forms with selectors. Where several select a site, the last one counts.
+    rules
+        What is computed in fewer steps once the sites are rewritten; those of the plan come first.
     data
         Recorded inputs: per-site errors are measured on the first few, and ``best=`` ranks by them.
     seed
@@ -224,7 +237,12 @@ def rewrite(
     lowering = _Lowering(program, target, inline)
     engine = _Engine(program, lowering, data, seed, verify, progress or silent)
     wanted = steps.assignments(program) if isinstance(steps, Plan) else engine.resolve(steps)
-    return engine.commit(wanted)
+    rewritten, record = engine.commit(wanted)
+    every = (*(steps.rules if isinstance(steps, Plan) else ()), *rules)
+    if not every:
+        return rewritten, record
+    rewritten, fusion = fuse(rewritten, every, seed=seed, target=target, verify=verify)
+    return rewritten, replace(record, plan=replace(record.plan, rules=every), fused=fusion.matches)
 
 
 class _Target(TypedDict, total=False):

@@ -14,6 +14,8 @@ from typing import Any
 from rewriter.errors import InputError
 from rewriter.forms import Form
 from rewriter.program.program import Program
+from rewriter.program.regular import read_text
+from rewriter.rules import Rule
 from rewriter.sites.site import AttentionSite
 
 __all__ = ["Plan", "PlanStep", "fingerprint"]
@@ -56,10 +58,13 @@ class Plan:
         `fingerprint` of the program that it was made for.
     steps
         At most one per site, in graph order.
+    rules
+        What is applied once the sites are rewritten.
     """
 
     model: str
     steps: tuple[PlanStep, ...]
+    rules: tuple[Rule, ...] = ()
 
     @classmethod
     def of(cls, program: Program, assignments: Iterable[tuple[AttentionSite, Form]]) -> Plan:
@@ -101,7 +106,10 @@ class Plan:
             {"site": s.site, "form": str(s.form), "anchor": s.anchor, "signature": s.signature}
             for s in self.steps
         ]
-        return json.dumps({"rewriter_plan": VERSION, "model": self.model, "steps": steps}, indent=2) + "\n"
+        plan: dict[str, Any] = {"rewriter_plan": VERSION, "model": self.model, "steps": steps}
+        if self.rules:
+            plan["rules"] = [rule.spec for rule in self.rules]
+        return json.dumps(plan, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str = "plan") -> Plan:
@@ -130,7 +138,8 @@ class Plan:
         steps = found.get("steps")
         if not isinstance(steps, list) or not isinstance(found.get("model"), str):
             raise InputError(f"{where}: expected a text 'model' and a list 'steps'")
-        plan = cls(found["model"], tuple(_step(item, f"{where}, step {at}") for at, item in enumerate(steps)))
+        made = tuple(_step(item, f"{where}, step {at}") for at, item in enumerate(steps))
+        plan = cls(found["model"], made, _rules(found.get("rules", []), where))
         twice = {s.site for s in plan.steps if sum(o.site == s.site for o in plan.steps) > 1}
         if twice:
             raise InputError(f"{where} gives {min(twice)} two forms; expected one per site")
@@ -160,11 +169,7 @@ class Plan:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
         """Read a plan file; see `from_json`."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise InputError(f"plan {path} cannot be read: {reason}") from error
+        text = read_text(path, "a plan")
         return cls.from_json(text, f"plan {path}")
 
 
@@ -174,6 +179,20 @@ def fingerprint(program: Program) -> str:
     for node in program.graph.nodes:
         digest.update(repr((node.op, node.inputs, node.outputs)).encode())
     return digest.hexdigest()[:16]
+
+
+def _rules(names: Any, where: str) -> tuple[Rule, ...]:
+    from rewriter.passes import parse_rules
+
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{where}: expected 'rules' to be a list of texts")
+    found: list[Rule] = []
+    for name in names:
+        rules = parse_rules(name)
+        if rules is None:
+            raise InputError(f"{where} names the rule {name!r}, which there is not")
+        found += rules
+    return tuple(found)
 
 
 def _step(item: Any, where: str) -> PlanStep:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rewriter.engine import Rewriting, Step
     from rewriter.plan import Plan
     from rewriter.program.program import Program
+    from rewriter.rules import Rule
     from rewriter.verify.validation import ValidationReport
 
 __all__ = ["Request", "rewrite_model"]
@@ -65,7 +66,7 @@ def rewrite_model(request: Request, json: bool) -> None:
     budgets = _budgets(request)
     out = check_output(request.output, [request.model])
     plan_path = check_output(f"{request.output}.plan.json", [request.model])
-    steps = _steps(request)
+    steps, rules = _steps(request)
     with progress_bar() as progress:
         progress("loading", 0, 0)
         program = open_model(request.model)
@@ -79,6 +80,7 @@ def rewrite_model(request: Request, json: bool) -> None:
         rewritten, done = rewrite(
             program,
             steps,
+            rules=rules,
             target=request.target,
             inline=request.inline,
             data=request.data,
@@ -86,7 +88,7 @@ def rewrite_model(request: Request, json: bool) -> None:
             progress=progress,
         )
         report = None
-        if done.committed:
+        if done.changed:
             report = validate(program, rewritten, request.data, budgets, seed=request.seed, progress=progress)
             report = replace(report, original=request.model, rewritten=str(out))
             if report.ok:
@@ -104,16 +106,25 @@ def _budgets(request: Request) -> tuple[Budget, ...]:
     return parse_budgets(request.budget)
 
 
-def _steps(request: Request) -> Plan | list[Step]:
+def _steps(request: Request) -> tuple[Plan | list[Step], tuple[Rule, ...]]:
     if bool(request.apply) == (request.plan is not None):
         raise InputError("give either --apply FORM (rewriter passes lists them) or --plan PLAN.json")
     if request.plan is not None:
         from rewriter.plan import Plan
 
-        return Plan.load(request.plan)
+        return Plan.load(request.plan), ()
+    from rewriter.passes import parse_rules
     from rewriter.selectors import parse_apply
 
-    return [parse_apply(text) for text in request.apply]
+    steps: list[Step] = []
+    rules: list[Rule] = []
+    for text in request.apply:
+        named = parse_rules(text)
+        if named is None:
+            steps.append(parse_apply(text))
+        else:
+            rules += named
+    return steps, tuple(rules)
 
 
 def _check_suffix(out: Path, program: Program) -> None:
@@ -161,16 +172,16 @@ def _tell(
             "validation": report.to_dict() if report is not None else None,
         }
         if not written:
-            record["error"] = report.verdict if report is not None else "no site was rewritten"
+            record["error"] = report.verdict if report is not None else "nothing was rewritten"
         emit_json(record)
         return
-    show(rewriting_view(done.sites))
+    show(rewriting_view(done.sites, done.fused))
     if report is not None:
         show("", validation_view(report, sites=False))
     if written:
         show(verdict_line(True, f"written {out} ({_size(out)}) and {plan}"))
     elif report is None:
-        show("", verdict_line(False, "no site was rewritten; nothing was written"))
+        show("", verdict_line(False, "nothing was rewritten; nothing was written"))
     else:
         show(verdict_line(False, "nothing was written"))
 

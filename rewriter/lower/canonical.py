@@ -16,7 +16,7 @@ from rewriter.sites.formula import Axes, Formula, Operand
 from rewriter.sites.operands import native_reads
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["arrange_operand", "emit_site", "emit_term", "inputs_of", "replacement", "restore"]
+__all__ = ["arrange_operand", "emit_site", "emit_term", "inputs_of", "laid_out", "replacement", "restore"]
 
 Compute = Callable[[Emitter, Canonical], Handle]
 
@@ -171,8 +171,13 @@ def _taken(e: Emitter, x: Handle, axis: int, start: Size, size: Size, step: int)
 
 def restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> Handle:
     """Bring ``[B, H, I, E]`` to the layout of the native result."""
+    return laid_out(e, x, order, formula.output_index, formula.output_shape)
+
+
+def laid_out(e: Emitter, x: Handle, order: Sequence[Atom], index: Index, shape: Sequence[Size]) -> Handle:
+    """Bring a result whose axes are atoms in some order, grouped in any way, to an index and a shape."""
     wanted: list[Atom] = []
-    for dim in formula.output_index:
+    for dim in index:
         progression = dim.dense()
         if progression is None or dim.start.terms:
             raise EmitError(f"the result is written at {dim}, which is not a whole axis")
@@ -180,7 +185,6 @@ def restore(e: Emitter, x: Handle, formula: Formula, order: Sequence[Atom]) -> H
     if tuple(wanted) != tuple(order):
         x = e.reshape(x, [a.size for a in order])
         x = e.permute(x, [list(order).index(a) for a in wanted])
-    shape = formula.output_shape
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
 
 

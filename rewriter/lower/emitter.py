@@ -89,6 +89,19 @@ class Emitter(Protocol):
     def ceil_div(self, n: SizeLike, by: int) -> Size:
         """Return ``ceil(n / by)``: a number, or a new symbol that this emitter knows how to compute."""
 
+    def standard(self, name: str, *operands: Handle | None, **settings: Any) -> Handle | None:
+        """Return a well-known function by one operator of the target, or None where it has none.
+
+        Parameters
+        ----------
+        name, settings
+            ``"layer_norm"`` of ``x, weight, bias`` and ``"rms_norm"`` of ``x, weight``, over the last axis,
+            with ``eps``; ``"gelu"`` of ``x`` with ``tanh``, whether by that approximation; ``"silu"`` of
+            ``x``.
+        operands
+            In that order, of one dtype; None for a weight or bias that there is not.
+        """
+
     def attention(
         self,
         q: Handle,

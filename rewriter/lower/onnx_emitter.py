@@ -23,6 +23,7 @@ from rewriter.lower.attention import (
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
 from rewriter.lower.onnx_pointwise import pointwise, same_dtype, where
+from rewriter.lower.onnx_standard import standard
 from rewriter.lower.onnx_writer import OnnxWriter, Tensor, onnx_type
 
 __all__ = ["OnnxEmitter", "Tensor", "opset_of_target"]
@@ -246,6 +247,10 @@ class OnnxEmitter(OnnxWriter):
         return self.node("TopK", inputs, x.shape, "int64", output=1, axis=axis, largest=1, sorted=1)
 
     # attention
+
+    def standard(self, name: str, *operands: Tensor | None, **settings: Any) -> Tensor | None:
+        """Write the operator of the opset, if it has one."""
+        return standard(self, name, operands, settings)
 
     def attention(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -109,6 +110,10 @@ class PrimEmitter:
         """Return ``ceil(n / by)``."""
         size = Size.of(n)
         return Size.of(-(-int(size) // by)) if size.static else Size.symbol(f"ceil(({size}) / {by})")
+
+    def standard(self, name: str, *operands: Prim | None, **settings: Any) -> Prim | None:
+        """Return None: there are only primitives."""
+        return None
 
     def attention(
         self,

@@ -17,6 +17,7 @@ from rewriter.algebra.sizes import ONE, Size, SizeLike
 from rewriter.lower.attention import masked_causally, spelled_out, with_sinks, zero_where_empty
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
+from rewriter.lower.torch_standard import standard
 
 __all__ = ["TorchEmitter", "solve_sizes"]
 
@@ -232,6 +233,12 @@ class TorchEmitter:
         name = f"ceil(({size}) / {by})"
         self._symbols[name] = (self._number(size) + (by - 1)) // by
         return Size.symbol(name)
+
+    def standard(self, name: str, *operands: Tensor | None, **settings: Any) -> Tensor | None:
+        """Call PyTorch's operator, if it has one."""
+        found = standard(name, operands, settings)
+        assert operands[0] is not None
+        return None if found is None else self._known(found, self.shape(operands[0]))
 
     def attention(
         self,

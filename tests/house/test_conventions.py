@@ -83,13 +83,12 @@ def test_nothing_unsafe_is_loaded() -> None:
 
 
 def test_every_pass_is_in_the_catalogue() -> None:
-    from rewriter.passes import CATALOG
+    from rewriter.passes import CATALOG, RULES
 
+    every = CATALOG | RULES
     files = {
         p.stem for p in tracked() if p.parts[0] == "passes" and p.suffix == ".py" and p.stem != "__init__"
     }
-    assert list(CATALOG) == sorted(CATALOG)
-    assert {name.replace("-", "_") for name in CATALOG} == files
-    assert all(
-        where.split(":")[0] == f"rewriter.passes.{n.replace('-', '_')}" for n, where in CATALOG.items()
-    )
+    assert list(CATALOG) == sorted(CATALOG) and list(RULES) == sorted(RULES)
+    assert {name.replace("-", "_") for name in every} == files
+    assert all(where.split(":")[0] == f"rewriter.passes.{n.replace('-', '_')}" for n, where in every.items())

@@ -1,0 +1,44 @@
+"""Rules: formulas that are found however a graph spells them, and computed in fewer steps."""
+
+from rewriter.rules.apply import Fused, Fusion, fuse
+from rewriter.rules.pattern import (
+    any_of,
+    axis,
+    call,
+    constant,
+    max_,
+    maximum,
+    mean,
+    number,
+    rsqrt,
+    sigmoid,
+    softmax,
+    sqrt,
+    sum_,
+    tanh,
+    tensor,
+)
+from rewriter.rules.rule import Match, Rule
+
+__all__ = [
+    "Fused",
+    "Fusion",
+    "Match",
+    "Rule",
+    "any_of",
+    "axis",
+    "call",
+    "constant",
+    "fuse",
+    "max_",
+    "maximum",
+    "mean",
+    "number",
+    "rsqrt",
+    "sigmoid",
+    "softmax",
+    "sqrt",
+    "sum_",
+    "tanh",
+    "tensor",
+]

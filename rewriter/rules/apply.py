@@ -1,0 +1,142 @@
+"""Applying rules to a program: what fits is built, verified on numbers, and committed in one edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from rewriter.errors import RewriterError
+from rewriter.lower.errors import EmitError
+from rewriter.program.program import Program, Replacement
+from rewriter.rules.check import Check, check
+from rewriter.rules.find import find
+from rewriter.rules.rule import Rule
+from rewriter.verify.running import first_line, runtime_errors
+from rewriter.verify.site import Emit
+
+__all__ = ["Fused", "Fusion", "fuse"]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What happened where a rule fits.
+
+    Parameters
+    ----------
+    rule
+        Its name.
+    output
+        Name of the value.
+    committed
+        Whether the program that was returned computes it the new way.
+    reason
+        Why not, in a sentence; None if it is committed.
+    check
+        What probing found, or None where nothing was run.
+    """
+
+    rule: str
+    output: str
+    committed: bool
+    reason: str | None = None
+    check: Check | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        found: dict[str, Any] = {
+            "rule": self.rule,
+            "output": self.output,
+            "committed": self.committed,
+            "reason": self.reason,
+        }
+        if self.check is not None:
+            found["float64_error"] = self.check.error
+            found["float64_error_of_original"] = self.check.original_error
+            found["float64_tolerance"] = self.check.tolerance
+        return found
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The record of one application of rules.
+
+    Parameters
+    ----------
+    matches
+        One entry per value that a rule fits, in graph order.
+    """
+
+    matches: tuple[Fused, ...]
+
+    @property
+    def committed(self) -> tuple[Fused, ...]:
+        """What was rewritten."""
+        return tuple(m for m in self.matches if m.committed)
+
+    @property
+    def refused(self) -> tuple[Fused, ...]:
+        """What was left as it was, each with the reason."""
+        return tuple(m for m in self.matches if not m.committed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {"matches": [m.to_dict() for m in self.matches]}
+
+
+def fuse(
+    program: Program,
+    rules: Sequence[Rule],
+    *,
+    seed: int = 0,
+    target: str | None = None,
+    verify: bool = True,
+) -> tuple[Program, Fusion]:
+    """Return a program in which values that rules fit are computed in fewer steps, and the record.
+
+    Every match is built and run, native runtime against native runtime, on probes of several sizes and
+    magnitudes; one whose error against float64 exceeds a small multiple of the original's own is left as it
+    was.
+
+    Parameters
+    ----------
+    program
+        The original; it is not changed.
+    rules
+        Where several fit one value, the first one counts.
+    seed
+        Of the probes.
+    target
+        As in `rewriter.rewrite`.
+    verify
+        False skips the probes.
+    """
+    options: dict[str, Any] = {} if target is None else {"target": target}
+    found, refused = find(program, rules)
+    entries = {r.output: Fused(r.rule, r.output, False, r.reason) for r in refused}
+    edits: list[Replacement] = []
+    for at, one in enumerate(reversed(found)):
+        edit = one.replacement(f"{one.rule.name.replace('-', '_')}_{at}")
+        entry = Fused(one.rule.name, one.match.output, True)
+        if verify:
+            entry = _checked(program, entry, edit, partial(program.emit, **options), seed)
+        entries[entry.output] = entry
+        if entry.committed:
+            edits.append(edit)
+    ordered = tuple(entries[name] for name in program.prims() if name in entries)
+    if not edits:
+        return program, Fusion(ordered)
+    return program.replace(edits, **options), Fusion(ordered)
+
+
+def _checked(program: Program, entry: Fused, edit: Replacement, emit: Emit, seed: int) -> Fused:
+    try:
+        found = check(program, edit, emit, seed)
+    except EmitError as error:
+        return replace(entry, committed=False, reason=f"it cannot be written for this target: {error}")
+    except RewriterError as error:
+        return replace(entry, committed=False, reason=f"it could not be run: {error}")
+    except runtime_errors() as error:
+        return replace(entry, committed=False, reason=f"it could not be run: {first_line(error)}")
+    return replace(entry, committed=found.ok, reason=found.reason, check=found)

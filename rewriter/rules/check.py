@@ -1,0 +1,108 @@
+"""Translation validation of one rewritten value: old and new computation on the same probes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rewriter.algebra.evaluate import EvaluationError, evaluate
+from rewriter.algebra.prims import Constant, Prim
+from rewriter.program.program import Arrays, Program, Replacement
+from rewriter.verify.binding import Binding, base_symbols, bound_shape, numpy_dtype
+from rewriter.verify.metrics import is_floating
+from rewriter.verify.noise import judge_site
+from rewriter.verify.site import Emit
+
+__all__ = ["Check", "check"]
+
+SIZES = (3, 5, 7, 11, 13)
+"""What dynamic dimensions are set to first: odd, and no two the same; then all of them to 1."""
+
+MAGNITUDES = (1.0, 1e-3, 30.0)
+"""What random numbers are multiplied by."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """What probing one replacement found.
+
+    Parameters
+    ----------
+    ok
+        Whether it may be committed.
+    reason
+        The sentence why not, or None.
+    error, original_error, tolerance
+        Of the worst probe, against float64; see `rewriter.verify.noise`.
+    """
+
+    ok: bool
+    reason: str | None
+    error: float
+    original_error: float
+    tolerance: float
+
+
+def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Check:
+    """Run the old and the new computation of a value on probes, and hold both to float64.
+
+    Parameters
+    ----------
+    program, edit
+        The original, and what is to be committed.
+    emit
+        Runs the new computation, as `Program.emit` for the target of the edit.
+    seed
+        Of the probes.
+
+    Raises
+    ------
+    rewriter.lower.errors.EmitError
+        When the target cannot spell the new computation.
+    """
+    prims = program.prims()
+    old = program.extract(edit.inputs, [edit.output])
+    worst: Check | None = None
+    for name, arrays in _probes([prims[n] for n in edit.inputs], edit.inputs, seed):
+        new = emit(edit.inputs, edit.build, arrays)
+        try:
+            (exact,) = evaluate([prims[edit.output]], dict(arrays))
+        except EvaluationError as error:
+            return Check(False, f"the original cannot be evaluated in float64: {error}", np.inf, 0.0, 0.0)
+        verdict = judge_site(exact, old(arrays)[0], new(arrays)[0], prims[edit.output].dtype or "float32")
+        reason = None if verdict.ok else f"on probe {name}: {verdict}"
+        found = Check(bool(verdict.ok), reason, verdict.error, verdict.original_error, verdict.tolerance)
+        if not verdict.ok:
+            return found
+        if worst is None or found.error * worst.tolerance > worst.error * found.tolerance:
+            worst = found
+    assert worst is not None, "there are probes"
+    return worst
+
+
+def _probes(prims: Sequence[Prim], names: Sequence[str], seed: int) -> Iterator[tuple[str, Arrays]]:
+    symbols = base_symbols(n for prim in prims for n in prim.shape)
+    odd = {s: SIZES[k % len(SIZES)] for k, s in enumerate(symbols)}
+    bindings: list[tuple[str, Binding]] = [("odd sizes", odd)]
+    if symbols:
+        bindings.append(("sizes of 1", dict.fromkeys(symbols, 1)))
+    for tag, binding in bindings:
+        for magnitude in MAGNITUDES:
+            rng = np.random.default_rng([seed, *binding.values()])
+            yield (
+                f"{tag}, magnitude {magnitude:g}",
+                {n: _invented(p, binding, rng, magnitude) for n, p in zip(names, prims, strict=True)},
+            )
+
+
+def _invented(prim: Prim, binding: Binding, rng: np.random.Generator, magnitude: float) -> np.ndarray:
+    if isinstance(prim.form, Constant):
+        return np.asarray(prim.form.load())
+    shape, dtype = bound_shape(prim.shape, binding), numpy_dtype(prim.dtype or "float32")
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.7
+    if not is_floating(dtype):
+        return rng.integers(0, 2, shape).astype(dtype)
+    return (rng.standard_normal(shape) * magnitude).astype(dtype)

@@ -1,0 +1,246 @@
+"""Finding what rules fit in a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rewriter.algebra.index import resolve
+from rewriter.algebra.prims import (
+    Concat,
+    Constant,
+    Einsum,
+    Expand,
+    Gather,
+    Iota,
+    Leaf,
+    Map,
+    Permute,
+    Prim,
+    Reduce,
+    Reshape,
+    Slice,
+)
+from rewriter.algebra.prims import Softmax as SoftmaxForm
+from rewriter.algebra.term import Read
+from rewriter.lower.canonical import arrange_operand, laid_out
+from rewriter.lower.emitter import Emitter, Handle
+from rewriter.program.program import Program, Replacement
+from rewriter.rules.match import match
+from rewriter.rules.pattern import Call, Choice, Fold, Pattern, Product, Softmax, Sum, parts_of
+from rewriter.rules.rule import Match, Rule
+from rewriter.sites.formula import Operand
+from rewriter.sites.operands import choose_operand
+
+__all__ = ["Found", "Refused", "find"]
+
+NEAR = 12
+"""How many steps a function that a formula cannot do without may be behind its result."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A match that can be written down.
+
+    Parameters
+    ----------
+    rule, match
+        What was found.
+    operands
+        Where the values of the match are read.
+    inside
+        Names of the values between them and the result.
+    """
+
+    rule: Rule
+    match: Match
+    operands: Mapping[str, Operand]
+    inside: frozenset[str]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The native values that are read."""
+        return tuple(dict.fromkeys(operand.value for operand in self.operands.values()))
+
+    def replacement(self, name: str) -> Replacement:
+        """Return the edit."""
+        names = self.inputs
+
+        def build(e: Emitter, handles: Sequence[Any]) -> Handle:
+            return self._emit(e, dict(zip(names, handles, strict=True)))
+
+        note = {"rule": self.rule.name, "fidelity": "exact"}
+        return Replacement(self.match.output, names, build, name, note)
+
+    def _emit(self, e: Emitter, handles: Mapping[str, Handle]) -> Handle:
+        rule, found = self.rule, self.match
+        values = {
+            name: arrange_operand(e, handles, operand, found.groups(rule.layouts[name]), found.dtype)
+            for name, operand in self.operands.items()
+        }
+        result = rule.lower(e, found, values)
+        order = [atom for group in found.groups(rule.result) for atom in group]
+        root = found.bound.root
+        return laid_out(e, result, order, resolve(root.index), root.prim.shape)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A match that is left as it is.
+
+    Parameters
+    ----------
+    rule
+        Its name.
+    output
+        Name of the value.
+    reason
+        Why, in a sentence.
+    """
+
+    rule: str
+    output: str
+    reason: str
+
+
+def find(program: Program, rules: Sequence[Rule]) -> tuple[list[Found], list[Refused]]:
+    """Return where rules fit, outermost first, none inside another, and where they had to be refused.
+
+    Linear in the graph: a rule is tried only where the functions that its formula cannot do without are near.
+    """
+    prims = program.prims()
+    needs = [(rule, _needed(rule.formula)) for rule in rules]
+    near = _Near(frozenset(head for _, heads in needs for head in heads))
+    found: list[Found] = []
+    refused: list[Refused] = []
+    inside: set[str] = set()
+    for name, prim in reversed(list(prims.items())):
+        if name in inside or not _computes(prim):
+            continue
+        heads = near.behind(prim)
+        for rule, needed in needs:
+            if not needed <= heads:
+                continue
+            tried = _tried(rule, name, prim)
+            if isinstance(tried, Found):
+                found.append(tried)
+                inside |= tried.inside
+                break
+            if tried is not None:
+                refused.append(tried)
+    return found, refused
+
+
+def _tried(rule: Rule, name: str, prim: Prim) -> Found | Refused | None:
+    bound = match(rule.formula, prim)
+    if bound is None:
+        return None
+    fits = Match(name, prim.dtype or "float32", bound)
+    reason = rule.refuse(fits)
+    if reason is not None:
+        return Refused(rule.name, name, reason)
+    operands: dict[str, Operand] = {}
+    for value in rule.layouts:
+        if not fits.has(value):
+            continue
+        term = bound.terms[value]
+        assert isinstance(term, Read), "only values are bound"
+        operand = choose_operand(term, fits.groups(rule.layouts[value]), peel=False)
+        if isinstance(operand, str):
+            return Refused(rule.name, name, f"{value} is held by no tensor of the graph: {operand}")
+        operands[value] = operand[0]
+    return Found(rule, fits, operands, _between(prim, {o.value for o in operands.values()}))
+
+
+def _computes(prim: Prim) -> bool:
+    """Whether a value is computed, and not merely moved, copied or cast."""
+    match prim.form:
+        case Map(fn):
+            return fn not in ("identity", "cast")
+        case Leaf() | Constant() | Iota() | Reshape() | Permute() | Expand() | Slice() | Concat() | Gather():
+            return False
+        case _:
+            return True
+
+
+def _between(top: Prim, stop: set[str]) -> frozenset[str]:
+    found: set[str] = set()
+    seen: set[Prim] = {top}
+    stack = [top]
+    while stack:
+        for x in stack.pop().inputs:
+            if x in seen or x.value in stop:
+                continue
+            seen.add(x)
+            if x.value is not None:
+                found.add(x.value)
+            stack.append(x)
+    return frozenset(found)
+
+
+def _needed(pattern: Pattern) -> frozenset[str]:
+    """Return the functions that a formula has in every alternative."""
+    match pattern:
+        case Choice(_, options):
+            return frozenset.intersection(*(_needed(p) for _, p in options))
+        case Call(fn):
+            own = {fn}
+        case Fold(kind):
+            own = {"sum" if kind == "mean" else kind}
+        case Softmax():
+            own = {"softmax"}
+        case Sum() | Product() | _:
+            own = set()
+    return frozenset(own).union(*(_needed(p) for p in parts_of(pattern)))
+
+
+class _Near:
+    """Which functions are computed at most `NEAR` steps behind a value."""
+
+    def __init__(self, heads: frozenset[str]) -> None:
+        self._heads = heads
+        self._known: dict[Prim, dict[str, int]] = {}
+
+    def behind(self, prim: Prim) -> frozenset[str]:
+        """Return their names."""
+        return frozenset(self._steps(prim))
+
+    def _steps(self, top: Prim) -> dict[str, int]:
+        stack = [top]
+        while stack:
+            prim = stack[-1]
+            if prim in self._known:
+                stack.pop()
+                continue
+            missing = [x for x in prim.inputs if x not in self._known]
+            if missing:
+                stack += missing
+                continue
+            self._known[prim] = self._own(prim)
+            stack.pop()
+        return self._known[top]
+
+    def _own(self, prim: Prim) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for x in prim.inputs:
+            for head, steps in self._known[x].items():
+                if steps < NEAR:
+                    found[head] = min(found.get(head, NEAR), steps + 1)
+        for head in _heads(prim):
+            if head in self._heads:
+                found[head] = 0
+        return found
+
+
+def _heads(prim: Prim) -> Iterable[str]:
+    match prim.form:
+        case Map(fn):
+            return (fn,)
+        case Reduce(fn):
+            return (fn,)
+        case Einsum():
+            return ("sum",)
+        case SoftmaxForm():
+            return ("softmax",)
+    return ()

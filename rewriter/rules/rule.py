@@ -1,0 +1,129 @@
+"""What a rule is: a formula, what it refuses, and how the same function is computed in fewer steps."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rewriter.algebra.index import Atom
+from rewriter.algebra.sizes import Size, product
+from rewriter.rules.match import Bound
+from rewriter.rules.pattern import Pattern
+
+if TYPE_CHECKING:
+    from rewriter.lower.emitter import Emitter, Handle
+    from rewriter.program.program import Program
+
+__all__ = ["Match", "Rule"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A value of a graph that a rule's formula fits.
+
+    Parameters
+    ----------
+    output
+        Name of the value.
+    dtype
+        Of the value.
+    bound
+        What the names of the formula stand for.
+    """
+
+    output: str
+    dtype: str
+    bound: Bound
+
+    def number(self, name: str) -> float:
+        """Return a known number."""
+        return self.bound.numbers[name]
+
+    def label(self, name: str) -> str:
+        """Return which alternative a choice has taken."""
+        return self.bound.labels[name]
+
+    def has(self, name: str) -> bool:
+        """Whether a name stands for a value: not all alternatives have all names."""
+        return name in self.bound.terms
+
+    def size(self, axis: str) -> Size:
+        """Return how long an axis is."""
+        return product(atom.size for atom in self.bound.atoms(axis))
+
+    def groups(self, layout: str) -> list[tuple[Atom, ...]]:
+        """Return the atoms of each axis of a layout; see `Rule.layouts`."""
+        words = layout.split()
+        named = {atom for word in words if word != "..." for atom in self.bound.atoms(word)}
+        found: list[tuple[Atom, ...]] = []
+        for word in words:
+            if word == "...":
+                found += [(atom,) for atom in self.bound.result if atom not in named]
+            else:
+                found.append(self.bound.atoms(word))
+        return found
+
+
+class Rule(ABC):
+    """The same function in fewer steps, wherever a graph computes it.
+
+    A rule has no state. Commutativity, grouping, views, casts and folded constants are the matcher's
+    business; that other values may still be read by the rest of the graph, and that the result is the same
+    on numbers, is the engine's.
+
+    Attributes
+    ----------
+    name
+        What ``--apply`` calls it.
+    formula
+        What is looked for; see `rewriter.rules.pattern`.
+    layouts
+        Axes of the values that `lower` is given, by name: ``"... d"`` is every other axis of the result,
+        each by itself, and then ``d``.
+    result
+        Axes of what `lower` returns.
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[Pattern]
+    layouts: ClassVar[Mapping[str, str]]
+    result: ClassVar[str] = "..."
+
+    @property
+    def spec(self) -> str:
+        """What ``--apply`` and plans call it: its name, or where a rule from elsewhere is."""
+        from rewriter.passes import RULES
+
+        where = f"{type(self).__module__}:{type(self).__qualname__}"
+        return self.name if RULES.get(self.name) == where else where
+
+    def __call__(self, program: Program) -> Program:
+        """Return a program in which what the rule fits is computed its way; see `rewriter.rules.fuse`."""
+        from rewriter.rules.apply import fuse
+
+        return fuse(program, [self])[0]
+
+    def refuse(self, match: Match) -> str | None:
+        """Return why a match is to be left as it is, in a sentence, or None."""
+        return None
+
+    @abstractmethod
+    def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:
+        """Emit the function.
+
+        Parameters
+        ----------
+        e
+            Emits for one target.
+        match
+            What was found.
+        values
+            A handle for each name of `layouts` that the match has, with those axes, in ``match.dtype``.
+
+        Returns
+        -------
+        Handle
+            With the axes of `result`, in ``match.dtype``.
+        """
