@@ -8,6 +8,7 @@ matter here. An operator that a frontend does not know is a leaf, which is alway
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -284,6 +285,11 @@ def broadcast(*shapes: Sequence[Size]) -> tuple[Size, ...]:
     """Return the numpy broadcast of shapes.
 
     A number other than 1 wins over symbols, which can only be it or 1; of two symbols the first one wins.
+
+    Raises
+    ------
+    ValueError
+        When an axis has two numbers, neither of them 1.
     """
     return _broadcast(*map(tuple, shapes))
 
@@ -295,7 +301,10 @@ def _broadcast(*shapes: tuple[Size, ...]) -> tuple[Size, ...]:
     for axis in range(rank):
         sizes = [s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0]
         longer = [n for n in sizes if n != ONE]
-        result.append(next((n for n in longer if n.static), longer[0]) if longer else ONE)
+        numbers = [n for n in longer if n.static]
+        if any(n != numbers[0] for n in numbers):
+            raise ValueError(f"sizes {', '.join(map(str, sizes))} do not broadcast")
+        result.append(numbers[0] if numbers else longer[0] if longer else ONE)
     return tuple(result)
 
 
@@ -337,6 +346,8 @@ def _einsum(labels: tuple[tuple[int, ...], ...], output: tuple[int, ...], operan
     for part, x in zip(labels, operands, strict=True):
         for label, size in zip(part, x.shape, strict=True):
             known = sizes.get(label, ONE)
+            if known.static and size.static and ONE not in (known, size) and known != size:
+                raise ValueError(f"sizes {known} and {size} of one axis differ")
             if known == ONE or (size.static and size != ONE and not known.static):
                 sizes[label] = size
     return Prim(Einsum(labels, output), operands, tuple(sizes[o] for o in output), operands[0].dtype)
@@ -364,16 +375,17 @@ def linear(x: Prim, weight: Prim, bias: Prim | None = None) -> Prim:
 
 
 def sum_(x: Prim, axes: Sequence[int], keepdim: bool = False, mean: bool = False) -> Prim:
-    """Return the sum (or the mean, for static sizes) over ``axes``."""
+    """Return the sum, or the mean, over ``axes``."""
     axes = _axes(axes, len(x.shape))
     kept = tuple(k for k in range(len(x.shape)) if k not in axes)
     result = _einsum((tuple(range(len(x.shape))),), kept, (x,))
     if mean:
         count = product(x.shape[k] for k in axes)
-        if not count.static:
-            result = leaf("mean over a dynamic axis", result.shape, x.dtype, None)
-        else:
+        if count.static:
             result = pointwise("mul", result, constant(np.float64(1.0 / int(count))), dtype=x.dtype)
+        else:
+            sizes = reshape(iota(1, count), ())
+            result = pointwise("div", result, cast(sizes, x.dtype or "float32"), dtype=x.dtype)
     return _keep(result, x, axes) if keepdim else result
 
 
@@ -387,17 +399,30 @@ def reduce(fn: str, x: Prim, axes: Sequence[int], keepdim: bool = False) -> Prim
 
 def softmax(x: Prim, axis: int, log: bool = False) -> Prim:
     """Return ``softmax`` (or its logarithm) over one axis."""
-    return Prim(Softmax(axis % len(x.shape), log), (x,), x.shape, x.dtype)
+    return Prim(Softmax(_axis(axis, len(x.shape)), log), (x,), x.shape, x.dtype)
 
 
 def reshape(x: Prim, shape: Sequence[SizeLike]) -> Prim:
-    """Return the row-major regrouping; ``shape`` has no ``-1`` (use `infer_size` first)."""
-    return Prim(Reshape(), (x,), _sizes(shape), x.dtype)
+    """Return the row-major regrouping; ``shape`` has no ``-1`` (use `infer_size` first).
+
+    Raises
+    ------
+    ValueError
+        When the number of elements changes.
+    """
+    sizes = _sizes(shape)
+    if all(n.static for n in (*sizes, *x.shape)) and math.prod(map(int, sizes)) != math.prod(
+        map(int, x.shape)
+    ):
+        raise ValueError(f"shape {_text(x.shape)} cannot become {_text(sizes)}")
+    return Prim(Reshape(), (x,), sizes, x.dtype)
 
 
 def permute(x: Prim, order: Sequence[int]) -> Prim:
     """Return the axes in another order."""
     order = _axes(order, len(x.shape), ordered=False)
+    if sorted(order) != list(range(len(x.shape))):
+        raise ValueError(f"{order} is no order of {len(x.shape)} axes")
     return Prim(Permute(order), (x,), tuple(x.shape[k] for k in order), x.dtype)
 
 
@@ -415,7 +440,7 @@ def expand(x: Prim, shape: Sequence[SizeLike]) -> Prim:
 
 def slice_(x: Prim, axis: int, start: SizeLike, size: SizeLike, step: int = 1) -> Prim:
     """Return ``size`` entries along ``axis`` from ``start`` in strides of ``step`` (may be negative)."""
-    axis %= len(x.shape)
+    axis = _axis(axis, len(x.shape))
     shape = (*x.shape[:axis], Size.of(size), *x.shape[axis + 1 :])
     return Prim(Slice(axis, Size.of(start), step), (x,), shape, x.dtype)
 
@@ -427,19 +452,21 @@ def select(x: Prim, axis: int, at: SizeLike) -> Prim:
 
 def squeeze(x: Prim, axis: int) -> Prim:
     """Drop an axis of size 1."""
-    axis %= len(x.shape)
+    axis = _axis(axis, len(x.shape))
     return reshape(x, x.shape[:axis] + x.shape[axis + 1 :])
 
 
 def unsqueeze(x: Prim, axis: int) -> Prim:
     """Insert an axis of size 1 (``axis`` counts in the result)."""
-    axis %= len(x.shape) + 1
+    axis = _axis(axis, len(x.shape) + 1)
     return reshape(x, (*x.shape[:axis], ONE, *x.shape[axis:]))
 
 
 def concat(xs: Sequence[Prim], axis: int) -> Prim:
     """Return the operands one after the other along ``axis``."""
-    axis %= len(xs[0].shape)
+    axis = _axis(axis, len(xs[0].shape))
+    if any(len(x.shape) != len(xs[0].shape) for x in xs):
+        raise ValueError(f"shapes {', '.join(_text(x.shape) for x in xs)} cannot be joined")
     total = sum((x.shape[axis] for x in xs), ZERO)
     shape = (*xs[0].shape[:axis], total, *xs[0].shape[axis + 1 :])
     return Prim(Concat(axis), tuple(xs), shape, xs[0].dtype)
@@ -447,7 +474,7 @@ def concat(xs: Sequence[Prim], axis: int) -> Prim:
 
 def gather(data: Prim, indices: Prim, axis: int) -> Prim:
     """Return ``data`` read along ``axis`` at ``indices`` (numpy's ``take``; indices are not negative)."""
-    axis %= len(data.shape)
+    axis = _axis(axis, len(data.shape))
     shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
     return Prim(Gather(axis), (data, indices), shape, data.dtype)
 
@@ -469,6 +496,16 @@ def _sizes(shape: Sequence[SizeLike]) -> tuple[Size, ...]:
     return tuple(Size.of(n) for n in shape)
 
 
+def _text(shape: Sequence[Size]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _axis(axis: int, rank: int) -> int:
+    if not -rank <= axis < rank:
+        raise ValueError(f"there is no axis {axis} of {rank}")
+    return axis % rank
+
+
 def _axes(axes: Sequence[int], rank: int, ordered: bool = True) -> tuple[int, ...]:
-    result = tuple(k % rank for k in axes)
+    result = tuple(_axis(k, rank) for k in axes)
     return tuple(sorted(result)) if ordered else result

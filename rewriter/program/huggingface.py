@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,11 +15,16 @@ import torch
 
 from rewriter.errors import InputError
 from rewriter.program.fx import FxProgram, capture
+from rewriter.program.regular import open_regular, read_text
 
 __all__ = ["load_directory", "trace_model"]
 
 LENGTH = 32
 """Tokens in the example input of a text model."""
+
+_LARGEST_CONFIG = 1 << 24  # bytes
+_LARGEST_HEADER = 100_000_000  # bytes, as the format says
+_LAYERS = re.compile(r"layers?$|^depth$")
 
 _BATCHES = 1024
 _LONGEST = 131_072
@@ -43,7 +49,8 @@ def load_directory(path: str | os.PathLike[str], length: int = LENGTH, dynamic: 
     """
     folder = Path(path)
     config = folder / "config.json"
-    if not config.is_file() or not any(folder.glob("*.safetensors")):
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights or not os.path.lexists(config):
         raise InputError(f"{folder}: no model in this folder; expected config.json and *.safetensors")
     try:
         import transformers
@@ -52,11 +59,11 @@ def load_directory(path: str | os.PathLike[str], length: int = LENGTH, dynamic: 
             f"{folder}: opening it needs transformers; run: pip install 'rewriter[hf]'"
         ) from error
     try:
-        names = json.loads(config.read_text(encoding="utf-8")).get("architectures") or ["AutoModel"]
-        kind = getattr(transformers, names[0], None)
-        if kind is None:
+        name = _architecture(config, sum(map(_tensors_in, weights)))
+        kind: Any = getattr(transformers, name, None) if name.isidentifier() else None
+        if not _is_model(kind, transformers):
             raise InputError(
-                f"{folder}: transformers {transformers.__version__} has no {names[0]}; "
+                f"{folder}: transformers {transformers.__version__} has no model {name[:80]!r}; "
                 "load it in Python and call rewriter.trace(module, args)"
             )
         with _quiet(transformers.utils.logging):
@@ -71,6 +78,54 @@ def load_directory(path: str | os.PathLike[str], length: int = LENGTH, dynamic: 
     program = _traced(model.eval(), length, dynamic)
     program.source = str(folder)
     return program
+
+
+def _tensors_in(path: Path) -> int:
+    """Return how many tensors a file of weights lists.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    refusal = InputError(f"{path} is damaged; expected weights in the format safetensors")
+    with open_regular(path, "weights in the format safetensors") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(os.fstat(file.fileno()).st_size, _LARGEST_HEADER):
+            raise refusal
+        try:
+            return len(json.loads(file.read(length)))
+        except (ValueError, RecursionError, TypeError) as error:
+            raise refusal from error
+
+
+def _architecture(config: Path, tensors: int) -> str:
+    """Return the class that a configuration names.
+
+    Raises
+    ------
+    InputError
+        If it is no configuration, or asks for more layers than there are tensors.
+    """
+    try:
+        found = json.loads(read_text(config, "a configuration of a model", _LARGEST_CONFIG))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{config} is not JSON: {error}") from error
+    names = found.get("architectures") or ["AutoModel"] if isinstance(found, dict) else None
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise InputError(f"{config} is no configuration: expected an object with a list 'architectures'")
+    for part in (found, *(part for part in found.values() if isinstance(part, dict))):
+        for key, number in part.items():
+            if _LAYERS.search(key) and isinstance(number, int) and number > tensors:
+                raise InputError(f"{config}: {key[:80]!r} is {number}, but the weights are {tensors} tensors")
+    return names[0]
+
+
+def _is_model(kind: Any, transformers: Any) -> bool:
+    """Whether a name of transformers is a class of models, or chooses one."""
+    if not inspect.isclass(kind):
+        return False
+    return kind.__name__.startswith("AutoModel") or issubclass(kind, transformers.PreTrainedModel)
 
 
 def _traced(model: torch.nn.Module, length: int, dynamic: bool) -> FxProgram:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx
 
 from rewriter.errors import InputError
+from rewriter.program.onnx_schemas import check_call, check_declared, check_tensor
 
 __all__ = ["OLDEST_OPSET", "check_model", "standard_opset"]
 
@@ -40,8 +41,9 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
     Raises
     ------
     InputError
-        If a name is defined twice or never, an opset is too old or unknown, functions call each
-        other in a circle or expand to too many nodes, or the model uses what is not supported.
+        If a name is defined twice or never, an opset is too old or unknown, a node or a tensor is
+        not what the standard says, functions call each other in a circle or expand to too many
+        nodes, or the model uses what is not supported.
     """
     opset = standard_opset(model.opset_import)
     newest = onnx.defs.onnx_opset_version()
@@ -52,7 +54,9 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
     if not OLDEST_OPSET <= opset <= newest:
         hint = "convert it with onnx.version_converter" if opset < OLDEST_OPSET else "install a newer onnx"
         raise InputError(f"{path} uses opset {opset}; expected {OLDEST_OPSET} to {newest}: {hint}.")
+    check_declared(model.graph.input, path)
     in_order = _check_graph(model.graph, [], path)
+    _check_contents(model.graph, opset, path)
     for function in model.functions:
         scope = set(function.input)
         in_order &= _check_nodes(function.node, [scope], path, f"function {function.name!r}")
@@ -61,6 +65,7 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
                 raise InputError(
                     f"{path}: output {name!r} of function {function.name!r} is computed by nothing."
                 )
+        _check_contents(function, standard_opset(function.opset_import), path)
     if model.functions:
         _check_expansion(model, path)
     return in_order
@@ -118,6 +123,21 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: 
             scope.add(name)
     scope.discard("")
     return in_order
+
+
+def _check_contents(body: onnx.GraphProto | onnx.FunctionProto, opset: int | None, path: str) -> None:
+    """Check every node and tensor, inner graphs included."""
+    bodies: list[onnx.GraphProto | onnx.FunctionProto] = [body]
+    while bodies:
+        body = bodies.pop()
+        for tensor in body.initializer if isinstance(body, onnx.GraphProto) else ():
+            check_tensor(tensor, path)
+        for node in body.node:
+            check_call(node, opset, f"{path}: node {_named(node)} ({node.op_type[:40]})")
+            for attribute in node.attribute:
+                bodies.extend(_subgraphs(attribute))
+                if attribute.HasField("t"):
+                    check_tensor(attribute.t, path)
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:

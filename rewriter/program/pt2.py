@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from rewriter.errors import InputError
+from rewriter.program.regular import open_regular
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -39,8 +41,8 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[ExportedProgram, dict[st
     import rewriter.operators  # noqa: F401 - an archive may call them
     from rewriter.program.pt2_vet import vet_members
 
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such file")
+    with open_regular(path, "a .pt2 archive of torch.export.save") as file:
+        _vet_amount(file, path)
     try:
         reader = PT2ArchiveReader(os.fspath(path))
     except (RuntimeError, AssertionError, OSError, UnicodeDecodeError) as error:
@@ -51,9 +53,35 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[ExportedProgram, dict[st
     except InputError:
         raise
     except Exception as error:  # torch raises many kinds on an archive whose parts disagree
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"{path}: damaged: PyTorch cannot load it: {first.strip()}") from error
+        raise InputError(f"{path}: damaged: PyTorch cannot load it: {_said(error)}") from error
     return contents.exported_programs["model"], {k: str(v) for k, v in contents.extra_files.items()}
+
+
+def _vet_amount(file: BinaryIO, path: str | os.PathLike[str]) -> None:
+    """Refuse an archive that holds more than its own size: PyTorch compresses nothing."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            held = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # PyTorch's own reader says what is wrong
+    size = os.fstat(file.fileno()).st_size
+    if held > size:
+        raise InputError(
+            f"{path}: holds {held} bytes in a file of {size}; torch.export.save compresses nothing, so it is "
+            "not from there"
+        )
+
+
+def _said(error: Exception) -> str:
+    """Return what PyTorch says of an archive in one line; what Python says of PyTorch's code says nothing."""
+    if isinstance(
+        error, TypeError | AttributeError | KeyError | IndexError | AssertionError | RecursionError
+    ):
+        return "its parts do not fit together"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first.strip()[:300]
 
 
 def _found(path: str | os.PathLike[str]) -> str:

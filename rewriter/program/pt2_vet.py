@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import math
 import pickle
 import re
 from collections.abc import Iterator
@@ -56,7 +57,14 @@ _HIGHER_ORDER = frozenset(
     " invoke_subgraph flex_attention auto_functionalized auto_functionalized_v2"
     " tag_activation_checkpoint".split()
 )
-_UNSAFE_OPERATORS = re.compile(r"torch\.ops\.(aten\.from_file|debugprims)\b")
+_UNSAFE_OPERATORS = re.compile(
+    r"torch\.ops\.(aten\.(from_file|set_|set_data|_print)|debugprims|debug_mode_ops|profiler|c10d|symm_mem|fsdp"
+    r"|inductor|streams|static_runtime|image)\b"
+)
+"""They read or write files, other memory, or other processes."""
+
+_EXPANDED = 1 << 26
+"""Elements that a stored tensor may have without having that many bytes: it may repeat itself."""
 
 
 def vet_members(reader: PT2ArchiveReader, path: str) -> None:
@@ -81,7 +89,9 @@ def vet_members(reader: PT2ArchiveReader, path: str) -> None:
             )
     for name in _PAYLOADS:
         if name in names:
-            _vet_payloads(_json(reader.read_bytes(name), f"{path}: {name}"), f"{path}: {name}")
+            content = _json(reader.read_bytes(name), f"{path}: {name}")
+            _vet_payloads(content, f"{path}: {name}")
+            _vet_tensors(content, reader, name, path)
     _vet_model(_json(reader.read_bytes(_MODEL), f"{path}: {_MODEL}"), f"{path}: {_MODEL}")
     if _SAMPLES in names:
         _vet_samples(reader.read_bytes(_SAMPLES), f"{path}: {_SAMPLES}")
@@ -117,6 +127,43 @@ def _vet_payloads(content: Any, where: str) -> None:
                 f"{where}: holds a pickled object, which could run code when it is loaded; "
                 "load it in Python and call rewriter.trace(module, args)"
             )
+
+
+def _vet_tensors(content: Any, reader: PT2ArchiveReader, name: str, path: str) -> None:
+    """Check that the sizes of stored tensors are numbers, and that their members hold so much."""
+    members = frozenset(reader.archive_file.get_all_records())
+    entries = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: {name} lists no tensors; save the program again with torch.export.save")
+    for key, entry in entries.items():
+        where = f"{path}: {name}: tensor {key[:80]!r}"
+        meta = entry.get("tensor_meta") if isinstance(entry, dict) else None
+        if not isinstance(meta, dict):
+            raise InputError(f"{where} has no description; save the program again with torch.export.save")
+        sizes = [_plain_size(s, where) for s in _list(meta, "sizes", where)]
+        for stride in _list(meta, "strides", where):
+            _plain_size(stride, where)
+        _plain_size(meta.get("storage_offset"), where)
+        member = f"{name.rpartition('/')[0]}/{entry.get('path_name')}"
+        held = reader.archive_file.get_record_size(member) if member in members else 0
+        if math.prod(sizes) > max(held, _EXPANDED if held else 0):
+            raise InputError(
+                f"{where} has {math.prod(sizes)} elements, and its member {held} bytes; it is damaged"
+            )
+
+
+def _list(meta: dict[str, Any], key: str, where: str) -> list[Any]:
+    found = meta.get(key)
+    if not isinstance(found, list):
+        raise InputError(f"{where} has no {key}; save the program again with torch.export.save")
+    return found
+
+
+def _plain_size(size: Any, where: str) -> int:
+    number = size.get("as_int") if isinstance(size, dict) else None
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 1 << 62:
+        raise InputError(f"{where} has the size {str(size)[:80]}; expected a number that is not negative")
+    return number
 
 
 def _vet_samples(data: bytes, where: str) -> None:

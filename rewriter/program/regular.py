@@ -39,17 +39,16 @@ def open_regular(path: str | os.PathLike[str], what: str) -> BinaryIO:
     try:
         _refuse(path, os.stat(path).st_mode, what)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        file = open(handle, "rb")  # closed by the caller
         try:
             # what was a file a moment ago may be something else now
             _refuse(path, os.fstat(handle).st_mode, what)
         except InputError:
-            file.close()
+            os.close(handle)
             raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{Path(path)} cannot be read ({reason}); expected {what}") from error
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def read_text(path: str | os.PathLike[str], what: str, largest: int = LARGEST_TEXT) -> str:

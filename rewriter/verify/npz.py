@@ -23,6 +23,8 @@ _FAILURES = (
 )  # fmt: skip
 """What reading a damaged archive raises."""
 
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the arrays of an archive by name. Pickled objects are never loaded.
@@ -60,11 +62,13 @@ def _arrays(archive: zipfile.ZipFile, path: str | os.PathLike[str]) -> Iterator[
 
 
 def _array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
-    version = np.lib.format.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
-        raise InputError(f"{where}: version {version[0]}.{version[1]} of the format; expected 1.0 or 2.0")
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(stream)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in _HEADERS:
+            raise InputError(f"{where}: version {version[0]}.{version[1]} of the format; expected 1.0 or 2.0")
+        shape, fortran, dtype = _HEADERS[version](stream)
+    except (ValueError, SyntaxError, RecursionError, TypeError) as error:
+        raise InputError(f"{where}: no array of numpy.save") from error
     if dtype.hasobject:
         raise InputError(f"{where}: holds Python objects, which could run code when loaded; save numbers")
     count = 1

@@ -554,10 +554,17 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model in this folder"):
         rewriter.load(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"model\.safetensors is damaged"):
+        rewriter.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     for config, message in (
         ("{}", "transformers cannot open it"),
-        ("not json", "transformers cannot open it"),
-        ('{"architectures": ["NoSuchModel"]}', "has no NoSuchModel"),
+        ("not json", "is not JSON"),
+        ("[]", "is no configuration"),
+        ('{"architectures": [7]}', "is no configuration"),
+        ('{"architectures": ["NoSuchModel"]}', "has no model 'NoSuchModel'"),
+        ('{"architectures": ["AutoTokenizer"]}', "has no model 'AutoTokenizer'"),
+        ('{"architectures": ["BertModel"], "num_hidden_layers": 1000000}', "the weights are 0 tensors"),
         ('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}', "transformers cannot open it"),
         (
             '{"model_type": "x", "auto_map": {"AutoModel": "evil.Evil"}, "architectures": ["AutoModel"]}',

@@ -48,8 +48,8 @@ def member(shape: str, data: bytes, name: str = "x.npy", descr: str = "<f4") -> 
         (member("(1,)", b"\0" * 4, "/x.npy"), "the name of one array"),
         (member("(1,)", b"\0" * 4, "x.txt"), "the name of one array"),
         ({"x.npy": b"\x93NUMPY\x03\x00"}, "version 3.0"),
-        ({"x.npy": b"no array"}, "damaged"),
-        ({"x.npy": b""}, "damaged"),
+        ({"x.npy": b"no array"}, "no array of numpy.save"),
+        ({"x.npy": b""}, "no array of numpy.save"),
     ],
 )
 def test_what_is_no_plain_array_is_refused(tmp_path: Path, members: dict[str, bytes], says: str) -> None:
@@ -70,5 +70,5 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a zip archive"):
         read_npz(path)
     os.mkfifo(tmp_path / "pipe.npz")
-    with pytest.raises(InputError, match="is a pipe; expected a .npz file"):
+    with pytest.raises(InputError, match="is a pipe; expected"):
         read_npz(tmp_path / "pipe.npz")
