@@ -203,6 +203,10 @@ def validate(
     report: Annotated[
         str | None, typer.Option(metavar="R.html", help="Write an HTML page as well.", show_default=False)
     ] = None,
+    junit: Annotated[
+        str | None,
+        typer.Option(metavar="J.xml", help="Write JUnit XML as well, for CI.", show_default=False),
+    ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -228,6 +232,7 @@ def validate(
         match=tuple(match or ()),
         sizes=tuple(at or ()),
         report=report,
+        junit=junit,
         resume=resume,
         seed=seed,
     )

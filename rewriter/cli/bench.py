@@ -12,6 +12,7 @@ from rewriter.cli.models import open_model
 from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.errors import InputError
 from rewriter.report.timings import bench_record, bench_view
+from rewriter.verify.binding import parse_sizes
 from rewriter.verify.budget import parse_budgets
 
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ def bench_models(request: Request, json: bool) -> None:
     """
     if request.sizes and request.data is not None:
         raise InputError("--sizes and --data contradict each other; give one of them")
-    budgets = parse_budgets(request.budget)
+    budgets, sizes = parse_budgets(request.budget), parse_sizes(request.sizes)
     from rewriter.verify.bench import bench
 
     with progress_bar() as progress:
         progress("loading", 0, 0)
         names = _named(request.models)
         programs = {label: open_model(name) for label, name in names.items()}
-        cases = _cases(request, next(iter(programs.values())))
+        cases = _cases(request, sizes, next(iter(programs.values())))
         reports = _validated(programs, cases, budgets, request.seed, progress)
         red = {name: r.verdict for name, r in reports.items() if not r.ok}
         found = bench(
@@ -88,13 +89,13 @@ def _named(models: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _cases(request: Request, program: Program) -> list[Case]:
+def _cases(request: Request, sizes: Mapping[str, Sequence[int]], program: Program) -> list[Case]:
     from rewriter.verify.data import data_cases
     from rewriter.verify.sizes import sized_cases
 
     if request.data is not None:
         return list(data_cases(request.data, program))
-    return sized_cases(program, request.sizes, request.seed)
+    return sized_cases(program, sizes, request.seed)
 
 
 def _validated(

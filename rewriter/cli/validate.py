@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from rewriter.cli.evidence import command_line, drawings, telling_cases, with_sites, with_times
 from rewriter.cli.files import write_text
 from rewriter.cli.models import named_model
 from rewriter.cli.output import emit_json, progress_bar, say, show
 from rewriter.cli.paths import check_output
 from rewriter.errors import InputError
 from rewriter.report.console import validation_view
+from rewriter.report.junit import junit
+from rewriter.report.validation_page import validation_page
 from rewriter.verify.binding import parse_sizes
 from rewriter.verify.budget import parse_budgets
+
+if TYPE_CHECKING:
+    from rewriter.program.program import Program
+    from rewriter.verify.inputs import Case
+    from rewriter.verify.progress import Progress
+    from rewriter.verify.validation import ValidationReport
 
 __all__ = ["Request", "validate_models"]
 
@@ -38,6 +48,7 @@ class Request:
     match: tuple[str, ...] = ()
     sizes: tuple[str, ...] = ()
     report: str | None = None
+    junit: str | None = None
     resume: str | None = None
     seed: int = 0
 
@@ -52,14 +63,18 @@ def validate_models(request: Request, json: bool) -> None:
     """Compare two models, print what was found, and exit with 1 when the second one fails."""
     budgets, sizes = parse_budgets(request.budget), parse_sizes(request.sizes)
     page = check_output(request.report, request.inputs) if request.report is not None else None
+    tests = check_output(request.junit, request.inputs) if request.junit is not None else None
     record = _record(request, page)
     from rewriter.verify.compare import validate
+    from rewriter.verify.models import as_programs
+    from rewriter.verify.provenance import provenance
 
     with _resumable(record), progress_bar() as progress:
         progress("loading", 0, 0)
+        first, second = as_programs(named_model(request.original), named_model(request.rewritten))
         found = validate(
-            named_model(request.original),
-            named_model(request.rewritten),
+            first,
+            second,
             request.data,
             budgets,
             named_model(request.source) if request.source is not None else None,
@@ -71,15 +86,38 @@ def validate_models(request: Request, json: bool) -> None:
             sizes=sizes,
             resume=record,
         )
-    found = replace(found, original=request.original, rewritten=request.rewritten)
-    if page is not None:
-        write_text(page, found.to_html())
+        came_from = provenance(request.inputs, request.seed, command_line())
+        found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
+        if page is not None:
+            found = _illustrated(found, first, second, request, sizes, page, progress)
+    if tests is not None:
+        write_text(tests, junit(found))
     if json:
         emit_json(found.to_dict())
     else:
         show(validation_view(found))
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _illustrated(
+    found: ValidationReport,
+    first: Program,
+    second: Program,
+    request: Request,
+    sizes: Mapping[str, Sequence[int]],
+    page: Path,
+    progress: Progress,
+) -> ValidationReport:
+    """Write the page, and return the report with what was measured for it."""
+
+    def cases() -> Iterator[Case]:
+        return telling_cases(first, request.data, request.seed, sizes)
+
+    found = with_sites(found, first, second, cases(), progress)
+    found = with_times(found, first, second, cases(), progress)
+    write_text(page, validation_page(found, drawings(found, first, second)))
+    return found
 
 
 def _record(request: Request, page: Path | None) -> Path | None:

@@ -98,7 +98,7 @@ def test_data_is_timed_as_it_is(call: Call, model: Path, same: Path, tmp_path: P
     ("options", "message"),
     [
         ("--at width=3", "there is no dimension 'width'"),
-        ("--at length=x", "not a number"),
+        ("--at length=x", "expected NAME=N,N"),
         ("--at length=3 --data x.npz", "contradict"),
         ("--budget nonsense", "budget"),
     ],

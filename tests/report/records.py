@@ -91,12 +91,14 @@ def failing(report: ValidationReport) -> ValidationReport:
     """Return the same report with a budget missed and a site to blame."""
     assert isinstance(report.per_site, PerSite)
     missed = Outcome(Budget("cos", 0.99), report.original, 0.97, False)
+    *others, last = report.per_site.sites
+    wrong = replace(last, ok=False, error=0.5, tolerance=1e-5)
     return replace(
         report,
         ok=False,
         verdict="over budget on data inputs: cos is 0.97, which misses cos>=0.99",
         budget=(missed, *report.budget),
-        per_site=replace(report.per_site, blamed=(report.per_site.sites[-1].site,)),
+        per_site=replace(report.per_site, sites=(*others, wrong)),
     )
 
 

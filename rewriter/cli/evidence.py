@@ -1,0 +1,101 @@
+"""What a page shows besides the measures: every site in both models, pictures, times, the command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from rewriter.errors import InputError
+from rewriter.verify.bench import SizeReport, time_models
+from rewriter.verify.data import data_cases
+from rewriter.verify.inputs import generated_cases
+from rewriter.verify.per_site import PerSite
+from rewriter.verify.running import can_run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rewriter.program.program import Program
+    from rewriter.report.graph_picture import Drawing
+    from rewriter.verify.inputs import Case
+    from rewriter.verify.progress import Progress
+    from rewriter.verify.validation import ValidationReport
+
+__all__ = ["command_line", "drawings", "telling_cases", "with_sites", "with_times"]
+
+ROUNDS, SECONDS = 15, 10.0
+"""Of the times on the page."""
+
+
+def command_line() -> list[str]:
+    """Return the words of the command line, without the path of the program."""
+    return ["rewriter", *sys.argv[1:]]
+
+
+def with_sites(
+    report: ValidationReport,
+    original: Program,
+    rewritten: Program,
+    cases: Iterator[Case],
+    progress: Progress,
+) -> ValidationReport:
+    """Return the report with a record of every site, if it has none and the models can be cut at them."""
+    from rewriter.verify.lockstep import per_site
+
+    if report.per_site is not None or not original.sites:
+        return report
+    try:
+        found = per_site(original, rewritten, cases, seed=report.seed, progress=progress)
+    except InputError as error:
+        return replace(report, notes=(*report.notes, str(error)))
+    return replace(report, per_site=found)
+
+
+def with_times(
+    report: ValidationReport, original: Program, rewritten: Program, cases: Iterator[Case], progress: Progress
+) -> ValidationReport:
+    """Return the report with the times of both models on one input; one that failed gets no ratio."""
+    case = next(cases, None)
+    if case is None:
+        return report
+    progress("timing", 0, 0)
+    names = (report.original, report.rewritten if report.rewritten != report.original else "rewritten")
+    programs = dict(zip(names, (original, rewritten), strict=True))
+    rows = time_models(programs, case, rounds=ROUNDS, seconds=SECONDS)
+    if not report.ok:
+        rows = tuple(replace(row, speed=None) for row in rows)
+    return replace(report, timings=(*report.timings, SizeReport(case.name, case.sizes, rows)))
+
+
+def drawings(report: ValidationReport, original: Program, rewritten: Program) -> list[Drawing]:
+    """Return the graphs around the site that is to blame, or else has the largest error."""
+    from rewriter.report.graph_picture import drawing_of
+
+    if not isinstance(report.per_site, PerSite):
+        return []
+    sites = {site.id: site for site in original.sites}
+    errors = {
+        s.site: s.local.distance.rel
+        for s in report.per_site.sites
+        if s.local is not None and s.site in sites and s.form is not None
+    }
+    worst = next(iter(report.per_site.blamed), max(errors, key=errors.__getitem__, default=None))
+    if worst is None or worst not in sites:
+        return []
+    return [drawing_of(original, rewritten, sites[worst])]
+
+
+def telling_cases(
+    program: Program, data: str | None, seed: int, sizes: Mapping[str, Sequence[int]]
+) -> Iterator[Case]:
+    """Yield the inputs that sites are compared on: the data if there is any, else random ones."""
+    if data is not None:
+        yield from data_cases(data, program)
+        return
+    with suppress(InputError):
+        every = generated_cases(program, seed, lambda inputs: can_run(program, inputs), sizes=sizes)
+        yield from islice((c for c in every if c.group == "random"), len(sizes) or None)
