@@ -19,15 +19,16 @@ from rewriter.program.chains import Chains, chains, touched
 from rewriter.program.collector import collector_paused
 from rewriter.program.graph import Graph, Value
 from rewriter.program.onnx_apart import taken_apart
+from rewriter.program.onnx_check import standard_opset
 from rewriter.program.onnx_edit import replaced
 from rewriter.program.onnx_file import ModelFile, read_message, read_model
 from rewriter.program.onnx_graph import function_views, graph_view
 from rewriter.program.onnx_insert import inserted
+from rewriter.program.onnx_message import Message, message_of
 from rewriter.program.onnx_opset import convert_opset
-from rewriter.program.onnx_parts import cut_out, standard_opset, written
+from rewriter.program.onnx_parts import cut_out, written
 from rewriter.program.onnx_save import write_model
 from rewriter.program.onnx_session import Session
-from rewriter.program.onnx_tensors import skeleton
 from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
 from rewriter.program.stand_ins import read_for_size, stand_ins
 
@@ -52,11 +53,7 @@ class OnnxProgram(Program):
 
     def __init__(self, model: ir.Model | onnx.ModelProto, source: str = "model") -> None:
         self.source = source
-        self._file: ModelFile | None = None
-        if isinstance(model, onnx.ModelProto):
-            self._file = read_message(model, source)
-            model = self._file.model
-        self._model = model
+        self._origin = read_message(model, source) if isinstance(model, onnx.ModelProto) else model
         self._external = False
         self._sources: frozenset[str] = frozenset()
 
@@ -70,25 +67,29 @@ class OnnxProgram(Program):
             If it is not a valid ONNX model of opset 11 or later.
         """
         file = read_model(path)
-        program = cls(file.model, os.fspath(path))
-        program._file = file
+        program = cls.__new__(cls)
+        program.source, program._origin = os.fspath(path), file
         program._external, program._sources = file.external, file.files
         return program
 
-    @property
+    @cached_property
     def model(self) -> ir.Model:
-        """The model; it must not be changed."""
-        return self._model
+        """The model, to edit and to run; it must not be changed."""
+        return self._origin.model if isinstance(self._origin, ModelFile) else self._origin
 
-    @property
+    @cached_property
+    def _message(self) -> Message:
+        return self._origin.message if isinstance(self._origin, ModelFile) else message_of(self._origin)
+
+    @cached_property
     def opset(self) -> int:
         """Version of the standard operators."""
-        return standard_opset(self._model)
+        return standard_opset(self._message.proto.opset_import) or 0
 
-    @property
+    @cached_property
     def metadata(self) -> Mapping[str, str]:
         """Model metadata; what was rewritten is under ``rewriter.sites``, as JSON."""
-        return dict(self._model.metadata_props)
+        return {entry.key: entry.value for entry in self._message.proto.metadata_props}
 
     @cached_property
     @collector_paused()
@@ -97,24 +98,22 @@ class OnnxProgram(Program):
 
         Products of many tensors that hold an attention are shown as chains of two.
         """
-        return graph_view(self._apart, skeleton(self._apart)[0]) if self._chains else self._plain
+        return graph_view(message_of(self._apart)) if self._chains else self._plain
 
     @cached_property
     def _plain(self) -> Graph:
-        proto = self._file.skeleton if self._file is not None else skeleton(self._model)[0]
-        return graph_view(self._model, proto)
+        return graph_view(self._message)
 
     @cached_property
     def _chains(self) -> Chains:
         def split(found: Chains) -> tuple[Graph, Mapping[str, Prim]]:
-            model = taken_apart(self._model, found)
-            graph = graph_view(model, skeleton(model)[0])
+            graph = graph_view(message_of(taken_apart(self.model, found)))
             return graph, self._translated(graph)
 
         return chains(self._plain, lambda: self._translated(self._plain), split)
 
     def _model_apart(self, found: Chains) -> ir.Model:
-        return taken_apart(self._model, found) if found else self._model
+        return taken_apart(self.model, found) if found else self.model
 
     @cached_property
     def _apart(self) -> ir.Model:
@@ -139,7 +138,7 @@ class OnnxProgram(Program):
     def _translated(self, graph: Graph) -> Mapping[str, Prim]:
         from rewriter.algebra.frontends.onnx import translate
 
-        return translate(graph, self.opset, function_views(self._model))
+        return translate(graph, self.opset, function_views(self._message))
 
     def prims(self) -> Mapping[str, Prim]:
         """Return every value of the graph in primitive form."""
@@ -147,7 +146,7 @@ class OnnxProgram(Program):
 
     @cached_property
     def _session(self) -> Session:
-        return Session(self._model, self.source)
+        return Session(self.model, self.source)
 
     def run(self, *inputs: Any, **named: Any) -> tuple[np.ndarray, ...]:
         """Run in ONNX Runtime on the CPU.
@@ -248,7 +247,7 @@ class OnnxProgram(Program):
         """
         # a prefix, because values of the model may be named as the emitter names its own
         emitter = OnnxEmitter(max(self.opset, opset_of_target(target) or 0), target, "emitted/")
-        part = written(self._model, inputs, lambda name: self._type(name, sample[name]), build, emitter)
+        part = written(self.model, inputs, lambda name: self._type(name, sample[name]), build, emitter)
         return Session(part, f"a new part of {self.source}")
 
     def replace(
@@ -312,7 +311,7 @@ class OnnxProgram(Program):
         InputError
             If the place is not writable, or is a file that the model was read from.
         """
-        write_model(self._model, path, self._external, self._sources)
+        write_model(self.model, path, self._external, self._sources)
 
 
 def _described(value: Value) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -21,7 +21,8 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from rewriter.errors import InputError
 from rewriter.program.onnx_check import check_model
-from rewriter.program.onnx_tensors import map_tensors, root_cause, skeleton
+from rewriter.program.onnx_message import Message
+from rewriter.program.onnx_tensors import every_tensor, placed, replace_tensors, root_cause
 from rewriter.program.onnx_wire import INLINE, WireError, cut_payloads
 
 __all__ = ["ModelFile", "read_message", "read_model"]
@@ -33,20 +34,33 @@ class ModelFile:
 
     Parameters
     ----------
-    model
-        The model; its large tensors are views of memory maps.
-    skeleton
-        The same as a message without large tensors: what shape inference reads.
+    path
+        What error messages call it.
+    message
+        The model without its large tensors, which are read as views of memory maps.
     external
         Whether the file keeps weights in other files.
     files
         Every file it was read from, links resolved.
     """
 
-    model: ir.Model
-    skeleton: onnx.ModelProto
+    path: str
+    message: Message
     external: bool
     files: frozenset[str]
+
+    @cached_property
+    def model(self) -> ir.Model:
+        """The model, to edit and to run.
+
+        Raises
+        ------
+        InputError
+            If a part of the message that nothing else has read is not valid.
+        """
+        model = _deserialized(self.message.proto, self.path)
+        replace_tensors(model, lambda tensor, *_: self.message.place(tensor))
+        return model
 
 
 def read_model(path: str | os.PathLike[str]) -> ModelFile:
@@ -63,44 +77,48 @@ def read_model(path: str | os.PathLike[str]) -> ModelFile:
         If the file, or a file it refers to, is not what a valid model of opset 11 or later needs.
     """
     maps = _Maps(Path(path))
-    data = maps.open(os.fspath(path), "an ONNX model")
-    model, proto, external = _read(data, str(path), maps.external)
-    return ModelFile(model, proto, external, frozenset(maps.maps))
+    return _read(maps.open(os.fspath(path), "an ONNX model"), str(path), maps)
 
 
 def read_message(message: onnx.ModelProto, source: str) -> ModelFile:
     """Read a model from a message, with the checks that a file gets. It cannot have external data."""
-
-    def refuse(tensor: ir.ExternalTensor) -> memoryview:
-        raise InputError(
-            f"{source}: tensor {tensor.name!r} is in another file; load the model from its file."
-        )
-
     try:
         data = memoryview(message.SerializeToString())
     except (ValueError, EncodeError) as error:
         raise InputError(f"{source} is too large for a message ({error}); load it from a file.") from error
-    model, proto, external = _read(data, source, refuse)
-    return ModelFile(model, proto, external, frozenset())
+    return _read(data, source, None)
 
 
-def _read(
-    data: memoryview, path: str, other: Callable[[ir.ExternalTensor], memoryview]
-) -> tuple[ir.Model, onnx.ModelProto, bool]:
-    """Return a model, its message without weights, and whether it has external data."""
+def _read(data: memoryview, path: str, maps: _Maps | None) -> ModelFile:
+    """Read and check a model; without ``maps`` it must not have external data."""
     try:
         proto = onnx.ModelProto.FromString(cut_payloads(data))
     except (WireError, DecodeError) as error:
         raise InputError(f"{path} is {_looks_like(data)}; expected an ONNX model.") from error
     if not proto.HasField("graph"):
         raise InputError(f"{path} is {_looks_like(data)}; expected an ONNX model.")
-    model, in_order = _deserialized(proto, path)
+    if not check_model(proto, path):
+        proto = _sorted(proto, path)
+    external = False
 
     def file_of(tensor: ir.ExternalTensor) -> memoryview:
-        return data if os.fspath(tensor.location) == INLINE else other(tensor)
+        nonlocal external
+        if os.fspath(tensor.location) == INLINE:
+            return data
+        if maps is None:
+            raise InputError(
+                f"{path}: tensor {tensor.name!r} is in another file; load the model from its file."
+            )
+        external = True
+        return maps.external(tensor)
 
-    external = map_tensors(model, file_of, path)
-    return model, proto if in_order else skeleton(model)[0], external
+    message = Message(proto, lambda tensor: placed(tensor, file_of, path))
+    try:
+        for tensor in every_tensor(proto):
+            message.tensor(tensor)
+    except (ir.serde.SerdeError, ValueError) as error:
+        raise InputError(f"{path} is not a valid ONNX model: {root_cause(error)}.") from error
+    return ModelFile(path, message, external, frozenset(() if maps is None else maps.maps))
 
 
 @dataclass
@@ -159,21 +177,23 @@ def _mapped(path: str, real: str, what: str) -> memoryview:
         os.close(handle)
 
 
-def _deserialized(proto: onnx.ModelProto, path: str) -> tuple[ir.Model, bool]:
-    """Return the checked model, its nodes in topological order, and whether they were so before."""
-    in_order = check_model(proto, path)
+def _deserialized(proto: onnx.ModelProto, path: str) -> ir.Model:
     try:
-        model = ir.serde.deserialize_model(proto)
+        return ir.serde.deserialize_model(proto)
     except (ir.serde.SerdeError, RecursionError, ValueError) as error:
         raise InputError(f"{path} is not a valid ONNX model: {root_cause(error)}.") from error
-    if not in_order:
-        try:
-            model.graph.sort()
-            for function in model.functions.values():
-                function.sort()
-        except ValueError as error:
-            raise InputError(f"{path}: the nodes of a graph form a cycle; an ONNX graph has none.") from error
-    return model, in_order
+
+
+def _sorted(proto: onnx.ModelProto, path: str) -> onnx.ModelProto:
+    """Return the message with its nodes in topological order."""
+    model = _deserialized(proto, path)
+    try:
+        model.graph.sort()
+        for function in model.functions.values():
+            function.sort()
+    except ValueError as error:
+        raise InputError(f"{path}: the nodes of a graph form a cycle; an ONNX graph has none.") from error
+    return ir.serde.serialize_model(model)
 
 
 def _looks_like(data: memoryview) -> str:

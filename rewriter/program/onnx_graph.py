@@ -6,7 +6,7 @@ import ast
 import keyword
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import count
 
@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph, Node, Value
-from rewriter.program.onnx_tensors import inner_graphs
+from rewriter.program.onnx_message import Message, NativeNode, inner_graphs
 
-__all__ = ["dtype_name", "function_views", "graph_view", "qualified"]
+__all__ = ["dtype_name", "function_views", "graph_view"]
 
 _LONGEST_FORMULA = 64
 _LONGEST_NAME = 40
@@ -40,11 +40,6 @@ def dtype_name(dtype: ir.DataType | int | None) -> str | None:
     """Return ``"float32"`` for ``FLOAT``; None for what is undefined."""
     dtype = ir.DataType(dtype) if dtype else None
     return None if not dtype else _NAMES.get(dtype, dtype.name.lower())
-
-
-def qualified(node: ir.Node) -> str:
-    """Return the operator with its domain, ``"ai.onnx::MatMul"``."""
-    return f"{node.domain or 'ai.onnx'}::{node.op_type}"
 
 
 class _Shapes:
@@ -80,17 +75,8 @@ class _Shapes:
         self._taken.add(plain)
         return Size.symbol(plain)
 
-    def of_stated(self, dims: tuple[int | str, ...] | None, dtype: str | None) -> Type:
+    def of(self, dims: tuple[int | str, ...] | None, dtype: str | None) -> Type:
         return None if dims is None else tuple(map(self.size, dims)), dtype
-
-    def of_value(self, value: ir.Value) -> Type:
-        if value.const_value is not None:
-            tensor = value.const_value
-            return tuple(Size.of(n) for n in tensor.shape.numpy()), dtype_name(tensor.dtype)
-        dims = None
-        if value.shape is not None:
-            dims = tuple(self.size(d if isinstance(d, int) else d.value) for d in value.shape)
-        return dims, dtype_name(value.dtype) if isinstance(value.type, ir.TensorType) else None
 
 
 @cache
@@ -130,6 +116,8 @@ def _stated(values: Iterable[onnx.ValueInfoProto]) -> dict[str, Stated]:
 
 
 def _read(type_: onnx.TypeProto) -> Stated:
+    if type_.HasField("optional_type"):
+        return _read(type_.optional_type.elem_type)[0], None
     if not type_.HasField("tensor_type"):
         return None, None
     tensor, dims = type_.tensor_type, None
@@ -138,12 +126,10 @@ def _read(type_: onnx.TypeProto) -> Stated:
     return dims, _known_dtype(tensor.elem_type)
 
 
-def _inferred(proto: onnx.ModelProto) -> dict[str, Stated]:
+def _inferred(proto: onnx.ModelProto, claims: Mapping[str, onnx.ValueInfoProto]) -> dict[str, Stated]:
     """Return what shape inference finds; claims of the file help it, unless they contradict the operators."""
     bare = _without_claims(proto)
     found = _infer(bare)
-    initializers = {x.name for x in proto.graph.initializer}
-    claims = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output) if v.name not in initializers}
     stated = _stated(claims.values())
     helpful = {name: v for name, v in claims.items() if _helps(stated[name], found.get(name))}
     if not helpful:
@@ -190,81 +176,102 @@ def _helps(claim: Stated, found: Stated | None) -> bool:
     )
 
 
-def graph_view(model: ir.Model, proto: onnx.ModelProto) -> Graph:
-    """Return the read view.
-
-    Parameters
-    ----------
-    model
-        The model.
-    proto
-        The same as a message; weights may be missing (`rewriter.program.onnx_tensors.skeleton`).
-    """
-    view = _View(proto)
-    main = model.graph
-    for value in main.initializers.values():
-        if value.const_value is not None:
-            view.add_constant(value, view.shapes.of_value(value), value.const_value.numpy)
-    inputs = [value for value in main.inputs if value.name not in view.constants]
-    for value in inputs:
-        view.values[value.name or ""] = Value(value.name or "", *view.shapes.of_value(value))
-    for node in main:
-        view.add_node(node)
-    names = [[v.name or "" for v in ends] for ends in (inputs, main.outputs)]
-    return Graph(tuple(view.nodes), view.values, tuple(names[0]), tuple(names[1]), view.constants)
+def graph_view(message: Message) -> Graph:
+    """Return the read view of a model."""
+    graph = message.proto.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    claims = {v.name: v for v in (*graph.value_info, *graph.output) if v.name not in initializers}
+    given, inferred = _stated(graph.input), _inferred(message.proto, claims)
+    names = (d for dims, _ in {*given.values(), *inferred.values()} for d in dims or () if isinstance(d, str))
+    view = _View(message, _Shapes(names), inferred, claims)
+    for tensor in graph.initializer:
+        view.add_constant(tensor.name, tensor)
+    inputs = [value.name for value in graph.input if value.name not in view.constants]
+    for name in inputs:
+        view.values[name] = Value(name, *view.shapes.of(*given[name]))
+    return view.finished(graph.node, inputs, [value.name for value in graph.output])
 
 
-def function_views(model: ir.Model) -> dict[str, Graph]:
-    """Return the body of every model-local function by its qualified name, without shapes."""
+def function_views(message: Message) -> dict[str, Graph]:
+    """Return the body of every model-local function by its qualified name, without inferred shapes."""
     bodies = {}
-    for function in model.functions.values():
-        view = _View(None)
-        for value in function.inputs:
-            view.values[value.name or ""] = Value(value.name or "", None, None)
-        for node in function:
-            view.add_node(node)
-        names = [tuple(v.name or "" for v in ends) for ends in (function.inputs, function.outputs)]
-        name = f"{function.domain}::{function.name}"
-        bodies[name] = Graph(tuple(view.nodes), view.values, names[0], names[1], view.constants)
+    for function in message.proto.functions:
+        view = _View(message, _Shapes(()), {}, {v.name: v for v in function.value_info})
+        for name in function.input:
+            view.values[name] = Value(name, None, None)
+        body = view.finished(function.node, function.input, function.output)
+        bodies[f"{function.domain}::{function.name}"] = body
     return bodies
 
 
 class _View:
     """A graph view in the making."""
 
-    def __init__(self, proto: onnx.ModelProto | None) -> None:
-        self._inferred = {} if proto is None else _inferred(proto)
-        inputs = {} if proto is None else _stated(proto.graph.input)
-        shapes = {dims for dims, _ in (*inputs.values(), *self._inferred.values()) if dims is not None}
-        self.shapes = _Shapes(dim for dims in shapes for dim in dims if isinstance(dim, str))
+    def __init__(
+        self,
+        message: Message,
+        shapes: _Shapes,
+        inferred: Mapping[str, Stated],
+        claims: Mapping[str, onnx.ValueInfoProto],
+    ) -> None:
+        self._message = message
+        self.shapes = shapes
+        self._inferred = inferred
+        self._claims = claims
         self.values: dict[str, Value] = {}
         self.constants: dict[str, Callable[[], np.ndarray]] = {}
         self.nodes: list[Node] = []
         self._names: set[str] = set()
         self._numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
 
-    def add_constant(self, value: ir.Value, type_: Type, load: Callable[[], np.ndarray]) -> None:
-        name = value.name or ""
-        self.constants[name] = load
-        self.values[name] = Value(name, *type_)
+    def finished(
+        self, nodes: Iterable[onnx.NodeProto], inputs: Sequence[str], outputs: Sequence[str]
+    ) -> Graph:
+        for node in nodes:
+            self._add_node(node)
+        return Graph(tuple(self.nodes), self.values, tuple(inputs), tuple(outputs), self.constants)
 
-    def add_node(self, native: ir.Node) -> None:
-        op = qualified(native)
-        constant = _constant(native) if op == "ai.onnx::Constant" else None
-        if constant is not None:
-            self.add_constant(native.outputs[0], *constant)
+    def add_constant(self, name: str, tensor: onnx.TensorProto) -> None:
+        self.constants[name] = lambda: self._message.tensor(tensor).numpy()
+        shape = tuple(map(Size.of, tensor.dims))
+        self.values[name] = Value(name, shape, _known_dtype(tensor.data_type))
+
+    def _add_node(self, proto: onnx.NodeProto) -> None:
+        op_type, outputs = proto.op_type, tuple(proto.output)
+        if op_type == "Constant" and proto.domain in _STANDARD and self._add_numbers(proto, outputs[0]):
             return
-        name = self._unique(native.name or f"{native.op_type}_{len(self.nodes)}")
-        outputs = tuple(v.name or f"{name}:{k}" for k, v in enumerate(native.outputs))
-        for output, value in zip(outputs, native.outputs, strict=True):
-            self.values[output] = Value(output, *self._type(value))
-        inputs = [None if v is None else v.name or None for v in native.inputs]
-        self.nodes.append(Node(name, op, (*inputs, *_captured(native)), outputs, native))
+        name = self._unique(proto.name or f"{op_type}_{len(self.nodes)}")
+        if "" in outputs:
+            outputs = tuple(v or f"{name}:{k}" for k, v in enumerate(outputs))
+        for output in outputs:
+            self.values[output] = Value(output, *self._type(output))
+        inputs = (*(v or None for v in proto.input), *_captured(proto))
+        op = f"{proto.domain or 'ai.onnx'}::{op_type}"
+        self.nodes.append(Node(name, op, inputs, outputs, NativeNode(proto, self._message)))
 
-    def _type(self, value: ir.Value) -> Type:
-        shape, dtype = self.shapes.of_stated(*self._inferred.get(value.name or "", (None, None)))
-        if shape is None or dtype is None:
-            declared = self.shapes.of_value(value)
+    def _add_numbers(self, node: onnx.NodeProto, output: str) -> bool:
+        """Add what a ``Constant`` node holds; False for the sparse kind and for text."""
+        if len(node.attribute) != 1 or node.attribute[0].ref_attr_name:
+            return False
+        (attribute,) = node.attribute
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            self.add_constant(output, attribute.t)
+            return True
+        dtype, numbers = (
+            _NUMBERS.get(attribute.name),
+            NativeNode(node, self._message).attributes().get(attribute.name),
+        )
+        if dtype is None or numbers is None:
+            return False
+        array = np.asarray(numbers, dtype)
+        self.constants[output] = lambda: array
+        self.values[output] = Value(output, tuple(map(Size.of, array.shape)), dtype)
+        return True
+
+    def _type(self, name: str) -> Type:
+        shape, dtype = self.shapes.of(*self._inferred.get(name, (None, None)))
+        if (shape is None or dtype is None) and name in self._claims:
+            declared = self.shapes.of(*_read(self._claims[name].type))
             shape, dtype = declared[0] if shape is None else shape, dtype or declared[1]
         return shape, dtype
 
@@ -275,40 +282,21 @@ class _View:
         return name
 
 
-def _constant(node: ir.Node) -> tuple[Type, Callable[[], np.ndarray]] | None:
-    """Return type and loader of a ``Constant`` node's value; None for the sparse kind."""
-    if len(node.attributes) != 1:
-        return None
-    attribute = next(iter(node.attributes.values()))
-    if attribute.is_ref():
-        return None
-    if attribute.type == ir.AttributeType.TENSOR:
-        tensor = attribute.as_tensor()
-        return (tuple(Size.of(n) for n in tensor.shape.numpy()), dtype_name(tensor.dtype)), tensor.numpy
-    dtypes = {
-        "value_int": "int64", "value_ints": "int64", "value_float": "float32", "value_floats": "float32"
-    }  # fmt: skip
-    if attribute.name not in dtypes:
-        return None
-    array = np.asarray(attribute.value, dtypes[attribute.name])
-    return (tuple(Size.of(n) for n in array.shape), dtypes[attribute.name]), lambda: array
+_STANDARD = ("", "ai.onnx")
+
+_NUMBERS = {"value_int": "int64", "value_ints": "int64", "value_float": "float32", "value_floats": "float32"}
+"""Types of the attributes of ``Constant`` that are numbers themselves."""
 
 
-def _captured(node: ir.Node) -> Iterator[str]:
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names of the outer values that a node's inner graphs read, each once."""
-    graphs = [g for a in node.attributes.values() for g in inner_graphs(a)]
-    if not graphs:
-        return
-    inner: set[ir.Value] = set()
-    read: dict[ir.Value, None] = {}
-    stack = list(graphs)
+    stack = [(graph, frozenset(node.input)) for graph in inner_graphs(node)]
+    read: dict[str, None] = {}
     while stack:
-        graph = stack.pop()
-        inner.update(graph.inputs, graph.initializers.values())
-        read.update(dict.fromkeys(graph.outputs))
-        for child in graph:
-            inner.update(child.outputs)
-            read.update((v, None) for v in child.inputs if v is not None)
-            stack.extend(g for a in child.attributes.values() for g in inner_graphs(a))
-    direct = {v.name for v in node.inputs if v is not None}
-    yield from (v.name for v in read if v not in inner and v.name and v.name not in direct)
+        graph, outer = stack.pop()
+        written = [name for child in graph.node for name in child.output]
+        known = outer.union(written, (v.name for v in graph.input), (t.name for t in graph.initializer))
+        names = [v.name for v in graph.output] + [name for child in graph.node for name in child.input]
+        read.update((name, None) for name in names if name and name not in known)
+        stack += [(inner, known) for child in graph.node for inner in inner_graphs(child)]
+    yield from read

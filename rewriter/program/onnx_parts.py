@@ -11,7 +11,7 @@ from rewriter.algebra.sizes import Size
 from rewriter.errors import InputError
 from rewriter.lower.onnx_emitter import OnnxEmitter
 from rewriter.lower.onnx_writer import onnx_type
-from rewriter.program.graph import Graph
+from rewriter.program.graph import Graph, Node
 from rewriter.program.program import Build
 
 __all__ = ["TypeOf", "Written", "cut_out", "main_values", "standard_opset", "write", "written"]
@@ -71,7 +71,7 @@ def cut_out(
     view = ir.GraphView(
         [values[name] for name in inputs],
         [values[name] for name in outputs],
-        nodes=[*(p for p in producers if p is not None), *(n.native for n in nodes)],
+        nodes=[*(p for p in producers if p is not None), *(_native(values, n) for n in nodes)],
         initializers=[v for v, p in zip(constants, producers, strict=True) if p is None],
         opset_imports=dict(model.opset_imports),
         name="part",
@@ -85,6 +85,12 @@ def cut_out(
     for value in part.outputs:
         _declare(value, None, None)  # inferred: it may depend on a type that only the caller knows
     return _model(part, model)
+
+
+def _native(values: Mapping[str, ir.Value], node: Node) -> ir.Node:
+    native = values[next(name for name in node.outputs if name in values)].producer()
+    assert native is not None
+    return native
 
 
 def _declare(value: ir.Value, dtype: str | None, shape: Sequence[Size] | None) -> None:

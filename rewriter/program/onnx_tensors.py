@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +13,17 @@ import onnx_ir as ir
 from rewriter.errors import InputError
 from rewriter.program.onnx_wire import INLINE
 
-__all__ = ["Payload", "attach", "inner_graphs", "map_tensors", "payload", "root_cause", "skeleton"]
+__all__ = [
+    "Payload",
+    "attach",
+    "every_tensor",
+    "inner_graphs",
+    "payload",
+    "placed",
+    "replace_tensors",
+    "root_cause",
+    "skeleton",
+]
 
 _LARGE = 1024  # bytes; smaller tensors stay in the message
 
@@ -22,7 +31,7 @@ Replace = Callable[[ir.TensorProtocol, str | None, bool], ir.TensorProtocol | No
 """From a tensor, the name of the main graph's initializer it is, and whether it is an attribute."""
 
 
-def _replace_tensors(model: ir.Model, replace: Replace) -> list[Callable[[], None]]:
+def replace_tensors(model: ir.Model, replace: Replace) -> list[Callable[[], None]]:
     """Replace the tensors of a model where ``replace`` gives another; return what undoes it."""
     undo: list[Callable[[], None]] = []
     graphs: list[ir.Graph | ir.Function] = [*reversed(model.functions.values()), model.graph]
@@ -58,43 +67,46 @@ def inner_graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
 # reading
 
 
-def map_tensors(model: ir.Model, data: Callable[[ir.ExternalTensor], memoryview], path: str) -> bool:
-    """Replace external tensors by views of the bytes they lie in, and check all others.
+def every_tensor(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a message: initializers and attributes, those of inner graphs included."""
+    graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
+    while graphs:
+        graph = graphs.pop()
+        yield from graph.initializer
+        nodes += graph.node
+        for node in nodes:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR and not attribute.ref_attr_name:
+                    yield attribute.t
+                elif attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+                    graphs += (attribute.g, *attribute.graphs)
+        nodes = []
+
+
+def placed(
+    tensor: ir.TensorProtocol, data: Callable[[ir.ExternalTensor], memoryview], path: str
+) -> ir.TensorProtocol:
+    """Return a tensor of a message, checked; an external one is a view of the bytes that it lies in.
 
     Parameters
     ----------
-    model
-        The model as its message describes it.
+    tensor
+        The tensor as the message describes it.
     data
         Gives the file that a tensor lies in.
     path
         What error messages call the model.
 
-    Returns
-    -------
-    bool
-        Whether a tensor lies in another file than the model.
-
     Raises
     ------
     InputError
-        If the data of a tensor does not fit its type and shape, or lies outside its file.
+        If the data of the tensor does not fit its type and shape, or lies outside its file.
     """
-    external = False
-
-    def mapped(
-        tensor: ir.TensorProtocol, initializer: str | None, attribute: bool
-    ) -> ir.TensorProtocol | None:
-        nonlocal external
-        if not isinstance(tensor, ir.ExternalTensor):
-            _check_small(tensor, path)
-            return None
-        _dims(tensor, path)
-        external |= os.fspath(tensor.location) != INLINE
-        return _view(tensor, data(tensor), path)
-
-    _replace_tensors(model, mapped)
-    return external
+    if not isinstance(tensor, ir.ExternalTensor):
+        _check_small(tensor, path)
+        return tensor
+    _dims(tensor, path)
+    return _view(tensor, data(tensor), path)
 
 
 def _dims(tensor: ir.TensorProtocol, path: str) -> tuple[int, ...]:
@@ -221,7 +233,7 @@ def skeleton(model: ir.Model) -> tuple[onnx.ModelProto, list[Payload]]:
             metadata_props=dict(tensor.metadata_props),
         )
 
-    undo = _replace_tensors(model, stub)
+    undo = replace_tensors(model, stub)
     try:
         return ir.serde.serialize_model(model), out
     except ir.serde.SerdeError as error:
@@ -239,7 +251,7 @@ def attach(model: ir.Model, payloads: list[Payload]) -> None:
     ) -> ir.TensorProtocol | None:
         return payloads[tensor.offset or 0].tensor if isinstance(tensor, ir.ExternalTensor) else None
 
-    _replace_tensors(model, found)
+    replace_tensors(model, found)
 
 
 def payload(tensor: ir.TensorProtocol) -> bytes | memoryview:

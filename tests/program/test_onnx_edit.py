@@ -130,7 +130,7 @@ def test_the_graph_says_what_was_done() -> None:
     assert sites["attention.1"] == {
         "error": "1e-3", "fidelity": "exact", "form": "window:window=4", "function": "window_attention_0"
     }  # fmt: skip
-    node = next(n.native for n in new.graph.nodes if n.name == "attention.1")
+    node = next(n for n in new.model.graph if n.name == "attention.1")
     assert node.metadata_props["rewriter.form"] == "window:window=4"
     function = new.model.functions["rewriter", "window_attention_0", ""]
     assert function.doc_string == "Written by rewriter: form window:window=4, fidelity exact."

@@ -23,7 +23,7 @@ def _text(node: Node) -> str | None:
         case "aten::einsum.default":
             text = node.native.args[0]
         case "ai.onnx::Einsum":
-            text = node.native.attributes["equation"].value
+            text = node.native.attributes().get("equation")
         case _:
             return None
     return text if isinstance(text, str) else None

@@ -55,8 +55,7 @@ def _normalised(node: Node, name: str) -> int | None:
         shape: Any = node.native.args[1] if len(node.native.args) > 1 else None
         return len(shape) if isinstance(shape, list | tuple) else None
     if name in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"):
-        axis = node.native.attributes.get("axis")
-        at = -1 if axis is None else axis.as_int()
+        at = node.native.attributes().get("axis", -1)
         return -at if at < 0 else None
     return None
 

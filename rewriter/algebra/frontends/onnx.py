@@ -42,7 +42,7 @@ def translate(graph: Graph, opset: int, functions: Mapping[str, Graph] = {}) -> 
     Parameters
     ----------
     graph
-        Its nodes' ``native`` are `onnx_ir.Node`.
+        Its nodes' ``native`` are of `rewriter.program.onnx_message`.
     opset
         Version of the standard operators that the model imports.
     functions
@@ -94,8 +94,8 @@ def _place_constant(scope: Scope, name: str) -> None:
 
 
 def _place_node(scope: Scope, node: Node) -> None:
-    outputs = _output_names(node)
-    if node.op in scope.functions and not node.native.attributes and _place_call(scope, node, outputs):
+    outputs = tuple(node.native.proto.output)  # "" where the node leaves one out
+    if node.op in scope.functions and not node.native.proto.attribute and _place_call(scope, node, outputs):
         return
     if all(name in scope.prims for name in outputs if name):
         return  # a Constant node, read as a constant of the graph
@@ -184,12 +184,6 @@ def _without_names(results: Sequence[Prim], outer: set[int]) -> list[Prim]:
         else:
             stack.extend(waiting)
     return [done[id(x)] for x in results]
-
-
-def _output_names(node: Node) -> tuple[str, ...]:
-    """Return the names of the outputs by position, ``""`` where the node leaves one out."""
-    given = [output.name or "" for output in node.native.outputs]
-    return node.outputs if given == list(node.outputs) else tuple(given)
 
 
 def _translate(call: Call) -> tuple[Sequence[Prim | None] | None, Sequence[Known | None]]:

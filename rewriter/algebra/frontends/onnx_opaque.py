@@ -304,11 +304,7 @@ def computes_constants(call: Call) -> bool:
 
 def draws(node: Node) -> bool:
     """Whether an operator may give another result on the same operands: random, or with a graph inside."""
-    return op_name(node) in _RANDOM or any(_holds_graph(a) for a in node.native.attributes.values())
-
-
-def _holds_graph(attribute: Any) -> bool:
-    return attribute.type.name in ("GRAPH", "GRAPHS")
+    return op_name(node) in _RANDOM or node.native.holds_graph()
 
 
 def lazy_outputs(call: Call) -> list[Callable[[], np.ndarray]]:
@@ -327,7 +323,6 @@ def lazy_outputs(call: Call) -> list[Callable[[], np.ndarray]]:
 
 def _reference(node: Any, operands: Sequence[Prim | None], opset: int) -> list[np.ndarray]:
     import onnx
-    import onnx_ir
     from onnx.reference import ReferenceEvaluator
 
     given = [x for x in operands if x is not None]
@@ -337,7 +332,7 @@ def _reference(node: Any, operands: Sequence[Prim | None], opset: int) -> list[n
         else array
         for x, array in zip(given, evaluate(given, {}), strict=True)
     ]
-    proto = onnx_ir.serde.serialize_node(node)
+    proto = node.whole()
     names = [f"x{k}" for k in range(len(given))]
     rest = iter(names)
     del proto.input[:]
@@ -359,4 +354,4 @@ def _reference(node: Any, operands: Sequence[Prim | None], opset: int) -> list[n
             return [np.asarray(y) for y in ReferenceEvaluator(model).run(None, feeds)]
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             failure = error
-    raise EvaluationError(f"{node.name or node.op_type} ({node.op_type}) of constants fails: {failure}")
+    raise EvaluationError(f"{proto.name or proto.op_type} ({proto.op_type}) of constants fails: {failure}")

@@ -171,7 +171,7 @@ class Call:
         self.op = op_name(node)
         self.outputs = outputs
         self.inputs = [scope.prims[name] if name else None for name in node.inputs]
-        self._attributes: Mapping[str, Any] = node.native.attributes
+        self._attributes: Mapping[str, Any] | None = None
 
     @property
     def opset(self) -> int:
@@ -190,8 +190,9 @@ class Call:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Return an attribute."""
-        found = self._attributes.get(name)
-        return default if found is None else found.value
+        if self._attributes is None:
+            self._attributes = self.node.native.attributes()
+        return self._attributes.get(name, default)
 
     def array(self, at: int) -> Array | None:
         """Return an operand's numbers where they are known."""
