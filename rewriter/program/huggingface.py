@@ -24,6 +24,8 @@ LENGTH = 32
 
 _LARGEST_CONFIG = 1 << 24  # bytes
 _LARGEST_HEADER = 100_000_000  # bytes, as the format says
+_PACKED = 4  # parameters per byte of the densest weights
+_MADE_UP = 1 << 24  # parameters that the weights may lack
 _LAYERS = re.compile(r"layers?$|^depth$")
 
 _BATCHES = 1024
@@ -59,7 +61,8 @@ def load_directory(path: str | os.PathLike[str], length: int = LENGTH, dynamic: 
             f"{folder}: opening it needs transformers; run: pip install 'rewriter[hf]'"
         ) from error
     try:
-        name = _architecture(config, sum(map(_tensors_in, weights)))
+        stored = [tensor for path in weights for tensor in _tensors_in(path)]
+        name = _architecture(config, len(stored))
         kind: Any = getattr(transformers, name, None) if name.isidentifier() else None
         if not _is_model(kind, transformers):
             raise InputError(
@@ -67,6 +70,7 @@ def load_directory(path: str | os.PathLike[str], length: int = LENGTH, dynamic: 
                 "load it in Python and call rewriter.trace(module, args)"
             )
         with _quiet(transformers.utils.logging):
+            _refuse_hollow(kind, folder, sum(stored))
             model = kind.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
             )
@@ -80,23 +84,52 @@ def load_directory(path: str | os.PathLike[str], length: int = LENGTH, dynamic: 
     return program
 
 
-def _tensors_in(path: Path) -> int:
-    """Return how many tensors a file of weights lists.
+def _tensors_in(path: Path) -> list[int]:
+    """Return the bytes of each tensor that a file of weights lists.
 
     Raises
     ------
     InputError
         If it is none.
     """
-    refusal = InputError(f"{path} is damaged; expected weights in the format safetensors")
     with open_regular(path, "weights in the format safetensors") as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
-        if length > min(os.fstat(file.fileno()).st_size, _LARGEST_HEADER):
-            raise refusal
-        try:
-            return len(json.loads(file.read(length)))
-        except (ValueError, RecursionError, TypeError) as error:
-            raise refusal from error
+        header = file.read(length) if length <= min(size, _LARGEST_HEADER) else b""
+    try:
+        listed = json.loads(header)
+        ends = [listed[name]["data_offsets"] for name in listed if name != "__metadata__"]
+        return [min(size, int(end) - int(start)) for start, end in ends]
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} is damaged; expected weights in the format safetensors") from error
+
+
+def _refuse_hollow(kind: Any, folder: Path, stored: int) -> None:
+    """Refuse a model that has many more parameters than weights: they would be made up, at any size.
+
+    Parameters
+    ----------
+    kind
+        Class of the model.
+    folder
+        Where its configuration is.
+    stored
+        Bytes of all weights.
+
+    Raises
+    ------
+    InputError
+        If it is so.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+    with torch.device("meta"):
+        model = make(config)
+    wanted = sum(x.numel() for x in (*model.parameters(), *model.buffers()))
+    if wanted > _PACKED * stored + _MADE_UP:
+        raise InputError(f"{folder}: the model has {wanted} parameters, but the weights are {stored} bytes")
 
 
 def _architecture(config: Path, tensors: int) -> str:

@@ -565,7 +565,11 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
         ('{"architectures": ["NoSuchModel"]}', "has no model 'NoSuchModel'"),
         ('{"architectures": ["AutoTokenizer"]}', "has no model 'AutoTokenizer'"),
         ('{"architectures": ["BertModel"], "num_hidden_layers": 1000000}', "the weights are 0 tensors"),
-        ('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}', "transformers cannot open it"),
+        (
+            '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 0}',
+            "parameters, but the weights are 0 bytes",
+        ),
+        ('{"architectures": ["LlamaForCausalLM"], "model_type": "nothing"}', "transformers cannot open it"),
         (
             '{"model_type": "x", "auto_map": {"AutoModel": "evil.Evil"}, "architectures": ["AutoModel"]}',
             "transformers cannot open it",
