@@ -27,8 +27,8 @@ from rewriter.verify.callables import find_callable, is_callable_name
 from rewriter.verify.images import image_files, image_inputs
 from rewriter.verify.inputs import Case
 from rewriter.verify.metrics import is_floating
-from rewriter.verify.npz import read_npz
 from rewriter.verify.nesting import by_flat_name, is_nested
+from rewriter.verify.npz import read_npz
 from rewriter.verify.specs import parse_spec
 from rewriter.verify.texts import text_inputs
 
