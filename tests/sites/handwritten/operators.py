@@ -400,9 +400,6 @@ g (float[N, 4, 1, 8] q, float[N, 4, 1, 8] k, float[N, 4, 1, 8] v, float[N, 4, S,
     y = MatMul (w, present_values)
 }""",
     ),
-)
-
-REFUSED = (
     Graph(
         "operators/Einsum of three operands",
         13,
@@ -416,9 +413,24 @@ g (float[N, T, 32] x, float[32, 4, 8] Wq, float[32, 4, 8] Wk, float[32, 4, 8] Wv
     w = Softmax <axis = -1> (s)
     y = Einsum <equation = "bhij,bjhd,hde->bie"> (w, v, Wo)
 }""",
-        sites=0,
-        refused="weights, values and another tensor are multiplied in one product",
+        heads=4,
     ),
+    Graph(
+        "operators/Einsum of weights between matrices",
+        13,
+        """
+g (float[N, 4, T, 8] q, float[N, 4, S, 8] k, float[N, S, 24] x, float[24, 4, 8] Wv, float[4, 8, 24] Wo)
+=> (float[N, T, 24] y) {
+    s = Einsum <equation = "bhid,bhjd->bhij"> (q, k)
+    w = Softmax <axis = -1> (s)
+    y = Einsum <equation = "bje,ehd,bhij,hdf->bif"> (x, Wv, w, Wo)
+}""",
+        heads=4,
+        kv_heads=4,
+    ),
+)
+
+REFUSED = (
     Graph(
         "operators/contributed Attention between contributed norms",
         17,

@@ -11,6 +11,7 @@ from tests.sites.spellings.layouts import LAYOUTS
 from tests.sites.spellings.loops import LOOPS
 from tests.sites.spellings.masks import MASKS
 from tests.sites.spellings.modules import MODULES
+from tests.sites.spellings.products import PRODUCTS
 from tests.sites.spellings.projections import PROJECTIONS
 from tests.sites.spellings.published import PUBLISHED
 from tests.sites.spellings.scores import SCORES
@@ -23,6 +24,7 @@ SPELLINGS: dict[str, Spelling] = {
     **PUBLISHED,
     **PROJECTIONS,
     **LAYOUTS,
+    **PRODUCTS,
     **SOFTMAXES,
     **MASKS,
     **BIASES,
