@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -18,6 +19,8 @@ __all__ = ["DEBUG", "guarded"]
 DEBUG = "REWRITER_DEBUG"
 """Environment variable that shows tracebacks and the warnings of the runtimes."""
 
+_TALKATIVE = ("onnx_ir", "torch.export", "torch.fx", "transformers")
+"""Libraries that log what is no news to the user."""
 
 P = ParamSpec("P")
 
@@ -30,33 +33,42 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         fresh()
         debug = bool(os.environ.get(DEBUG))
         if not debug:
-            warnings.simplefilter("ignore")
-            # bars of libraries would mix with ours
-            os.environ.setdefault("TQDM_DISABLE", "1")
+            _silence()
         try:
             command(*args, **kwargs)
-        except RewriterError as error:
-            if debug:
-                raise
-            _report(str(error), bool(kwargs.get("json")))
-            raise typer.Exit(error.exit_status) from None
         except KeyboardInterrupt:
             say("interrupted", "yellow")
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
-        # the last resort: a user's file found a way to break us, and is owed a sentence all the same
+        # the last resort, too: a user's file found a way to break us, and is owed a sentence all the same
         except Exception as error:
             if debug:
                 raise
-            first = (str(error).strip().splitlines() or [""])[0]
-            _report(
-                f"unexpected {type(error).__name__}: {first[:300]}; a bug: set {DEBUG}=1 to see where",
-                bool(kwargs.get("json")),
-            )
-            raise typer.Exit(2) from None
+            message, status = _ending(error)
+            _report(message, bool(kwargs.get("json")))
+            raise typer.Exit(status) from None
 
     return run
+
+
+def _silence() -> None:
+    """Let libraries say nothing: what matters is raised."""
+    warnings.simplefilter("ignore")
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    # bars of libraries would mix with ours
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def _ending(error: Exception) -> tuple[str, int]:
+    """Return what is said of an error, and the exit status."""
+    if isinstance(error, RewriterError):
+        return str(error), error.exit_status
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({first or 'none is left'}); give smaller inputs", 2
+    return f"unexpected {type(error).__name__}: {first}; a bug: set {DEBUG}=1 to see where", 2
 
 
 def _report(message: str, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ __all__ = ["Binding", "base_symbols", "bound_shape", "bound_size", "numpy_dtype"
 
 DIGITS = 10
 """A size has fewer."""
+
+LARGEST = 1 << 31
+"""Elements of a tensor that is made up."""
 
 Binding = Mapping[str, int]
 """Dimension name -> number."""
@@ -78,8 +82,21 @@ def bound_size(size: Size, binding: Binding) -> int:
 
 
 def bound_shape(shape: Iterable[Size], binding: Binding) -> tuple[int, ...]:
-    """Return the numbers of a shape."""
-    return tuple(bound_size(size, binding) for size in shape)
+    """Return the numbers of a shape.
+
+    Raises
+    ------
+    ValueError
+        As for `bound_size`.
+    InputError
+        When a tensor of this shape has more than `LARGEST` elements.
+    """
+    numbers = tuple(bound_size(size, binding) for size in shape)
+    if math.prod(numbers) > LARGEST:
+        raise InputError(
+            f"a tensor of shape {list(numbers)[:8]} is too large to be made up; give real inputs with --data"
+        )
+    return numbers
 
 
 def _whole(symbol: str, binding: Binding) -> int:

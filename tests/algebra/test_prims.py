@@ -1,9 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from rewriter.algebra.prims import Map, Prim, constant, leaf, pointwise
+from rewriter.algebra.prims import (
+    Map,
+    Prim,
+    broadcast,
+    concat,
+    constant,
+    einsum,
+    gather,
+    leaf,
+    matmul,
+    permute,
+    pointwise,
+    reshape,
+    slice_,
+    softmax,
+    squeeze,
+    sum_,
+    unsqueeze,
+)
+from rewriter.algebra.sizes import Size
 
 X = leaf("input", (4, 6), "float32", "x")
 
@@ -46,3 +67,40 @@ def test_what_changes_nothing_is_an_identity(same: Prim) -> None:
 )
 def test_what_changes_something_is_none(other: Prim) -> None:
     assert other.form != Map("identity")
+
+
+def of(*shape: int | str) -> Prim:
+    return leaf("input", [Size.parse(str(n)) for n in shape], "float32", "t")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pointwise("add", of(2, 3), of(4)),
+        lambda: pointwise("where", of(2), of("n"), of(3)),
+        lambda: matmul(of(2, 3), of(4, 5)),
+        lambda: matmul(of(2, 3, 3), of(4, 3, 3)),
+        lambda: einsum("ij,jk->ik", of(2, 3), of(4, 5)),
+        lambda: reshape(of(2, 3), [5]),
+        lambda: permute(of(2, 3), (0, 0)),
+        lambda: permute(of(2, 3), (0,)),
+        lambda: permute(of(2, 3), (0, 5)),
+        lambda: softmax(of(2, 3), 2),
+        lambda: softmax(of(), 0),
+        lambda: squeeze(of(1, 3), -3),
+        lambda: unsqueeze(of(1, 3), 4),
+        lambda: slice_(of(2, 3), 7, 0, 1),
+        lambda: sum_(of(2, 3), [2]),
+        lambda: concat([of(2, 3), of(2)], 0),
+        lambda: gather(of(2, 3), of(4), 2),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(make: Callable[[], Prim]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        make()
+
+
+def test_sizes_that_may_fit_are_not() -> None:
+    assert broadcast(of("n", 3).shape, of(4, 1).shape) == of(4, 3).shape
+    assert matmul(of(2, "n"), of(3, 5)).shape == of(2, 5).shape
+    assert reshape(of("n", 3), [7]).shape == of(7).shape

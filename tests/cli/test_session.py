@@ -32,6 +32,7 @@ def status(error: BaseException | None, json: bool = False) -> int:
         (BudgetError("over budget"), 1),
         (InputError("no such file"), 2),
         (ZeroDivisionError("oops\nmore"), 2),
+        (MemoryError("Unable to allocate 4.00 TiB"), 2),
         (KeyboardInterrupt(), 130),
     ],
 )
@@ -49,6 +50,9 @@ def test_exit_status_and_one_line(
     if isinstance(error, ZeroDivisionError):
         assert "ZeroDivisionError: oops" in said.err
         assert DEBUG in said.err
+    if isinstance(error, MemoryError):
+        assert "not enough memory (Unable to allocate 4.00 TiB)" in said.err
+        assert "bug" not in said.err
 
 
 @pytest.mark.parametrize("error", [InputError("no\n such file"), ValueError("odd")])

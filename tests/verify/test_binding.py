@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rewriter.algebra.sizes import Size
+from rewriter.errors import InputError
 from rewriter.verify.binding import base_symbols, bound_shape, bound_size, numpy_dtype
 
 
@@ -52,3 +53,10 @@ def test_refuses(text: str, complaint: str) -> None:
 def test_dtype_names(name: str) -> None:
     assert numpy_dtype(name).name == name
     assert np.zeros(3, numpy_dtype(name)).shape == (3,)
+
+
+def test_a_tensor_that_would_fill_the_memory_is_not_made_up() -> None:
+    shape = [Size.parse("n"), Size.of(1 << 20)]
+    assert bound_shape(shape, {"n": 1 << 11}) == (1 << 11, 1 << 20)
+    with pytest.raises(InputError, match="too large to be made up"):
+        bound_shape(shape, {"n": (1 << 11) + 1})
