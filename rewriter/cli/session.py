@@ -22,6 +22,8 @@ DEBUG = "REWRITER_DEBUG"
 _TALKATIVE = ("onnx_ir", "torch.export", "torch.fx", "transformers")
 """Libraries that log what is no news to the user."""
 
+_LONGEST = 1000  # letters of an error: names in a file may have any length
+
 P = ParamSpec("P")
 
 
@@ -72,7 +74,9 @@ def _ending(error: Exception) -> tuple[str, int]:
 
 
 def _report(message: str, json: bool) -> None:
-    line = " ".join(message.split())
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[:_LONGEST]} …"
     say(f"error: {line}", "red")
     if json and not emitted():
         emit_error(line)

@@ -98,3 +98,9 @@ def test_no_bar_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -
         progress("working", 1, 3)
     said = capsys.readouterr()
     assert said.out == said.err == ""
+
+
+def test_an_error_is_one_short_line_whatever_a_file_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(InputError("node \x1b[31m\0\x07\n" + "é" * 5000)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: node ?[31m?? éé") and line.isprintable() and len(line) < 1020
