@@ -128,7 +128,18 @@ def _read(type_: onnx.TypeProto) -> Stated:
 
 def _inferred(proto: onnx.ModelProto, claims: Mapping[str, onnx.ValueInfoProto]) -> dict[str, Stated]:
     """Return what shape inference finds; claims of the file help it, unless they contradict the operators."""
-    bare = _without_claims(proto)
+    bare = _without_notes(proto)
+    try:
+        return _infer(bare, strict=True)
+    except _INFERENCE_FAILS:
+        return _inferred_in_spite(bare, claims)
+
+
+def _inferred_in_spite(bare: onnx.ModelProto, claims: Mapping[str, onnx.ValueInfoProto]) -> dict[str, Stated]:
+    """Return what shape inference finds with those claims only that it does not contradict without any."""
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.ClearField("type")
     found = _infer(bare)
     stated = _stated(claims.values())
     helpful = {name: v for name, v in claims.items() if _helps(stated[name], found.get(name))}
@@ -141,22 +152,25 @@ def _inferred(proto: onnx.ModelProto, claims: Mapping[str, onnx.ValueInfoProto])
     return found | _infer(bare)
 
 
-def _without_claims(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that says nothing of the shapes of results; notes on nodes, often long, are left out."""
+def _without_notes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without notes on nodes, which are often long."""
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
-    del bare.graph.value_info[:]
-    for output in bare.graph.output:
-        output.ClearField("type")
     for node in bare.graph.node:
         node.ClearField("metadata_props")
     return bare
 
 
-def _infer(proto: onnx.ModelProto) -> dict[str, Stated]:
+_INFERENCE_FAILS = (onnx.shape_inference.InferenceError, RuntimeError, ValueError)
+
+
+def _infer(proto: onnx.ModelProto, strict: bool = False) -> dict[str, Stated]:
+    """Return the types that are found; strictly, a contradiction is an error and not left out."""
     try:
-        graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        graph = onnx.shape_inference.infer_shapes(proto, strict_mode=strict, data_prop=True).graph
+    except _INFERENCE_FAILS:
+        if strict:
+            raise
         graph = proto.graph
     return _stated((*graph.value_info, *graph.output))
 
