@@ -25,7 +25,7 @@ __all__ = ["ModuleProgram"]
 class ModuleProgram(Program):
     """A `torch.nn.Module` that is not traced: it can be run, in evaluation mode, and nothing else.
 
-    It is called by name where its ``forward`` has all the names of the inputs, else by position. Its outputs
+    It is called by name where its ``forward`` has all the inputs in another order, else by position. Its outputs
     are the tensors of whatever it returns, nested as it may be; they go by key where the keys are the names
     of the outputs, else by position.
 
@@ -81,7 +81,8 @@ class ModuleProgram(Program):
         tensors = {
             name: to_torch(x) for name, x in {**dict(zip(names, inputs, strict=False)), **named}.items()
         }
-        by_name = set(names) <= set(inspect.signature(self._module.forward).parameters)
+        parameters = tuple(inspect.signature(self._module.forward).parameters)
+        by_name = set(names) <= set(parameters) and parameters[: len(names)] != names
         try:
             with torch.no_grad(), _evaluating(self._module):
                 result = self._module(**tensors) if by_name else self._module(*(tensors[n] for n in names))
@@ -129,7 +130,9 @@ class ModuleProgram(Program):
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
     training = [m for m in module.modules() if m.training]
-    module.eval()
+    # exported modules refuse eval(), which does the same
+    for m in training:
+        m.training = False
     try:
         yield
     finally:
