@@ -241,20 +241,25 @@ def _bindings(values: Sequence[Value], tried: Sequence[int]) -> list[Binding]:
 _POSITIONS = re.compile(r"position|pos_ids", re.IGNORECASE)
 
 
+def is_position(name: str) -> bool:
+    """Whether an input takes positions, by its name."""
+    return _POSITIONS.search(name) is not None
+
+
 def _is_image(value: Value) -> bool:
     return len(value.shape or ()) == 4 and is_floating(numpy_dtype(value.dtype or ""))
 
 
 def _is_mask(value: Value, bounds: Mapping[str, int]) -> bool:
     discrete = not is_floating(numpy_dtype(value.dtype or ""))
-    return discrete and value.name not in bounds and bool(value.shape) and not _POSITIONS.search(value.name)
+    return discrete and value.name not in bounds and bool(value.shape) and not is_position(value.name)
 
 
 def _plain(rng: np.random.Generator, value: Value, binding: Binding, bounds: Mapping[str, int]) -> np.ndarray:
     shape, dtype = bound_shape(value.shape or (), binding), numpy_dtype(value.dtype or "")
     if is_floating(dtype):
         return normal(rng, shape, dtype)
-    if _POSITIONS.search(value.name) and shape:
+    if is_position(value.name) and shape:
         return np.broadcast_to(np.arange(shape[-1]), shape).astype(dtype)
     if value.name in bounds:
         return np.asarray(rng.integers(0, max(1, bounds[value.name]), size=shape)).astype(dtype)

@@ -25,9 +25,9 @@ __all__ = ["ModuleProgram"]
 class ModuleProgram(Program):
     """A `torch.nn.Module` that is not traced: it can be run, in evaluation mode, and nothing else.
 
-    It is called by name where its ``forward`` has all the inputs in another order, else by position. Its outputs
-    are the tensors of whatever it returns, nested as it may be; they go by key where the keys are the names
-    of the outputs, else by position.
+    It is called by name where its ``forward`` takes the inputs in another order, else by position. Its
+    outputs are the tensors of whatever it returns, nested as it may be; they go by key where the keys are
+    the names of the outputs, else by position.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from rewriter.program.program import Program
 from rewriter.program.regular import read_text
 from rewriter.verify.binding import numpy_dtype
 from rewriter.verify.callables import find_callable, is_callable_name
-from rewriter.verify.inputs import index_bounds, mask_inputs, plain_input
+from rewriter.verify.inputs import index_bounds, is_position, mask_inputs, plain_input
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.specs import Spec
 
@@ -126,7 +126,7 @@ def _token_input(spec: Spec, program: Program) -> Value:
         return values[wanted]
     bounds = index_bounds(program)
     whole = [v for v in values.values() if v.dtype is not None and not is_floating(numpy_dtype(v.dtype))]
-    candidates = [v for v in whole if v.name in bounds] or whole
+    candidates = [v for v in whole if v.name in bounds and not is_position(v.name)] or whole
     # types and positions are looked up in small tables, tokens in the largest
     best = max((bounds.get(v.name, 0) for v in candidates), default=0)
     found = [v for v in candidates if bounds.get(v.name, 0) == best]
@@ -189,9 +189,4 @@ def _beside(
         raise spec.error(f"input {name} has a dimension that the tokens do not decide: {error}") from error
     if name in mask_inputs(program) and plain.size == seen.size:
         return seen.reshape(plain.shape).astype(plain.dtype)
-    positions = (
-        name in looked_up
-        and len(plain.shape)
-        and np.array_equal(plain, np.broadcast_to(np.arange(plain.shape[-1]), plain.shape))
-    )
-    return plain if positions or name not in looked_up else np.zeros_like(plain)
+    return np.zeros_like(plain) if name in looked_up and not is_position(name) else plain
