@@ -51,7 +51,8 @@ class Two(nn.Module):
         self.first, self.second = Layer(), Layer()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x))
+        result: Tensor = self.second(self.first(x))
+        return result
 
 
 def traced(module: nn.Module) -> FxProgram:
