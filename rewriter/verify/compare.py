@@ -276,7 +276,7 @@ def _padding_notes(findings: Sequence[Finding], masks: Sequence[str]) -> Iterato
 
 
 def _lengths(applied: Sequence[AppliedForm]) -> list[int]:
-    """Return lengths to try: with one, second, at which every form that was applied does something."""
+    """Return lengths to try: the second is one at which every form that was applied does something."""
     from rewriter.passes import parse_form
 
     telling = []
@@ -287,7 +287,7 @@ def _lengths(applied: Sequence[AppliedForm]) -> list[int]:
             # written by another version: its form is no longer known here
             continue
     longest = max(telling, default=0)
-    return [LENGTHS[0], longest, *LENGTHS[1:]] if longest else list(LENGTHS)
+    return [LENGTHS[0], longest, 1, *LENGTHS[1:]] if longest else list(LENGTHS)
 
 
 def _digest(case: Case) -> str:

@@ -25,7 +25,7 @@ LENGTHS = (7, 33, 1, 16, 64)
 SIDES = ((112, 112), (224, 224), (64, 64), (48, 160), (32, 96), (320, 320))
 """Heights and widths to try for images: multiples of the usual patch sizes 14, 16 and 32 between them."""
 
-VARIANTS = 4
+VARIANTS = 3
 """How many combinations of sizes are kept."""
 
 
