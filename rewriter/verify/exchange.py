@@ -38,6 +38,10 @@ class Exchange(ABC):
         """Return what the original's site reads of the second model, as far as it corresponds."""
 
     @abstractmethod
+    def operands(self, before: Arrays, after: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return what corresponds of the queries, keys and values of both, under ``q``, ``k``, ``v``."""
+
+    @abstractmethod
     def result(self, after: np.ndarray) -> np.ndarray:
         """Return a result of the second model as the original lays it out."""
 
@@ -63,10 +67,10 @@ def exchange(
     InputError
         When they do not correspond: the reason in a sentence.
     """
-    if pair.inputs:
-        return _ByName(pair.inputs)
-    if pair.twin is None:
-        return _ByName({})
+    formula = pair.site.formula
+    read = {x: operand.value for x in "qkv" if (operand := getattr(formula, x)) is not None}
+    if pair.inputs or pair.twin is None:
+        return _ByName(pair.inputs, read)
     try:
         return _by_layout(original, rewritten, pair.site, pair.twin, before, after)
     except (EmitError, EvaluationError) as error:
@@ -76,12 +80,17 @@ def exchange(
 @dataclass(frozen=True)
 class _ByName(Exchange):
     inputs: Mapping[str, str]
+    read: Mapping[str, str]
 
     def forward(self, before: Arrays, after: Arrays) -> dict[str, np.ndarray]:
         return {**after, **{name: before[own] for own, name in self.inputs.items() if own in before}}
 
     def backward(self, after: Arrays) -> dict[str, np.ndarray]:
         return {own: after[name] for own, name in self.inputs.items() if name in after}
+
+    def operands(self, before: Arrays, after: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        theirs = self.backward(after)
+        return {x: (before[name], theirs[name]) for x, name in self.read.items() if name in theirs}
 
     def result(self, after: np.ndarray) -> np.ndarray:
         return after
@@ -96,6 +105,7 @@ class _ByLayout(Exchange):
 
     before: Mapping[str, OperandLayout]
     after: Mapping[str, OperandLayout]
+    factor: float
     result_before: ResultLayout
     result_after: ResultLayout
 
@@ -103,6 +113,8 @@ class _ByLayout(Exchange):
         found = dict(after)
         for letter, layout in self.after.items():
             operand = self.before[letter].read(before[self.before[letter].value])
+            if letter == "q":
+                operand = _times(operand, self.factor)
             found[layout.value] = layout.write(found[layout.value], operand)
         return found
 
@@ -110,9 +122,15 @@ class _ByLayout(Exchange):
         found: dict[str, np.ndarray] = {}
         for letter, layout in self.before.items():
             operand = self.after[letter].read(after[self.after[letter].value])
+            if letter == "q":
+                operand = _times(operand, 1 / self.factor)
             blank = found.get(layout.value, np.zeros(layout.shape, operand.dtype))
             found[layout.value] = layout.write(blank, operand)
         return found
+
+    def operands(self, before: Arrays, after: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        theirs = self.backward(after)
+        return {x: (y.read(before[y.value]), y.read(theirs[y.value])) for x, y in self.before.items()}
 
     def result(self, after: np.ndarray) -> np.ndarray:
         return self.result_before.native(self.result_after.canonical(after))
@@ -129,11 +147,6 @@ def _by_layout(
     before: Arrays,
     after: Arrays,
 ) -> Exchange:
-    if not math.isclose(site.formula.scale, twin.formula.scale, rel_tol=1e-5):
-        raise InputError(
-            f"{site.id} scales its scores by {site.formula.scale:.6g}, its counterpart by"
-            f" {twin.formula.scale:.6g}: queries and keys may be of different sizes"
-        )
     ours, theirs = operand_layouts(original, site, before), operand_layouts(rewritten, twin, after)
     for letter in "qkv":
         if letter not in ours or letter not in theirs:
@@ -146,4 +159,27 @@ def _by_layout(
     result, other = result_layout(original, site, before), result_layout(rewritten, twin, after)
     if result.shape != other.shape:
         raise InputError(f"{site.id} gives {result.shape} in the original and {other.shape} in the other")
-    return _ByLayout(ours, theirs, result, other)
+    sizes = [_size(layouts, values) for layouts, values in ((ours, before), (theirs, after))]
+    factor = _factor(site.formula.scale / twin.formula.scale, sizes[1] / sizes[0])
+    return _ByLayout(ours, theirs, factor, result, other)
+
+
+def _size(layouts: Mapping[str, OperandLayout], values: Arrays) -> float:
+    """Return how large products of queries and keys are."""
+    norms = [np.linalg.norm(layouts[x].read(values[layouts[x].value]).astype(np.float64)) for x in "qk"]
+    return float(np.prod(norms)) or 1.0
+
+
+def _factor(scales: float, sizes: float) -> float:
+    """Return what queries are multiplied by on the way.
+
+    Where two sites scale their scores differently, one of the graphs may have scaled the queries or keys
+    before, or it may be a fault: the sizes of the operands tell.
+    """
+    if math.isclose(scales, 1.0, rel_tol=1e-5) or not 0 < scales < math.inf:
+        return 1.0
+    return scales if abs(math.log(sizes / scales)) < abs(math.log(sizes)) else 1.0
+
+
+def _times(x: np.ndarray, factor: float) -> np.ndarray:
+    return x if factor == 1 else (x * factor).astype(x.dtype)

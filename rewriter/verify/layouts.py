@@ -1,4 +1,4 @@
-"""Where the numbers of a site lie in the values of its graph: positions, found by moving numbers themselves."""
+"""Where the numbers of a site lie in the values of its graph, found by moving their positions."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Two models run side by side, cut at the same sites: whose fault is a difference?
+"""Two models run side by side, cut at the same sites, to see where they come apart.
 
-Either model keeps only what its later stages read, so that the memory taken is that of one run of each, whatever
-the number of sites. At every site the second model's computation is also fed the original's values, and so is
-every stretch between sites where both models give the same names to what flows through it.
+Either model keeps only what its later stages read, so that the memory taken is that of one run of each,
+whatever the number of sites. At every site the second model's computation is also fed the original's
+values, and so is every stretch between sites where both models name alike what flows through it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rewriter.forms import Form
 from rewriter.program.program import Arrays, Program
 from rewriter.verify.exchange import Exchange, exchange
 from rewriter.verify.inputs import Case
-from rewriter.verify.pairing import Pairing, SitePair, pair_sites
+from rewriter.verify.pairing import SitePair, pair_sites
 from rewriter.verify.per_site import PerSite, SiteRecord
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import first_line, runtime_errors
@@ -136,6 +136,7 @@ class _Lockstep:
         except InputError as error:
             tally.note(str(error))
             return
+        tally.operands(carried.operands(values, theirs))
         tally.accumulated(values, result, carried.result(running))
         self._alone(at, carried, values, theirs, result, running)
         twin = pair.twin

@@ -102,10 +102,11 @@ def pair_sites(original: Program, rewritten: Program) -> Pairing:
     taken = {p.output for p in pairs.values()}
     twins = [s for s in rewritten.sites if s.output not in taken] if rest else []
     named = {site.id: pair for site in rest if (pair := finder.named(site, twins)) is not None}
-    if len(named) < len(rest):
-        # a name that is the same by chance would mislead: all of them, or the order
+    sure = {name: pair for name, pair in named.items() if pair.twin is not None}
+    if len(sure) < len(rest):
+        # where names have moved, one that is the same by chance would mislead
         ordered = _in_order(rest, twins)
-        named = ordered if len(ordered) > len(named) else named
+        named = ordered if len(ordered) > len(sure) else named
     pairs |= named
     for site in rest:
         if site.id not in pairs:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,12 @@ from rewriter.verify.attention_statistics import AttentionStatistics
 from rewriter.verify.distance import Distance
 
 __all__ = ["AttentionMap", "PerSite", "SiteError", "SiteRecord", "StretchRecord"]
+
+JUMP = 16.0
+"""Times that an error grows from one site to the next by more than rounding."""
+
+LEAST = 1e-6
+"""Relative error that rounding alone makes in single precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class SiteRecord:
         ``note``.
     accumulated
         Error as it runs, after everything before it.
+    operands
+        ``‖new - original‖₂ / ‖original‖₂`` of queries, keys and values as they run: ``q``, ``k``, ``v``.
     error, tolerance
         Largest error of the site alone against float64, and what it may be: of the original's own function
         where the rewritten model says that it is exact or says nothing, else of the form that it names. None
@@ -94,6 +103,7 @@ class SiteRecord:
     paired_by: str | None = None
     local: SiteError | None = None
     accumulated: SiteError | None = None
+    operands: Mapping[str, float] = field(default_factory=dict)
     error: float | None = None
     tolerance: float | None = None
     ok: bool | None = None
@@ -113,6 +123,7 @@ class SiteRecord:
             "paired_by": self.paired_by,
             "local": self.local and self.local.to_dict(),
             "accumulated": self.accumulated and self.accumulated.to_dict(),
+            "operands": dict(self.operands),
             "error": self.error,
             "tolerance": self.tolerance,
             "ok": self.ok,
@@ -187,7 +198,11 @@ class PerSite:
 
     @property
     def blamed(self) -> tuple[str, ...]:
-        """Sites that do not compute what they should, or that a fault between sites is nearest to; worst first."""
+        """Sites that do not compute what they should, or that a fault between sites is nearest to.
+
+        The worst comes first. Where the stretches could not be compared, and no site is at fault itself, it is the first one that is
+        given something else than in the original: `JUMP` times as far off as anything before it.
+        """
         worst: dict[str, float] = {}
         for record in self.sites:
             if record.ok is False:
@@ -196,7 +211,20 @@ class PerSite:
             if stretch.ok is False and stretch.near is not None:
                 found = _excess(stretch.distance and stretch.distance.max_abs, stretch.tolerance)
                 worst[stretch.near] = max(found, worst.get(stretch.near, 0.0))
+        if not worst and not any(stretch.ok is not None for stretch in self.stretches):
+            return self._first_given_another()
         return tuple(sorted(worst, key=lambda site: -worst[site]))
+
+    def _first_given_another(self) -> tuple[str, ...]:
+        if any(s.fidelity not in (None, "exact") for s in self.sites):
+            return ()
+        before = LEAST
+        for record in self.sites:
+            given = max(record.operands.values(), default=0.0)
+            if given > JUMP * before:
+                return (record.site,)
+            before = max(before, given, record.accumulated.distance.rel if record.accumulated else 0.0)
+        return ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""

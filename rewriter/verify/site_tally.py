@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,11 +14,12 @@ from rewriter.lower.errors import EmitError
 from rewriter.program.program import Arrays, Program
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.distance import Tally
+from rewriter.verify.elements import ratio
 from rewriter.verify.layouts import result_layout
 from rewriter.verify.metrics import max_abs, pattern_mismatches
 from rewriter.verify.noise import SiteVerdict, floor
-from rewriter.verify.per_site import AttentionMap, SiteError, SiteRecord
 from rewriter.verify.pairing import SitePair
+from rewriter.verify.per_site import AttentionMap, SiteError, SiteRecord
 from rewriter.verify.reference import Reference
 from rewriter.verify.site import judge
 from rewriter.verify.weights import StatisticsTally, Weights, as_it_is, shrunk, site_weights
@@ -96,6 +98,7 @@ class SiteTally:
         self._before, self._after = (StatisticsTally(), StatisticsTally()) if statistics else (None, None)
         self._first: tuple[Weights, Weights] | None = None
         self._notes: dict[str, None] = {}
+        self._operands: dict[str, tuple[float, float]] = {}
 
     def note(self, reason: str) -> None:
         """Say what is missing."""
@@ -125,6 +128,14 @@ class SiteTally:
             self.note(f"as it runs, its result has shape {after.shape}, not {before.shape}")
             return
         self._accumulated.add(self._original, self._site, values, before, after)
+
+    def operands(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+        """Add queries, keys and values of both models as they run."""
+        for letter, (x, y) in found.items():
+            if x.shape == y.shape:
+                wide, error = x.astype(np.float64), x.astype(np.float64) - y.astype(np.float64)
+                a, b = self._operands.get(letter, (0.0, 0.0))
+                self._operands[letter] = a + float((error**2).sum()), b + float((wide**2).sum())
 
     def weights(self, values: Arrays, other: Program, theirs: AttentionSite | None, state: Arrays) -> None:
         """Add the attention weights of both models as they run.
@@ -186,6 +197,7 @@ class SiteTally:
             paired_by=self._pair.paired_by,
             local=local,
             accumulated=accumulated,
+            operands={x: ratio(a**0.5, b**0.5) for x, (a, b) in sorted(self._operands.items())},
             error=worst.error if worst is not None else None,
             tolerance=worst.tolerance if worst is not None else None,
             ok=worst.ok if worst is not None else None,

@@ -1,4 +1,4 @@
-"""Attention weights of a site on recorded values, from the definition of its form, and what they look like."""
+"""Attention weights of a site on recorded values, by the definition of its form, and how they look."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class StatisticsTally:
 
 
 def shrunk(weights: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Return a map of at most ``side`` rows and columns: sums over blocks of keys, means over those of queries.
+    """Return at most ``side`` rows and columns: sums over blocks of keys, means over those of queries.
 
     A row keeps its sum, so that maps of any length look alike.
     """
@@ -184,7 +184,7 @@ def _range(rows: tuple[int, int] | None, queries: int) -> tuple[int, int]:
 
 
 def _positions(site: AttentionSite, queries: int, keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return where queries and keys are: on their grid, else in their sequence; NaN where nothing is known."""
+    """Return where queries and keys are: on their grid, else in sequence; NaN where nothing is known."""
     grid = site.geometry.grid if site.geometry is not None else None
     sides = [n.known() for n in grid] if grid is not None and queries == keys else []
     known = [n for n in sides if n is not None]
