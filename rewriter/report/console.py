@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -176,16 +176,43 @@ def validation_view(report: ValidationReport, sites: bool = True) -> RenderableT
         parts.append(_applied(report))
     if report.steps:
         parts.append(_steps(report))
+    if report.tasks:
+        parts.append(_tasks(report))
     troubled = [c for c in report.cases if not c.ok or c.error is not None]
     if troubled:
         view = table("input", "what happened", title="Inputs that failed or were skipped")
         for case in troubled:
             view.add_row(Text(case.name), Text(case.error or _failures(case.outputs)))
         parts.append(view)
+    parts += [Text(note, style="dim") for note in report.notes]
     for outcome in report.budget:
         parts.append(verdict_line(outcome.ok, str(outcome)))
     parts.append(verdict_line(report.ok, report.verdict))
+    if not report.ok and report.judged == "noise floor":
+        parts += [Text(line, style="dim") for line in _tolerances_that_pass(report)]
     return spaced(parts)
+
+
+def _tolerances_that_pass(report: ValidationReport) -> Iterator[str]:
+    """Yield, for each output that is over its tolerance, what would not be too small for it."""
+    failed = (o for outputs in report.summary.values() for o in outputs if not o.ok)
+    for output in {o.output: o for o in sorted(failed, key=lambda o: o.factor or 0.0)}.values():
+        d = output.distance
+        if d is not None and not d.pattern:
+            factor = "" if output.factor is None else f"; {figure(output.factor)} times the noise floor"
+            yield (
+                f"{output.output} would pass with atol={figure(d.max_abs)}, or rtol={figure(d.elem_rel)}, or"
+                f" atol=rtol={figure(d.tol)}{factor}"
+            )
+
+
+def _tasks(report: ValidationReport) -> Table:
+    view = table("task", ">original", ">rewritten", ">change", title="Tasks")
+    for t in report.tasks:
+        view.add_row(
+            Text(t.name), figure(t.original, 4), figure(t.rewritten, 4), figure(t.rewritten - t.original)
+        )
+    return view
 
 
 def _measures(report: ValidationReport) -> Table:
@@ -193,7 +220,8 @@ def _measures(report: ValidationReport) -> Table:
     title = f"{report.original} against {report.rewritten}"
     held = report.judged == "noise floor"
     columns = (">allowed", "") if held else (">cos", ">KL", ">top-1")
-    view = table("inputs", "output", ">max error", ">SQNR dB", *columns, title=title, give=["output"])
+    first = ("inputs", "output", ">max error", ">noise", ">SQNR dB")
+    view = table(*first, *columns, title=title, give=["output"])
     for group, outputs in report.summary.items():
         count = sum(c.group == group and c.error is None for c in report.cases)
         for output in outputs:
@@ -204,6 +232,7 @@ def _measures(report: ValidationReport) -> Table:
                     name,
                     _agreement(output),
                     "",
+                    "",
                     *(("equal", _mark(output.ok)) if held else ()),
                 )
                 continue
@@ -213,7 +242,8 @@ def _measures(report: ValidationReport) -> Table:
                 if held
                 else (share(d.cos), figure(d.kl), share(d.top1))
             )
-            view.add_row(f"{count} {group}", name, error, figure(d.sqnr), *rest)
+            floor = figure(output.noise.max_abs) if output.noise is not None else ""
+            view.add_row(f"{count} {group}", name, error, floor, figure(d.sqnr), *rest)
     return view
 
 
