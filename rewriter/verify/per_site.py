@@ -200,8 +200,9 @@ class PerSite:
     def blamed(self) -> tuple[str, ...]:
         """Sites that do not compute what they should, or that a fault between sites is nearest to.
 
-        The worst comes first. Where the stretches could not be compared, and no site is at fault itself, it is the first one that is
-        given something else than in the original: `JUMP` times as far off as anything before it.
+        The worst comes first. Where the stretches could not be compared, and no site is at fault itself, it
+        is the first one that is given something else than in the original: `JUMP` times as far off as
+        anything before it.
         """
         worst: dict[str, float] = {}
         for record in self.sites:
