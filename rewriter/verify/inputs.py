@@ -19,8 +19,11 @@ from rewriter.verify.patterns import keep_mask, normal
 
 __all__ = ["LENGTHS", "Case", "generated_cases", "index_bounds", "mask_inputs", "plain_input", "random_case"]
 
-LENGTHS = (7, 33, 1, 16, 64)
-"""Lengths to try for named dimensions, odd ones first."""
+LENGTHS = (7, 33, 1, 160, 16, 64)
+"""Lengths to try for named dimensions, odd ones first; one is longer than the usual blocks and windows."""
+
+_FACTORS = {"huge inputs": 30.0, "tiny inputs": 2.0**-10, "zero inputs": 0.0}
+"""What floats are multiplied by; where they are tiny, an epsilon in a denominator shows."""
 
 SIDES = ((112, 112), (224, 224), (64, 64), (48, 160), (32, 96), (320, 320))
 """Heights and widths to try for images: multiples of the usual patch sizes 14, 16 and 32 between them."""
@@ -62,7 +65,7 @@ def generated_cases(
 
     Indices stay below the length of the table that they are looked up in (`index_bounds`), other
     integers and booleans are masks of ones; the adversarial cases pad left and right, hide a whole
-    row, and make floats huge or zero.
+    row, and make floats huge, tiny or zero.
 
     Parameters
     ----------
@@ -154,7 +157,7 @@ def _adversarial(
     for flags in ("left padding", "right padding", "a row all false") if masks else ():
         hidden = {v.name: keep_mask(flags, rng, plain[v.name].shape, plain[v.name].dtype) for v in masks}
         yield Case(_name(flags, binding), "adversarial", {**plain, **hidden}, binding)
-    for name, factor in (("huge inputs", 30), ("zero inputs", 0)) if floats else ():
+    for name, factor in _FACTORS.items() if floats else ():
         scaled = {v.name: (plain[v.name] * factor).astype(plain[v.name].dtype) for v in floats}
         yield Case(_name(name, binding), "adversarial", {**plain, **scaled}, binding)
 

@@ -277,10 +277,10 @@ def _perturbed_fx(program: Program, rng: np.random.Generator) -> Program:
         # weights that are shared stay equal
         key = tensor.data_ptr()
         if key not in moved or moved[key].shape != tensor.shape:
-            new = to_torch(perturbed(to_numpy(tensor), rng))
-            parameter = isinstance(tensor, torch.nn.Parameter)
-            moved[key] = torch.nn.Parameter(new, tensor.requires_grad) if parameter else new
-        return moved[key]
+            moved[key] = to_torch(perturbed(to_numpy(tensor), rng))
+        # a parameter and a constant may be one tensor
+        parameter = isinstance(tensor, torch.nn.Parameter)
+        return torch.nn.Parameter(moved[key], tensor.requires_grad) if parameter else moved[key]
 
     constants = {n: shifted(x) if isinstance(x, torch.Tensor) else x for n, x in old.constants.items()}
     exported = ExportedProgram(
