@@ -72,6 +72,11 @@ class OnnxProgram(Program):
         program._external, program._sources = file.external, file.files
         return program
 
+    @property
+    def files(self) -> frozenset[str]:
+        """The model's file and those of its external data, links resolved; none for one made in memory."""
+        return self._sources
+
     @cached_property
     def model(self) -> ir.Model:
         """The model, to edit and to run; it must not be changed."""

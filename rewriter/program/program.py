@@ -171,6 +171,11 @@ class Program(ABC):
     def metadata(self) -> Mapping[str, str]:
         """Model metadata; what the tool writes is under keys that start with ``rewriter.``."""
 
+    @property
+    def files(self) -> frozenset[str]:
+        """Every file that it was read from and still reads, links resolved."""
+        return frozenset()
+
     @cached_property
     @collector_paused()
     def _raised(self) -> tuple[tuple[AttentionSite, ...], tuple[Refusal, ...]]:

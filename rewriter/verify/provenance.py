@@ -14,7 +14,7 @@ from typing import Any
 
 from rewriter.errors import InputError
 
-__all__ = ["FileHash", "Provenance", "file_hash", "provenance"]
+__all__ = ["FileHash", "Provenance", "beside", "file_hash", "provenance"]
 
 PACKAGES = ("rewriter", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "transformers", "triton")
 """Distributions whose version matters to a result; those that are not installed are left out."""
@@ -112,6 +112,17 @@ def provenance(
         seed=seed,
         command=shlex.join(command) if command is not None else None,
     )
+
+
+def beside(name: str, files: Iterable[str]) -> list[str]:
+    """Return the files that a model was read from besides its own, named as the user named the model.
+
+    >>> beside("models/big.onnx", [])
+    []
+    """
+    here = os.path.realpath(name)
+    folder, real = os.path.dirname(name), os.path.dirname(here)
+    return sorted(os.path.join(folder, os.path.relpath(file, real)) for file in files if file != here)
 
 
 def file_hash(path: str | os.PathLike[str]) -> FileHash:

@@ -14,6 +14,10 @@ from rewriter.verify.metrics import Element
 __all__ = ["AppliedForm", "CaseReport", "OutputReport", "Record", "Step", "TaskReport", "ValidationReport"]
 
 
+SCHEMA = "validation-1"
+"""What `ValidationReport.to_dict` follows; another number when a key changes its meaning or goes."""
+
+
 class Record(Protocol):
     """A part of the report that another module makes: per site, provenance, a timing."""
 
@@ -197,8 +201,9 @@ class ValidationReport:
     provenance: Record | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
+        """Return everything as plain values, as ``docs/schemas/validation-1.json`` describes them."""
         return {
+            "schema": SCHEMA,
             "original": self.original,
             "rewritten": self.rewritten,
             "ok": self.ok,

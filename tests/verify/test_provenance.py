@@ -7,7 +7,7 @@ import pytest
 
 from rewriter.errors import InputError
 from rewriter.verify import provenance as module
-from rewriter.verify.provenance import file_hash, provenance
+from rewriter.verify.provenance import beside, file_hash, provenance
 
 
 @pytest.mark.parametrize("size", [0, 1, module.BLOCK - 1, module.BLOCK, 2 * module.BLOCK + 1])
@@ -66,3 +66,29 @@ def test_what_is_no_file_is_an_error_not_a_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="neither a file nor a directory"):
         provenance([tmp_path / "pipe"], 0)
+
+
+def test_external_data_is_listed_as_seen_from_where_the_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    from rewriter.program.load import load
+
+    (tmp_path / "models").mkdir()
+    weight = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    value = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [64, 64]) for n in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", value[:1], value[1:], [weight]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(
+        model, tmp_path / "models/m.onnx", save_as_external_data=True, location="m.weights", size_threshold=0
+    )
+    monkeypatch.chdir(tmp_path)
+    program = load("models/m.onnx")
+    names = ["models/m.onnx", *beside("models/m.onnx", program.files)]
+    assert names == ["models/m.onnx", "models/m.weights"]
+    assert [f.size for f in provenance(names, 0).files][1] == 64 * 64 * 4

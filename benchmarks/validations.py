@@ -1,0 +1,126 @@
+"""The validations of ``docs/results``: three trained models, rewritten and judged on real inputs.
+
+    python -m benchmarks.validations          # all three: pages in docs/results, models in build
+
+Every command is printed before it runs, and is in the page that it writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["COMMANDS", "characters_wrong", "lines"]
+
+BUILD, RESULTS = Path("build"), Path("docs/results")
+
+PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "rocket.jpg")
+"""Of scikit-image."""
+
+_IMAGES = f"images:{BUILD}/photographs:size=224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
+_TEXT = "text:models_zoo/data/held_out.txt:tokenizer=rewriter.models_zoo.smollm2:tokenizer,length=256,limit=3"
+
+COMMANDS = {
+    "dinov2": (
+        f"rewrite zoo:dinov2-small -o {BUILD}/dinov2-window.onnx --no-budget --data {_IMAGES}"
+        " --apply window:window=13,sinks=1,grid=auto@best=0.5",
+        f"validate zoo:dinov2-small {BUILD}/dinov2-window.onnx --data {_IMAGES}"
+        f" --budget cos>=0.99 --budget soft_iou>=0.9 --report {RESULTS}/dinov2.html",
+    ),
+    "smollm2": (
+        f"rewrite zoo:smollm2-135m -o {BUILD}/smollm2-window.pt2 --no-budget --data {_TEXT}"
+        " --apply window:window=128,sinks=4",
+        f"validate zoo:smollm2-135m {BUILD}/smollm2-window.pt2 --data {_TEXT}"
+        f" --budget kl<=0.05 --budget top1>=0.9 --report {RESULTS}/smollm2.html",
+    ),
+    "ppocr": (
+        f"rewrite zoo:ppocr-v4-rec -o {BUILD}/ppocr-window.onnx --no-budget"
+        " --data benchmarks.validations:lines --apply window:window=32",
+        f"validate zoo:ppocr-v4-rec {BUILD}/ppocr-window.onnx --data benchmarks.validations:lines"
+        " --task cer=benchmarks.validations:characters_wrong --budget task.cer<=0.05"
+        f" --budget top1>=0.98 --report {RESULTS}/ppocr.html",
+    ),
+}
+"""By model: rewrite, validate."""
+
+LINES = (
+    "Attention is algebra, not a spelling",
+    "Queries, keys and values: 12 heads of 64",
+    "A window hides what is far away",
+    "The quick brown fox jumps over the lazy dog",
+    "Softmax of 1,024 scores, in 0.35 seconds",
+    "Proof, not promise",
+    "Error: file not found (code 404)",
+    "Sphinx of black quartz, judge my vow",
+)
+"""What is drawn for the recogniser."""
+
+
+def lines() -> Iterator[np.ndarray]:
+    """Yield an image of each line, ``[1, 3, 48, W]``."""
+    from rewriter.models_zoo.ppocr import line
+
+    return map(line, LINES)
+
+
+def characters_wrong(run: Any) -> float:
+    """Return the character error rate of what is read: edits over characters drawn (Levenshtein distance)."""
+    from rewriter import models_zoo
+    from rewriter.models_zoo.ppocr import line, read
+
+    path = models_zoo.load("ppocr-v4-rec").model
+    assert isinstance(path, Path)
+    wrong = sum(edits(text, read(np.asarray(run(line(text))[0]), path)) for text in LINES)
+    return wrong / sum(map(len, LINES))
+
+
+def edits(a: str, b: str) -> int:
+    """Return the least number of insertions, deletions and replacements that make one text the other.
+
+    >>> edits("kitten", "sitting"), edits("", "abc"), edits("same", "same")
+    (3, 3, 0)
+    """
+
+    @cache
+    def distance(i: int, j: int) -> int:
+        if not i or not j:
+            return i + j
+        replaced = distance(i - 1, j - 1) + (a[i - 1] != b[j - 1])
+        return min(replaced, distance(i - 1, j) + 1, distance(i, j - 1) + 1)
+
+    return distance(len(a), len(b))
+
+
+def _photographs() -> None:
+    import skimage
+
+    folder = BUILD / "photographs"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PHOTOGRAPHS:
+        shutil.copyfile(Path(skimage.__file__).parent / "data" / name, folder / name)
+
+
+def main() -> None:
+    """Run the commands of the models that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("models", nargs="*", choices=[*COMMANDS, []], default=list(COMMANDS))
+    _photographs()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for model in parser.parse_args().models:
+        for command in COMMANDS[model]:
+            words = command.split()
+            print("$ rewriter", shlex.join(words), flush=True)
+            subprocess.run([sys.executable, "-m", "rewriter", *words], check=True)
+
+
+if __name__ == "__main__":
+    main()

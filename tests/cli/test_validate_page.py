@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.cli.conftest import Call
+
+
+def test_page_has_sites_graphs_times_and_where_it_is_from(call: Call, model: Path, tmp_path: Path) -> None:
+    new, page = tmp_path / "new.onnx", tmp_path / "page.html"
+    assert call(f"rewrite {model} -o {new} --apply window:window=3 --no-budget").status == 0
+    said = call(f"validate {model} {new} --at length=33 --report {page}")
+    assert said.status == 0
+    text = page.read_text(encoding="utf-8")
+    for part in ('id="sites"', 'id="attention"', 'id="graph"', 'id="time"', "sha256", "window:window=3"):
+        assert part in text, part
+    assert "rewriter validate" in text and "length=33" in text
+    assert "<strong>Softmax</strong>" in text and "×" in text
+
+
+@pytest.fixture
+def wrong(model: Path) -> Path:
+    changed = onnx.load(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name == "scale":
+            tensor.CopyFrom(numpy_helper.from_array(np.array(0.5, np.float32), "scale"))
+    path = model.with_name("wrong.onnx")
+    onnx.save(changed, path)
+    return path
+
+
+def test_page_of_a_failure_blames_the_site_and_gives_no_ratio(
+    call: Call, model: Path, wrong: Path, tmp_path: Path
+) -> None:
+    page, tests = tmp_path / "page.html", tmp_path / "tests.xml"
+    said = call(f"validate {model} {wrong} --report {page} --junit {tests}")
+    assert said.status == 1
+    text = page.read_text(encoding="utf-8")
+    assert "Failed" in text and "✗ to blame" in text
+    assert "% confidence" not in text and "<dt>Speed</dt>" not in text
+    suite = ElementTree.parse(tests).getroot()
+    assert int(suite.attrib["failures"]) >= 1
+    assert any(
+        t.attrib["classname"] == "site" and t.find("failure") is not None for t in suite.iter("testcase")
+    )
+
+
+def test_junit_of_equal_models_has_no_failure(call: Call, model: Path, tmp_path: Path) -> None:
+    tests = tmp_path / "tests.xml"
+    assert call(f"validate {model} {model} --junit {tests}").status == 0
+    suite = ElementTree.parse(tests).getroot()
+    assert suite.attrib["failures"] == "0" and int(suite.attrib["tests"]) > 3
+
+
+def test_junit_is_never_the_input(call: Call, model: Path) -> None:
+    before = model.read_bytes()
+    said = call(f"validate {model} {model} --junit {model}")
+    assert said.status == 2 and "never modified" in said.err and model.read_bytes() == before
