@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 import onnx
 
 from rewriter.errors import InputError
-from rewriter.program.onnx_schemas import check_call, check_declared, check_tensor
+from rewriter.program.onnx_schemas import PLAIN, check_call, check_declared, check_tensor
 
 __all__ = ["OLDEST_OPSET", "check_model", "standard_opset"]
 
@@ -93,13 +94,13 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: 
     """Check that names are defined once and before they are read; the innermost scope collects them."""
     scope = scopes[-1]
     scope.add("")  # an operand or a result that is left out
-    later = {name for node in nodes for name in node.output if name}
+    later = cache(lambda: {name for node in nodes for name in node.output if name})
     in_order = True
     for node in nodes:
         read = () if scope.issuperset(node.input) else node.input
         early = [name for name in read if not any(name in s for s in scopes)]
         for name in early:
-            if name not in later:
+            if name not in later():
                 raise InputError(
                     f"{path}: node {_named(node)} of {where} reads {name[:80]!r}, which is neither an input "
                     "nor computed by any node."
@@ -107,14 +108,9 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], scopes: list[set[str]], path: 
         in_order &= not early
         if node.op_type == "Einsum":
             _check_einsum(node, path)
-        for attribute in node.attribute:
-            if attribute.tensors and any(map(_is_external, attribute.tensors)):
-                raise InputError(
-                    f"{path}: node {_named(node)} has a list of external tensors, which is not supported."
-                )
-            for graph in _subgraphs(attribute):
-                # in a list that is out of order an inner graph may read what comes later
-                in_order &= _check_graph(graph, [*scopes, later], path)
+        for graph in _graphs_of(node):
+            # in a list that is out of order an inner graph may read what comes later
+            in_order &= _check_graph(graph, [*scopes, later()], path)
         for name in node.output:
             if name and name in scope:
                 raise InputError(
@@ -133,11 +129,17 @@ def _check_contents(body: onnx.GraphProto | onnx.FunctionProto, opset: int | Non
         for tensor in body.initializer if isinstance(body, onnx.GraphProto) else ():
             check_tensor(tensor, path)
         for node in body.node:
-            check_call(node, opset, f"{path}: node {_named(node)} ({node.op_type[:40]})")
+            check_call(node, opset, path)
             for attribute in node.attribute:
+                if attribute.type in PLAIN:
+                    continue
                 bodies.extend(_subgraphs(attribute))
                 if attribute.HasField("t"):
                     check_tensor(attribute.t, path)
+                if any(map(_is_external, attribute.tensors)):
+                    raise InputError(
+                        f"{path}: node {_named(node)} has a list of external tensors, which is not supported."
+                    )
 
 
 def _is_external(tensor: onnx.TensorProto) -> bool:
@@ -146,6 +148,10 @@ def _is_external(tensor: onnx.TensorProto) -> bool:
 
 def _named(node: onnx.NodeProto) -> str:
     return repr((node.name or node.op_type)[:80])
+
+
+def _graphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [graph for a in node.attribute if a.type not in PLAIN for graph in _subgraphs(a)]
 
 
 def _subgraphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
@@ -211,9 +217,8 @@ def _count(
         count += 1
         if (key := _function_id(node.domain, node.op_type, node.overload)) in functions:
             calls.append(key)
-        for attribute in node.attribute:
-            for graph in _subgraphs(attribute):
-                stack.extend(graph.node)
+        for graph in _graphs_of(node):
+            stack.extend(graph.node)
     return count, calls
 
 

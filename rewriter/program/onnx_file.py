@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from rewriter.errors import InputError
 from rewriter.program.onnx_check import check_model
 from rewriter.program.onnx_message import Message
-from rewriter.program.onnx_tensors import every_tensor, placed, replace_tensors, root_cause
+from rewriter.program.onnx_tensors import check_data, every_tensor, placed, replace_tensors, root_cause
 from rewriter.program.onnx_wire import INLINE, WireError, cut_payloads
 
 __all__ = ["ModelFile", "read_message", "read_model"]
@@ -115,7 +115,10 @@ def _read(data: memoryview, path: str, maps: _Maps | None) -> ModelFile:
     message = Message(proto, lambda tensor: placed(tensor, file_of, path))
     try:
         for tensor in every_tensor(proto):
-            message.tensor(tensor)
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                message.tensor(tensor)
+            else:
+                check_data(tensor, path)
     except (ir.serde.SerdeError, ValueError) as error:
         raise InputError(f"{path} is not a valid ONNX model: {root_cause(error)}.") from error
     return ModelFile(path, message, external, frozenset(() if maps is None else maps.maps))

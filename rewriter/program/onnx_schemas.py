@@ -13,7 +13,7 @@ import onnx
 
 from rewriter.errors import InputError
 
-__all__ = ["MOST_AXES", "MOST_ELEMENTS", "check_call", "check_declared", "check_tensor"]
+__all__ = ["MOST_AXES", "MOST_ELEMENTS", "PLAIN", "check_call", "check_declared", "check_tensor"]
 
 MOST_AXES = 64
 """More axes than any runtime supports."""
@@ -21,8 +21,13 @@ MOST_AXES = 64
 MOST_ELEMENTS = 1 << 40
 """More elements than an input of a model has."""
 
-_EXTERNAL = frozenset({"location", "offset", "length", "checksum", "basepath"})
 _TYPES = onnx.AttributeProto.AttributeType
+
+PLAIN = frozenset(_TYPES.Value(name + many) for name in ("FLOAT", "INT", "STRING") for many in ("", "S"))
+"""Types of attributes that hold no tensor and no graph."""
+
+_EXTERNAL = frozenset({"location", "offset", "length", "checksum", "basepath"})
+_DTYPES = frozenset(onnx.TensorProto.DataType.values())
 _LARGEST = 1 << 63
 _MANY = 1 << 30  # what a schema says of operators with any number of operands
 
@@ -51,7 +56,7 @@ def _signature(operator: str, opset: int) -> _Signature | None:
     )
 
 
-def check_call(node: onnx.NodeProto, opset: int | None, where: str) -> None:
+def check_call(node: onnx.NodeProto, opset: int | None, path: str) -> None:
     """Check a node of the standard domain against the schema of its operator.
 
     Attributes that the schema does not know are left to the runtime, which may.
@@ -62,34 +67,43 @@ def check_call(node: onnx.NodeProto, opset: int | None, where: str) -> None:
         If it has too few or too many operands or results, an attribute of another type or twice, or lacks
         one that must be there.
     """
-    names = [a.name for a in node.attribute]
-    if len(set(names)) != len(names):
-        raise InputError(f"{where} has an attribute twice.")
+    wrong = _wrong(node, opset)
+    if wrong is not None:
+        name = repr((node.name or node.op_type)[:80])
+        raise InputError(f"{path}: node {name} ({node.op_type[:40]}) {wrong}.")
+
+
+def _wrong(node: onnx.NodeProto, opset: int | None) -> str | None:
+    types = {a.name: a.type for a in node.attribute}
+    if len(types) != len(node.attribute):
+        return "has an attribute twice"
     known = _signature(node.op_type, opset) if node.domain in ("", "ai.onnx") and opset else None
     if known is None:
-        return
-    _check_count(node.input, known.inputs, "operands", where)
-    _check_count(node.output, known.outputs, "results", where)
-    for attribute in node.attribute:
-        wanted = known.attributes.get(attribute.name)
-        if wanted is not None and attribute.type != wanted:
-            raise InputError(
-                f"{where}: attribute {attribute.name!r} has type {_TYPES.Name(attribute.type)}; "
-                f"expected {_TYPES.Name(wanted)}."
-            )
-    missing = known.required.difference(names)
+        return None
+    for name, type_ in types.items():
+        wanted = known.attributes.get(name, type_)
+        if type_ != wanted:
+            given, expected = _TYPES.Name(type_), _TYPES.Name(wanted)
+            return f"breaks its schema: attribute {name!r} has type {given}; expected {expected}"
+    missing = known.required - types.keys()
     if missing:
-        raise InputError(f"{where} lacks the attribute {min(missing)!r}.")
+        return f"lacks the attribute {min(missing)!r}"
+    return _miscounted(node.input, known.inputs, "operands") or _miscounted(
+        node.output, known.outputs, "results"
+    )
 
 
-def _check_count(names: Sequence[str], bounds: tuple[int, int], what: str, where: str) -> None:
+def _miscounted(names: Sequence[str], bounds: tuple[int, int], what: str) -> str | None:
     low, high = bounds
     given = len(names)
+    if low <= given <= high:
+        return None
     while given and not names[given - 1]:
         given -= 1  # trailing ones that are left out
-    if len(names) < low or given > high:
-        expected = str(low) if low == high else f"{low} to {high}" if high < _MANY else f"{low} or more"
-        raise InputError(f"{where} has {len(names)} {what}; expected {expected}.")
+    if len(names) >= low and given <= high:
+        return None
+    expected = str(low) if low == high else f"{low} to {high}" if high < _MANY else f"{low} or more"
+    return f"has {len(names)} {what}; expected {expected}"
 
 
 def check_tensor(tensor: onnx.TensorProto, path: str) -> None:
@@ -101,7 +115,7 @@ def check_tensor(tensor: onnx.TensorProto, path: str) -> None:
         If a type is unknown, there are too many axes, or a place in a file is no number.
     """
     name = repr(tensor.name[:80])
-    if tensor.data_type not in onnx.TensorProto.DataType.values():
+    if tensor.data_type not in _DTYPES:
         raise InputError(f"{path}: tensor {name} has the unknown type {tensor.data_type}.")
     if len(tensor.dims) > MOST_AXES:
         raise InputError(f"{path}: tensor {name} has {len(tensor.dims)} axes; expected {MOST_AXES} at most.")

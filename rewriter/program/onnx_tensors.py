@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from rewriter.program.onnx_wire import INLINE
 __all__ = [
     "Payload",
     "attach",
+    "check_data",
     "every_tensor",
     "inner_graphs",
     "payload",
@@ -86,7 +88,7 @@ def every_tensor(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def placed(
     tensor: ir.TensorProtocol, data: Callable[[ir.ExternalTensor], memoryview], path: str
 ) -> ir.TensorProtocol:
-    """Return a tensor of a message, checked; an external one is a view of the bytes that it lies in.
+    """Return a tensor of a message; an external one is a view of the bytes that it lies in.
 
     Parameters
     ----------
@@ -102,31 +104,54 @@ def placed(
     InputError
         If the data of the tensor does not fit its type and shape, or lies outside its file.
     """
-    if not isinstance(tensor, ir.ExternalTensor):
-        _check_small(tensor, path)
-        return tensor
-    _dims(tensor, path)
-    return _view(tensor, data(tensor), path)
+    return _view(tensor, data(tensor), path) if isinstance(tensor, ir.ExternalTensor) else tensor
 
 
-def _dims(tensor: ir.TensorProtocol, path: str) -> tuple[int, ...]:
-    dims = tuple(int(n) for n in tensor.shape.numpy())
+def check_data(tensor: onnx.TensorProto, path: str) -> None:
+    """Check that a tensor whose data is in the message has the elements that its shape promises.
+
+    Raises
+    ------
+    InputError
+        If it has more or fewer.
+    """
+    dims, dtype = _dims(tensor.dims, tensor.name, path), ir.DataType(tensor.data_type)
+    size = math.prod(dims)
+    try:
+        if dtype == ir.DataType.STRING:
+            found = len(tensor.string_data)
+        elif tensor.HasField("raw_data"):
+            found, size = len(tensor.raw_data), -(-size * dtype.bitwidth // 8)
+        else:
+            found = ir.serde.deserialize_tensor(tensor).numpy().size
+    except (ValueError, TypeError, OverflowError):
+        found = -1
+    if found != size:
+        raise InputError(
+            f"{path}: the data of tensor {_quoted(tensor.name)} does not fit its type {dtype.name} and "
+            f"its shape {dims}."
+        )
+
+
+def _dims(sizes: Iterable[int], name: str | None, path: str) -> tuple[int, ...]:
+    dims = tuple(sizes)
     if any(n < 0 for n in dims):
-        raise InputError(f"{path}: tensor {_quoted(tensor)} has shape {dims}; sizes are not negative.")
+        raise InputError(f"{path}: tensor {_quoted(name)} has shape {dims}; sizes are not negative.")
     return dims
 
 
-def _quoted(tensor: ir.TensorProtocol) -> str:
-    return repr((tensor.name or "")[:80])
+def _quoted(name: str | None) -> str:
+    return repr((name or "")[:80])
 
 
 def _view(tensor: ir.ExternalTensor, data: memoryview, path: str) -> ir.TensorProtocol:
-    dims, dtype, name = _dims(tensor, path), tensor.dtype, _quoted(tensor)
+    name, dtype = _quoted(tensor.name), tensor.dtype
+    dims = _dims(map(int, tensor.shape.numpy()), tensor.name, path)
     if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING):
         raise InputError(
             f"{path}: tensor {name} has type {dtype.name}, which cannot lie outside the message."
         )
-    size = int(np.prod(dims, dtype=object))
+    size = math.prod(dims)
     length, start = -(-size * dtype.bitwidth // 8), tensor.offset or 0
     if tensor.length is not None and tensor.length != length:
         raise InputError(
@@ -154,26 +179,6 @@ def _view(tensor: ir.ExternalTensor, data: memoryview, path: str) -> ir.TensorPr
         doc_string=tensor.doc_string,
         metadata_props=about,
     )
-
-
-def _check_small(tensor: ir.TensorProtocol, path: str) -> None:
-    """Check that a tensor in the message has the elements that its shape promises."""
-    dims = _dims(tensor, path)
-    size = int(np.prod(dims, dtype=object))
-    try:
-        if isinstance(tensor, ir.StringTensor):
-            found = len(tensor.string_data())
-        elif isinstance(tensor, ir.serde.TensorProtoTensor) and tensor.raw.HasField("raw_data"):
-            found, size = len(tensor.raw.raw_data), -(-size * tensor.dtype.bitwidth // 8)
-        else:
-            found = tensor.numpy().size
-    except (ValueError, TypeError, OverflowError):
-        found = -1
-    if found != size:
-        raise InputError(
-            f"{path}: the data of tensor {_quoted(tensor)} does not fit its type {tensor.dtype.name} and "
-            f"its shape {dims}."
-        )
 
 
 def root_cause(error: BaseException) -> str:
