@@ -67,7 +67,7 @@ def validate_models(request: Request, json: bool) -> None:
     record = _record(request, page)
     from rewriter.verify.compare import validate
     from rewriter.verify.models import as_programs
-    from rewriter.verify.provenance import beside, provenance
+    from rewriter.verify.provenance import provenance, read_from
 
     with _resumable(record), progress_bar() as progress:
         progress("loading", 0, 0)
@@ -86,8 +86,8 @@ def validate_models(request: Request, json: bool) -> None:
             sizes=sizes,
             resume=record,
         )
-        read = [*beside(request.original, first.files), *beside(request.rewritten, second.files)]
-        came_from = provenance([*request.inputs, *read], request.seed, command_line())
+        read = read_from(request.original, first.files) | read_from(request.rewritten, second.files)
+        came_from = provenance(request.inputs, request.seed, command_line(), read)
         found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
         if page is not None:
             found = _illustrated(found, first, second, request, sizes, page, progress)

@@ -83,7 +83,7 @@ def depth(series: Sequence[Series], names: Sequence[str], label: str) -> Plot:
     known = [v for s in series for v in s.values if _loggable(v)]
     low, high = _decades(known)
     places = [(k + 0.5) / max(len(names), 1) for k in range(len(names))]
-    rows = tuple((_power(e), _short(100 * (high - e) / (high - low))) for e in _ticks(low, high))
+    rows = tuple((name, _short(100 * (high - e) / (high - low))) for name, e in _ticks(low, high))
     grid = [element("path", d=f"M0 {place}H100", class_="grid") for _, place in rows]
     drawn: list[Markup] = []
     for one in series:
@@ -161,8 +161,11 @@ def _decades(values: Sequence[float | None]) -> tuple[int, int]:
     return (low, high) if low < high else (low - 1, high)
 
 
-def _ticks(low: int, high: int) -> range:
-    return range(low, high + 1, max(1, math.ceil((high - low) / TICKS)))
+def _ticks(low: int, high: int) -> list[tuple[str, float]]:
+    """Return labels with their logarithms: powers of ten, and what is between where there is one decade."""
+    if high - low == 1:
+        return [(figure(m * 10.0**low), low + math.log10(m)) for m in (1, 2, 5, 10)]
+    return [(_power(e), float(e)) for e in range(low, high + 1, max(1, math.ceil((high - low) / TICKS)))]
 
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -21,6 +21,9 @@ __all__ = ["Drawing", "drawing_of", "graph_picture"]
 ROW, JOIN, COLUMN = 26, 14, 16
 """Heights of a row with and without a step, and the distance between branches."""
 
+LONGEST = 30
+"""Characters of a name; the whole of it is shown when it is pointed at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
@@ -119,7 +122,9 @@ def _text(line: Line, height: int) -> list[Markup]:
     words: list[str] = []
     if step.role:
         words.append(element("em", step.role))
-    words += [element("strong", "as above" if line.again else step.op), " ", step.name]
+    # the end of a name says more than its beginning
+    name = step.name if len(step.name) <= LONGEST else f"…{step.name[-LONGEST:]}"
+    words += [element("strong", "as above" if line.again else step.op), " ", name]
     return [
         element("div", *words, class_="what", title=f"{step.op} {step.name} {step.shape}"),
         element("div", step.shape, class_="shape"),

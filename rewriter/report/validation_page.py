@@ -270,9 +270,12 @@ def _sites(recorded: PerSite | None) -> Grid | None:
         )
         for s in recorded.sites
     ]
-    lead = f"{recorded.pairing} Measured on {_counted(recorded.cases, 'input')}."
+    pairing = (
+        f"{recorded.pairing[:1].upper()}{recorded.pairing[1:].rstrip('.')}. " if recorded.pairing else ""
+    )
+    lead = f"{pairing}Measured on {_counted(recorded.cases, 'input')}."
     columns = _columns("site", "form", ">alone", ">as it runs", "error by head", "entropy", "")
-    return Grid(columns, rows, lead=lead.strip())
+    return Grid(columns, rows, lead=lead)
 
 
 def _form(site: SiteRecord) -> Cell:
@@ -285,12 +288,14 @@ def _site_state(site: SiteRecord, blamed: Sequence[str]) -> Cell:
         return element("span", "✗ to blame", class_="state bad-text")
     if site.fidelity not in (None, "exact"):
         return element("span", "approximate", class_="whole soft")
+    if site.form is None and site.ok:
+        return element("span", "✓ as it was", class_="whole soft")
     return _state(site.ok)
 
 
 def _heads(site: SiteRecord) -> Cell:
     error = site.local or site.accumulated
-    if error is None or not error.heads:
+    if error is None or not any(error.heads):
         return ""
     names = [f"head {k}" for k in range(len(error.heads))]
     worst = max(range(len(names)), key=lambda k: _finite(error.heads[k]))
@@ -343,7 +348,8 @@ def _pair(site: SiteRecord, statistic: str) -> Cell:
 
 def _mean(found: AttentionStatistics, statistic: str) -> str:
     known = [v for v in getattr(found, statistic) if math.isfinite(v)]
-    return figure(sum(known) / len(known)) if known else "–"
+    mean = sum(known) / len(known) if known else math.nan
+    return f"{mean:.2f}" if 0.1 <= abs(mean) < 1000 else figure(mean) if known else "–"
 
 
 def _maps(recorded: PerSite | None) -> Iterator[Mapping[str, str]]:

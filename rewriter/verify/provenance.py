@@ -7,14 +7,15 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rewriter.errors import InputError
 
-__all__ = ["FileHash", "Provenance", "beside", "file_hash", "provenance"]
+__all__ = ["FileHash", "Provenance", "file_hash", "provenance", "read_from"]
 
 PACKAGES = ("rewriter", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "transformers", "triton")
 """Distributions whose version matters to a result; those that are not installed are left out."""
@@ -78,7 +79,10 @@ class Provenance:
 
 
 def provenance(
-    names: Iterable[str | os.PathLike[str] | None], seed: int, command: Sequence[str] | None = None
+    names: Iterable[str | os.PathLike[str] | None],
+    seed: int,
+    command: Sequence[str] | None = None,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Provenance:
     """Return what a result rests on.
 
@@ -91,6 +95,8 @@ def provenance(
         Of everything random.
     command
         The words of the command line.
+    files
+        What else was read, by what to call it.
 
     Raises
     ------
@@ -108,21 +114,36 @@ def provenance(
     return Provenance(
         versions=_versions(),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        files=tuple(file_hash(path) for path in paths if Path(path).exists()),
+        files=(
+            *(file_hash(path) for path in paths if Path(path).exists()),
+            *(replace(file_hash(path), path=name) for name, path in files.items() if name not in paths),
+        ),
         seed=seed,
         command=shlex.join(command) if command is not None else None,
     )
 
 
-def beside(name: str, files: Iterable[str]) -> list[str]:
-    """Return the files that a model was read from besides its own, named as the user named the model.
+def read_from(name: str, files: Iterable[str]) -> dict[str, str]:
+    """Return every file that a model was read from besides what its name says, by what to call it.
 
-    >>> beside("models/big.onnx", [])
-    []
+    Parameters
+    ----------
+    name
+        As the user wrote it.
+    files
+        What was read, links resolved: see `rewriter.program.program.Program.files`.
+
+    Examples
+    --------
+    >>> read_from("zoo:small", ["/cache/small.onnx"])
+    {'zoo:small (small.onnx)': '/cache/small.onnx'}
     """
+    if not Path(name).exists():
+        return {f"{name} ({os.path.basename(file)})": file for file in sorted(files)}
     here = os.path.realpath(name)
     folder, real = os.path.dirname(name), os.path.dirname(here)
-    return sorted(os.path.join(folder, os.path.relpath(file, real)) for file in files if file != here)
+    others = (file for file in sorted(files) if file != here)
+    return {os.path.join(folder, os.path.relpath(file, real)): file for file in others}
 
 
 def file_hash(path: str | os.PathLike[str]) -> FileHash:

@@ -7,7 +7,7 @@ import pytest
 
 from rewriter.errors import InputError
 from rewriter.verify import provenance as module
-from rewriter.verify.provenance import beside, file_hash, provenance
+from rewriter.verify.provenance import file_hash, provenance, read_from
 
 
 @pytest.mark.parametrize("size", [0, 1, module.BLOCK - 1, module.BLOCK, 2 * module.BLOCK + 1])
@@ -89,6 +89,7 @@ def test_external_data_is_listed_as_seen_from_where_the_model_is(
     )
     monkeypatch.chdir(tmp_path)
     program = load("models/m.onnx")
-    names = ["models/m.onnx", *beside("models/m.onnx", program.files)]
-    assert names == ["models/m.onnx", "models/m.weights"]
-    assert [f.size for f in provenance(names, 0).files][1] == 64 * 64 * 4
+    assert list(read_from("models/m.onnx", program.files)) == ["models/m.weights"]
+    found = provenance(["models/m.onnx"], 0, files=read_from("models/m.onnx", program.files)).files
+    assert [f.path for f in found] == ["models/m.onnx", "models/m.weights"]
+    assert found[1].size == 64 * 64 * 4
