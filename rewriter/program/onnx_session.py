@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from rewriter.errors import InputError
-from rewriter.program.onnx_tensors import payload, skeleton
+from rewriter.program.onnx_tensors import inner_graphs, payload, skeleton
 from rewriter.program.onnx_wire import splice_payloads
 
-__all__ = ["Session"]
+__all__ = ["PATIENCE", "Session"]
+
+PATIENCE = "REWRITER_PATIENCE"
+"""Environment variable: seconds that one run of a model with inner graphs, such as loops, may take."""
+
+_SECONDS = 600.0
 
 _ALIGNED = 16  # bytes: what vector loads of the runtime's kernels may rely on
 _NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16}
@@ -40,6 +48,7 @@ class Session:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         self._runtime = onnxruntime
+        onnxruntime.set_default_logger_severity(4)  # failures are exceptions already
         self._failures = tuple(
             kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)
         )
@@ -59,7 +68,7 @@ class Session:
         )
         self._arrays = [_aligned(p.tensor) for p in shared]  # ONNX Runtime reads them in place
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # failures are exceptions already
+        options.log_severity_level = 4
         if shared:
             options.add_external_initializers(
                 [p.initializer for p in shared],
@@ -69,18 +78,28 @@ class Session:
             self._session = onnxruntime.InferenceSession(message, options, providers=["CPUExecutionProvider"])
         except self._failures as error:
             raise InputError(f"ONNX Runtime cannot load {source}: {_first_line(error)}.") from error
+        inner = any(inner_graphs(a) for node in _nodes(model) for a in node.attributes.values())
+        self._patience = float(os.environ.get(PATIENCE) or _SECONDS) if inner else None
         self._outputs = [(o.name, _NOT_IN_NUMPY.get(o.type)) for o in self._session.get_outputs()]
         self._inputs = {i.name: _NOT_IN_NUMPY.get(i.type) for i in self._session.get_inputs()}
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run on inputs by name; what the model does not read is left out."""
         feed = {name: np.asarray(arrays[name], order="C") for name in self._inputs if name in arrays}
+        options = self._runtime.RunOptions()
         try:
-            if not any(dtype for _, dtype in self._outputs) and not any(self._inputs.values()):
-                return list(self._session.run(None, feed))
-            values = {name: self._value(x, self._inputs[name]) for name, x in feed.items()}
-            results = self._session.run_with_ort_values([name for name, _ in self._outputs], values)
+            with _ended(options, self._patience):
+                if not any(dtype for _, dtype in self._outputs) and not any(self._inputs.values()):
+                    return list(self._session.run(None, feed, options))
+                values = {name: self._value(x, self._inputs[name]) for name, x in feed.items()}
+                names = [name for name, _ in self._outputs]
+                results = self._session.run_with_ort_values(names, values, options)
         except self._failures as error:
+            if options.terminate:
+                raise InputError(
+                    f"{self._source} did not finish in {self._patience:g} s: a loop in it may not end; "
+                    f"set {PATIENCE} to more seconds if it does."
+                ) from error
             raise InputError(f"ONNX Runtime cannot run {self._source}: {_first_line(error)}.") from error
         return [
             _copied(result, dtype) if dtype else result.numpy()
@@ -92,6 +111,27 @@ class Session:
             bits = array.view(np.dtype(f"uint{8 * array.itemsize}"))
             return self._runtime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, dtype.value)
         return self._runtime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield the nodes of the main graph and of all functions."""
+    for body in (model.graph, *model.functions.values()):
+        yield from body
+
+
+@contextmanager
+def _ended(options: Any, seconds: float | None) -> Iterator[None]:
+    """Ask a run to end after some time; without a time, do nothing."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _aligned(tensor: ir.TensorProtocol) -> np.ndarray:

@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 __all__ = ["damaged"]
 
-_EXTREME = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff" * 8, b"\xff" * 9 + b"\x01", b"\x00" * 8, b"\x7f" + b"\xff" * 7)
+_EXTREME = (
+    b"\x00",
+    b"\xff",
+    b"\x7f",
+    b"\x80",
+    b"\xff" * 8,
+    b"\xff" * 9 + b"\x01",
+    b"\x00" * 8,
+    b"\x7f" + b"\xff" * 7,
+)
 
 
 def _truncated(data: bytearray, rng: random.Random) -> None:

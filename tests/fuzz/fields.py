@@ -11,7 +11,23 @@ from google.protobuf.message import Message
 
 __all__ = ["NUMBERS", "TEXTS", "disturbed"]
 
-NUMBERS = (0, 1, -1, 2, 7, 255, 2**31 - 1, 2**31, -(2**31), 2**32, 2**40, 2**62, -(2**62), 2**63 - 1, -(2**63))
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    7,
+    255,
+    2**31 - 1,
+    2**31,
+    -(2**31),
+    2**32,
+    2**40,
+    2**62,
+    -(2**62),
+    2**63 - 1,
+    -(2**63),
+)
 """Sizes, codes, indices and versions that nobody expects."""
 
 TEXTS = (
@@ -48,7 +64,9 @@ def disturbed(message: Message, rng: random.Random) -> None:
         target = rng.choice([m for m in every if type(m).__name__ == kind])
         present = [f for f, _ in target.ListFields()]
         # what is there is likelier to be read
-        field = rng.choice(present) if present and rng.random() < 0.8 else rng.choice(target.DESCRIPTOR.fields)
+        field = (
+            rng.choice(present) if present and rng.random() < 0.8 else rng.choice(target.DESCRIPTOR.fields)
+        )
         if field.is_repeated:
             _change_list(target, field, every, rng)
         else:
@@ -138,5 +156,5 @@ def _texts(every: list[Message]) -> list[str]:
         for field, value in m.ListFields()
         if field.type == FieldDescriptor.TYPE_STRING and not field.is_repeated
     }
-    found.update(n for m in every if m.DESCRIPTOR.name == "NodeProto" for n in (*m.input, *m.output))  # type: ignore[attr-defined]
+    found.update(n for m in every if m.DESCRIPTOR.name == "NodeProto" for n in (*m.input, *m.output))
     return sorted(found)

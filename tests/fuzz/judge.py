@@ -17,7 +17,8 @@ OUTPUTS = frozenset({"out.onnx", "out.onnx.plan.json", "out.onnx.data", "out.pt2
 """What commands are asked to write, and may when they end well."""
 
 _PLUMBING = re.compile(
-    r"Traceback|unexpected \w+|a bug:|<class |<lambda>|__init__|object at 0x|Error\(|required positional|allow_pickle"
+    r"Traceback|unexpected \w+|a bug:|<class |<lambda>|__init__|object at 0x|Error\(|required positional"
+    r"|allow_pickle"
 )
 
 Snapshot = dict[str, tuple[object, ...]]

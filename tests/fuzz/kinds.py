@@ -94,7 +94,9 @@ def _pt2_members(rng: random.Random, folder: Path) -> list[Command]:
         if way < 0.05:
             members.pop(name, None)
         elif way < 0.1:
-            members[rng.choice(["extra/../../x", "data/weights/weight_9", "models/other.json", "x.so"])] = b"x"
+            members[rng.choice(["extra/../../x", "data/weights/weight_9", "models/other.json", "x.so"])] = (
+                b"x"
+            )
         elif name.endswith("json") and name in members:
             members[name] = disturbed_json(members[name].decode(), rng).encode()
         elif name in members:
@@ -144,7 +146,15 @@ def _odd_arrays(rng: random.Random) -> dict[str, np.ndarray]:
     odd: list[np.ndarray] = [
         x.astype(t) for t in ("float64", "float16", "int8", "complex64", "bool", "datetime64[s]", "S3", "U2")
     ]
-    odd += [x[0], x[..., :31], x[:0], x[:, :0], np.float32(1).reshape(()), np.zeros(3, [("a", "i4")]), x[..., ::2]]
+    odd += [
+        x[0],
+        x[..., :31],
+        x[:0],
+        x[:, :0],
+        np.ones((), np.float32),
+        np.zeros(3, [("a", "i4")]),
+        x[..., ::2],
+    ]
     odd += [np.full_like(x, n) for n in (np.nan, np.inf, 3e38)]
     names = rng.choice([("x",), ("arr_0",), ("y",), ("x", "y"), ("arr_0", "arr_1"), ("a/b",), ("[x]",)])
     return {name: rng.choice(odd) for name in names}
@@ -196,10 +206,16 @@ _SETTINGS = ("window=", "sinks=", "window=2,sinks=", "dilation=", "causal=", "si
 def _forms(rng: random.Random, folder: Path) -> list[Command]:
     """Forms and selectors on the command line: texts of users, or of scripts around them."""
     (folder / "good.onnx").write_bytes(attention().SerializeToString())
-    junk = [str(n) for n in NUMBERS] + [t for t in TEXTS if "\0" not in t] + ["1e999", "nan", "auto", "2.5", "٣"]
+    junk = (
+        [str(n) for n in NUMBERS] + [t for t in TEXTS if "\0" not in t] + ["1e999", "nan", "auto", "2.5", "٣"]
+    )
     form = f"window:{rng.choice(_SETTINGS)}{rng.choice(junk)}"
-    text = rng.choice([form, rng.choice(junk), f"window:window=2@{rng.choice(junk)}", f"{rng.choice(junk)}:a=1"])
-    extra = rng.choice([("--no-budget",), ("--budget", rng.choice(junk)), ("--no-budget", "--target", rng.choice(junk))])
+    text = rng.choice(
+        [form, rng.choice(junk), f"window:window=2@{rng.choice(junk)}", f"{rng.choice(junk)}:a=1"]
+    )
+    extra = rng.choice(
+        [("--no-budget",), ("--budget", rng.choice(junk)), ("--no-budget", "--target", rng.choice(junk))]
+    )
     return [("rewrite", "good.onnx", "-o", "out.onnx", f"--apply={text}", *extra, "--json")]
 
 
@@ -212,7 +228,8 @@ def _metadata(rng: random.Random, folder: Path) -> list[Command]:
     entry.key, entry.value = "rewriter.sites", disturbed_json(text, rng)
     (folder / "m.onnx").write_bytes(made.SerializeToString())
     (folder / "good.onnx").write_bytes(attention().SerializeToString())
-    return [("validate", "good.onnx", "m.onnx", "--json"), ("inspect", "m.onnx")][: rng.choice([1, 2])]
+    every: list[Command] = [("validate", "good.onnx", "m.onnx", "--json"), ("inspect", "m.onnx")]
+    return every[: rng.choice([1, 2])]
 
 
 def _model_folder(rng: random.Random, folder: Path) -> list[Command]:

@@ -64,9 +64,11 @@ def onnx_model(rng: random.Random) -> onnx.ModelProto:
     if way < 0.2:
         return attention()
     if way < 0.5:
-        return onnx.ModelProto.FromString(_structured())
+        structured: onnx.ModelProto = onnx.ModelProto.FromString(_structured())
+        return structured
     made = case(rng.randrange(10**6), form="onnx")
-    return as_onnx(made.program, made.draws)
+    program: onnx.ModelProto = as_onnx(made.program, made.draws)
+    return program
 
 
 class Attending(nn.Module):
@@ -123,4 +125,6 @@ def model_folder(folder: Path) -> None:
     }
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file({"embeddings.word_embeddings.weight": np.ones((11, 8), np.float32)}, folder / "model.safetensors")
+    save_file(
+        {"embeddings.word_embeddings.weight": np.ones((11, 8), np.float32)}, folder / "model.safetensors"
+    )

@@ -70,5 +70,15 @@ def tried(name: str, make: Maker, refused: bool = False, keep: Path | None = Non
             ended.append((arguments, end))
             found += [f"{' '.join(arguments)}: {p}" for p in problems(arguments, end, before, after, refused)]
         if found and keep is not None:
-            shutil.copytree(folder, keep / name.replace(" ", "-"), symlinks=True, dirs_exist_ok=True)
+            _copied(folder, keep / name.replace(" ", "-"))
     return Trial(name, tuple(found), tuple(ended))
+
+
+def _copied(folder: Path, to: Path) -> None:
+    """Copy the plain files of a case."""
+
+    def special(place: str, names: list[str]) -> set[str]:
+        paths = {name: Path(place) / name for name in names}
+        return {n for n, p in paths.items() if p.is_symlink() or not (p.is_file() or p.is_dir())}
+
+    shutil.copytree(folder, to, ignore=special, dirs_exist_ok=True)

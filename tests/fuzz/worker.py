@@ -86,6 +86,7 @@ def _limited(arguments: list[str], folder: str, out: str, err: str) -> None:
     sys.argv = ["rewriter", *arguments]
     os.environ["COLUMNS"] = "100"
     os.environ.pop("REWRITER_DEBUG", None)
+    os.environ["REWRITER_PATIENCE"] = "0.3"
     from rewriter.cli import app
 
     app.run()

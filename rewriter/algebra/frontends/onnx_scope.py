@@ -33,7 +33,7 @@ SMALL = 1024
 LONGEST = 64
 """Integer tensors with more elements than this are not followed symbolically."""
 
-MOST_TERMS, HIGHEST_DEGREE = 32, 8
+MOST_TERMS, HIGHEST_DEGREE, LARGEST = 32, 8, 1 << 63
 """Sizes beyond these are not followed: no model needs them, and they multiply out to millions of terms."""
 
 DTYPES = {
@@ -67,7 +67,9 @@ DTYPES = {
 
 def simple(size: Size) -> bool:
     """Whether arithmetic with the size stays cheap: a file can square a size at every node."""
-    return size.static or (len(size.terms) <= MOST_TERMS and len(size.terms[-1][0]) <= HIGHEST_DEGREE)
+    if size.static:
+        return abs(int(size)) <= LARGEST
+    return len(size.terms) <= MOST_TERMS and len(size.terms[-1][0]) <= HIGHEST_DEGREE
 
 
 class Known(NamedTuple):
