@@ -17,6 +17,9 @@ from rewriter.sites.weights import NotWeights, Weights
 
 __all__ = ["divided"]
 
+HALF_A_UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""What is added to 1 and is not larger leaves it 1."""
+
 
 def divided(
     search: Search, top: list[Term], bottom: Term, prim: Prim, keys: Sequence[Atom]
@@ -35,6 +38,7 @@ def divided(
     if share != 1.0 and len(parts) == 1:
         bottom = parts[0]
     total, sink, changed = _denominator(bottom)
+    lost = share == 1.0 and _is_lost_beside_one(bottom)
     changed = changed or share != 1.0
     if total is None:
         return None
@@ -45,7 +49,30 @@ def divided(
     hit = _matching(top, factors, bottom_sum.bound, keys)
     if hit is None:
         return _unmatched(top, factors, bottom_sum.bound, prim, keys)
+    if lost and len(hit) == 1 and _holds_one(exponent(hit[0]), keys):
+        sink, changed = None, False
     return _weights(search, hit, prim, keys, sink, changed, top)
+
+
+def _is_lost_beside_one(bottom: Term) -> bool:
+    """Whether what is done to a sum does nothing in the graph's own precision if the sum is at least 1."""
+    match bottom:
+        case Apply("maximum", (_, Number(least)) | (Number(least), _)):
+            return least <= 1
+        case Apply("add", (_, Number(eps)) | (Number(eps), _), dtype):
+            return 0 <= eps <= HALF_A_UNIT.get(dtype or "", 0.0)
+        case _:
+            return False
+
+
+def _holds_one(power: Term | None, keys: Sequence[Atom]) -> bool:
+    """Whether a power is that of scores less their maximum over the keys: the largest exponential is 1."""
+    match power:
+        case Apply("sub", (scores, Read(Prim(form=Reduce("max", axes)) as top, index))):
+            inner, bound = under(top, axes, index)
+            return same_factors([inner], [scores], bound, keys)
+        case _:
+            return False
 
 
 def _guarded(

@@ -92,6 +92,33 @@ def maximum_of_others(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (e / e.sum(-1, keepdim=True)) @ v
 
 
+def larger_epsilon(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Not lost beside a sum that is 1 or more: the weights sum to less than 1."""
+    s = scores(q, k)
+    e = (s - s.amax(-1, keepdim=True)).exp()
+    return (e / (e.sum(-1, keepdim=True) + 1e-2)) @ v
+
+
+def two_at_least(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    s = scores(q, k)
+    e = (s - s.amax(-1, keepdim=True)).exp()
+    return (e / e.sum(-1, keepdim=True).clamp(min=2.0)) @ v
+
+
+def one_at_least_of_less(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The maximum is that of other scores: the sum may be anything."""
+    s = scores(q, k)
+    e = (s - scores(q, 2 * k).abs().amax(-1, keepdim=True)).exp()
+    return (e / e.sum(-1, keepdim=True).clamp(min=1.0)) @ v
+
+
+def one_at_least_of_what_is_left(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The largest exponential may be one that is hidden after it is computed."""
+    s = scores(q, k)
+    e = (s - s.amax(-1, keepdim=True)).exp() * (v.sum(-1) > 0)[:, :, None]
+    return (e / e.sum(-1, keepdim=True).clamp(min=1.0)) @ v
+
+
 def two_maxima(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The numerator is shifted by the row's maximum, the denominator by that of the whole tensor."""
     s = scores(q, k)
@@ -193,6 +220,12 @@ CASES: dict[str, LookAlike] = {
     "part of the sum": LookAlike(part_of_the_sum, QKV, UNNORMALISED, reason=ELSE),
     "running sum": LookAlike(running_sum, QKV, UNNORMALISED, reason=ELSE),
     "maximum of other scores": LookAlike(maximum_of_others, QKV, EXACT),
+    "plus an epsilon after the maximum": LookAlike(larger_epsilon, QKV, CHANGED, TRAIT, ELSE),
+    "clamped above one": LookAlike(two_at_least, QKV, CHANGED, TRAIT, ELSE),
+    "clamped, less a maximum of others": LookAlike(one_at_least_of_less, QKV, CHANGED, TRAIT, ELSE),
+    "clamped, and masked after the maximum": LookAlike(
+        one_at_least_of_what_is_left, QKV, CHANGED, TRAIT, ELSE
+    ),
     "two maxima": LookAlike(two_maxima, QKV, UNNORMALISED, reason=ELSE),
     "maximum per key": LookAlike(shift_by_key, QKV, EXACT, reason=ELSE),
     "maximum per key in the numerator alone": LookAlike(

@@ -225,3 +225,23 @@ def smallest_distance_first(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def weights_returned_too(q: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     weights = scores(q, keys).softmax(-1)
     return weights @ values, weights.mean(1)
+
+
+@SOFTMAXES.spelling(scale=SCALE)
+def least_that_a_sum_with_a_one_never_is(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    e = exponentials(q, keys)
+    return e / e.sum(-1, keepdim=True).clamp(min=1e-6) @ values
+
+
+@SOFTMAXES.spelling(scale=SCALE)
+def epsilon_that_is_lost_beside_a_one(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    e = exponentials(q, keys)
+    return e @ values / (e.sum(-1, keepdim=True) + 1e-9)
+
+
+@SOFTMAXES.spelling(mask="causal")
+def epsilon_beside_hidden_keys(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    later = torch.ones(L, L, dtype=torch.bool).triu(1)
+    s = scores(q, k).masked_fill(later, -1e9)
+    e = (s - s.max(-1, keepdim=True)[0]).exp()
+    return e / (1e-12 + e.sum(-1, keepdim=True)) @ v
