@@ -1,4 +1,4 @@
-"""Passes: what a user applies to a program. One file per pass; the file name is the name of its form."""
+"""Passes: what a user applies to a program. One file per pass; the file name is that of its form or rule."""
 
 from __future__ import annotations
 
@@ -119,26 +119,25 @@ def parse_rules(text: str) -> tuple[Rule, ...] | None:
     InputError
         When a class cannot be imported, or is no rule.
     """
+    from rewriter.verify.callables import is_callable_name
+
     name = text.strip()
     if name == "exact":
-        return tuple(rule for known in RULES for rule in parse_rules(known) or ())
-    where = RULES.get(name, name)
-    module, _, attribute = where.partition(":")
-    if name not in RULES and (module in CATALOG or not attribute.isidentifier()):
-        return None
-    return (_rule(where),)
+        return tuple(_rule(where) for where in RULES.values())
+    if name in RULES:
+        return (_rule(RULES[name]),)
+    if is_callable_name(name) and name.partition(":")[0] not in CATALOG:
+        return (_rule(name),)
+    return None
 
 
 def _rule(where: str) -> Rule:
     from rewriter.rules import Rule
+    from rewriter.verify.callables import find_callable
 
-    module, _, attribute = where.partition(":")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"rule {where} cannot be imported: {error}") from error
+    found = find_callable(where, "rule")
     if not (isinstance(found, type) and issubclass(found, Rule)):
-        raise InputError(f"{where} is no rule: expected a class derived from rewriter.rules.Rule")
+        raise InputError(f"rule {where}: expected a class derived from rewriter.rules.Rule")
     return found()
 
 

@@ -197,9 +197,9 @@ def test_names_of_rules() -> None:
     assert [r.spec for r in parse_rules("exact") or ()] == sorted(RULES)
     assert parse_rules("window:window=3") is None
     assert [r.name for r in parse_rules("rewriter.passes.gelu:Gelu") or ()] == ["gelu"]
-    with pytest.raises(InputError, match="cannot be imported"):
-        parse_rules("no.such.module:Rule")
-    with pytest.raises(InputError, match="is no rule"):
+    with pytest.raises(InputError, match="cannot import"):
+        parse_rules("no_such_module:Rule")
+    with pytest.raises(InputError, match="expected a class derived"):
         parse_rules("rewriter.plan:Plan")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
+from rewriter.algebra.frontends.activations import hard_sigmoid, hard_swish, silu
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result
 from rewriter.algebra.frontends.guards import selected
 from rewriter.algebra.prims import (
@@ -118,6 +120,10 @@ def _ceil(call: Call) -> Result:
     return pointwise("neg", pointwise("floor", pointwise("neg", call.tensor(0))))
 
 
+def _of_one(fn: Callable[[Prim], Prim], call: Call) -> Result:
+    return fn(call.tensor(0))
+
+
 def _softplus(call: Call) -> Result:
     plain = call.arg(1, "beta", 1) == 1 and call.arg(2, "threshold", 20) >= 20
     return pointwise("softplus", call.tensor(0)) if plain else None
@@ -221,6 +227,9 @@ POINTWISE: dict[str, Handler] = {
     "expm1": _expm1,
     "ceil": _ceil,
     "softplus": _softplus,
+    "silu": partial(_of_one, silu),
+    "hardsigmoid": partial(_of_one, hard_sigmoid),
+    "hardswish": partial(_of_one, hard_swish),
     "where": _where,
     "masked_fill": _masked_fill,
     "clamp": _clamp,

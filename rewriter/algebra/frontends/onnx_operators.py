@@ -10,6 +10,7 @@ from string import ascii_letters
 import numpy as np
 
 from rewriter.algebra.equation import Equation
+from rewriter.algebra.frontends.activations import clip, hard_swish, silu
 from rewriter.algebra.frontends.guards import selected
 from rewriter.algebra.frontends.onnx_scope import DTYPES, Call, Handler, Result
 from rewriter.algebra.prims import (
@@ -120,6 +121,25 @@ def _clip(call: Call) -> Result:
         if bound is not None:
             x = pointwise(fn, x, bound)
     return x
+
+
+def _hard_sigmoid(call: Call) -> Result:
+    x = call[0]
+    alpha, beta = (constant(call.attribute(n, v), x.dtype) for n, v in (("alpha", 0.2), ("beta", 0.5)))
+    return clip(pointwise("add", pointwise("mul", x, alpha), beta), 0.0, 1.0)
+
+
+def _swish(call: Call) -> Result:
+    return silu(call[0], call.attribute("alpha", 1.0))
+
+
+def _hard_swish(call: Call) -> Result:
+    return hard_swish(call[0])
+
+
+def _global_average(call: Call) -> Result:
+    x = call[0]
+    return sum_(x, range(2, len(x.shape)), keepdim=True, mean=True)
 
 
 def _where(call: Call) -> Result:
@@ -308,6 +328,10 @@ OPERATORS: dict[str, Handler] = {
     "com.microsoft::FusedMatMul": _fused_matmul,
     "Einsum": _einsum,
     "Conv": _conv,
+    "GlobalAveragePool": _global_average,
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _hard_swish,
+    "Swish": _swish,
     "ReduceSum": partial(_reduced, "sum"),
     "ReduceMean": partial(_reduced, "mean"),
     "ReduceMax": partial(_reduced, "max"),
