@@ -27,7 +27,7 @@ PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coin
 """Of scikit-image."""
 
 _IMAGES = f"images:{BUILD}/photographs:size=224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
-_TEXT = "text:models_zoo/data/held_out.txt:tokenizer=rewriter.models_zoo.smollm2:tokenizer,length=256,limit=3"
+_TEXT = "text:models_zoo/data/held_out.txt:tokenizer=rewriter.models_zoo.smollm2:tokenizer,length=192,limit=2"
 
 COMMANDS = {
     "dinov2": (
@@ -38,7 +38,7 @@ COMMANDS = {
     ),
     "smollm2": (
         f"rewrite zoo:smollm2-135m -o {BUILD}/smollm2-window.pt2 --no-budget --data {_TEXT}"
-        " --apply window:window=128,sinks=4",
+        " --apply window:window=64,sinks=4@best=0.5",
         f"validate zoo:smollm2-135m {BUILD}/smollm2-window.pt2 --data {_TEXT}"
         f" --budget kl<=0.05 --budget top1>=0.9 --report {RESULTS}/smollm2.html",
     ),

@@ -127,5 +127,5 @@ def _text(line: Line, height: int) -> list[Markup]:
     words += [element("strong", "as above" if line.again else step.op), " ", name]
     return [
         element("div", *words, class_="what", title=f"{step.op} {step.name} {step.shape}"),
-        element("div", step.shape, class_="shape"),
+        element("div", "" if step.shape == "?" else step.shape, class_="shape", title=step.shape),
     ]

@@ -157,7 +157,12 @@ def _figures(report: ValidationReport, timings: Sequence[SizeReport]) -> Iterato
     speeds = [(t, r.speed) for t in timings for r in t.rows if r.speed is not None]
     if speeds:
         at, speed = speeds[-1]
-        yield {"name": "Speed", "value": times(speed.median), "note": f"{_range(speed)}, {at.name}"}
+        sure = speed.excludes(1.0)
+        yield {
+            "name": "Speed",
+            "value": times(speed.median) if sure else "≈ 1×",
+            "note": f"{_range(speed)}{'' if sure else ', undecided'}; {at.name}",
+        }
 
 
 # the quality

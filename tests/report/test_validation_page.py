@@ -13,7 +13,9 @@ import pytest
 from rewriter.report.png import png
 from rewriter.report.text import similarity
 from rewriter.report.validation_page import used, validation_page
+from rewriter.verify.bench import SizeReport
 from rewriter.verify.budget import Outcome, parse_budget
+from rewriter.verify.intervals import Interval
 from rewriter.verify.per_site import AttentionMap, PerSite
 from rewriter.verify.validation import ValidationReport
 from tests.report.records import HOSTILE, drawing, failing, full_report
@@ -126,6 +128,17 @@ def test_says_what_failed_and_who_is_to_blame() -> None:
 def test_what_is_not_judged_is_not_called_a_success() -> None:
     text = validation_page(replace(full_report(), judged="nothing", budget=()))
     assert "Measured, not judged" in text and 'class="verdict open"' in text
+
+
+def test_a_ratio_that_may_be_one_is_no_speed_up() -> None:
+    report = full_report()
+    (size,) = report.timings
+    assert isinstance(size, SizeReport)
+    first, other = size.rows
+    for low, shown in ((0.9, "≈ 1×"), (1.1, "1.20×")):
+        row = replace(other, speed=Interval(1.2, low, 1.3, 0.95))
+        text = validation_page(replace(report, timings=(replace(size, rows=(first, row)),)))
+        assert f'<dt>Speed</dt><dd class="number">{shown}</dd>' in text
 
 
 def test_values_that_are_not_finite_do_not_break_pictures() -> None:
