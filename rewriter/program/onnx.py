@@ -26,7 +26,7 @@ from rewriter.program.onnx_graph import function_views, graph_view
 from rewriter.program.onnx_insert import inserted
 from rewriter.program.onnx_message import Message, message_of
 from rewriter.program.onnx_opset import convert_opset
-from rewriter.program.onnx_parts import cut_out, written
+from rewriter.program.onnx_parts import cut_out, main_values, written
 from rewriter.program.onnx_save import write_model
 from rewriter.program.onnx_session import Session
 from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
@@ -125,6 +125,10 @@ class OnnxProgram(Program):
         """What `graph` is the view of."""
         return self._model_apart(self._chains)
 
+    @cached_property
+    def _values(self) -> Mapping[str, ir.Value]:
+        return main_values(self._apart)
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs."""
@@ -203,7 +207,8 @@ class OnnxProgram(Program):
         known = {name: dtype for name, dtype in dtypes.items() if dtype is not None}
 
         def compile_with(more: Mapping[str, str]) -> Callable[[Arrays], list[np.ndarray]]:
-            part = cut_out(self._apart, self.graph, (*inputs, *sized), outputs, {**known, **more})
+            types = {**known, **more}
+            part = cut_out(self._apart, self.graph, (*inputs, *sized), outputs, types, self._values)
             session = Session(part, f"a part of {self.source}")
             if not sized:
                 return session

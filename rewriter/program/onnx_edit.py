@@ -68,7 +68,8 @@ class Editor:
         self._inline = inline
         self._opset = standard_opset(model)
         self._values = main_values(model)
-        self._names = {*self._values, *(n.name for n in model.graph if n.name)}
+        self._taken: set[str] = set()
+        self._take(*self._values, *(n.name for n in model.graph))
         self._functions = _Functions(model)
         self._sites: dict[str, dict[str, str]] = json.loads(model.metadata_props.get(SITES, "{}"))
 
@@ -95,8 +96,7 @@ class Editor:
         for node in nodes:
             node.metadata_props.update({f"rewriter.{key}": text for key, text in about.items()})
             node.metadata_props["rewriter.site"] = edit.name
-        self._names.update(n.name for n in nodes if n.name)
-        self._names.update(v.name for n in nodes for v in n.outputs if v.name)
+        self._take(*(n.name for n in nodes), *(v.name for n in nodes for v in n.outputs))
         self._model.graph.insert_before(producer, nodes)
         _take_over(old, new, f"{name}.replaced")
         self._values[edit.output] = new
@@ -125,9 +125,13 @@ class Editor:
 
     def _free(self, name: str) -> str:
         """Return ``name``, or ``name.1``, … such that nothing has it, alone or before a dot."""
-        prefixes = {other[:at] for other in self._names for at in range(len(other)) if other[at] == "."}
-        taken = self._names | prefixes
-        return next(free for k in count() if (free := f"{name}.{k}" if k else name) not in taken)
+        return next(free for k in count() if (free := f"{name}.{k}" if k else name) not in self._taken)
+
+    def _take(self, *names: str | None) -> None:
+        """Note that names are in use, alone and as what stands before a dot."""
+        for name in filter(None, names):
+            self._taken.add(name)
+            self._taken.update(name[: dot.start()] for dot in re.finditer(r"\.", name))
 
 
 def _take_over(old: ir.Value, new: ir.Value, aside: str) -> None:

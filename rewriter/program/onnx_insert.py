@@ -72,12 +72,11 @@ class _Inserter(Editor):
         self._model.opset_imports.update(body.domains)
         for node in nodes:
             node.metadata_props.update({f"rewriter.{key}": text for key, text in about.items()})
-        self._names.update(n.name for n in nodes if n.name)
-        self._names.update(v.name for n in nodes for v in n.outputs if v.name)
+        self._take(*(n.name for n in nodes), *(v.name for n in nodes for v in n.outputs))
         self._model.graph.extend(nodes)
         self._new += nodes
         new.name = name
-        self._names.add(name)
+        self._take(name)
         self._values[edit.name] = new
         self._dtypes[edit.name] = body.dtype
         if edit.instead is not None:

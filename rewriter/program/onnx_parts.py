@@ -37,7 +37,12 @@ def main_values(model: ir.Model) -> dict[str, ir.Value]:
 
 
 def cut_out(
-    model: ir.Model, graph: Graph, inputs: Sequence[str], outputs: Sequence[str], dtypes: Mapping[str, str]
+    model: ir.Model,
+    graph: Graph,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dtypes: Mapping[str, str],
+    values: Mapping[str, ir.Value] | None = None,
 ) -> ir.Model:
     """Return the part that computes ``outputs`` from ``inputs``; it shares the weights.
 
@@ -49,6 +54,8 @@ def cut_out(
         Names of values.
     dtypes
         Types of the inputs.
+    values
+        What `main_values` gives, where it is at hand: to find it takes as long as the model is large.
 
     Raises
     ------
@@ -65,7 +72,7 @@ def cut_out(
             f"The part up to {', '.join(outputs)} also reads the graph input {missing[0]!r}; "
             "give it as an input."
         )
-    values = main_values(model)
+    values = main_values(model) if values is None else values
     constants = [values[name] for name in read if name in graph.constants and name not in given]
     producers = [value.producer() for value in constants]
     view = ir.GraphView(
