@@ -18,16 +18,48 @@ from rewriter.program.graph import Graph
 from rewriter.program.program import Arrays
 from rewriter.program.tensors import to_numpy, to_torch
 
-__all__ = ["part"]
+__all__ = ["needed_weights", "part", "tensor_part"]
+
+
+Tensors = Callable[[Sequence[Any]], list[Any]]
+"""Tensors and whole numbers, in the order of the inputs, to those of the outputs."""
 
 
 def part(
     exported: ExportedProgram, graph: Graph, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Callable[[Arrays], list[np.ndarray]]:
+    """Return the computation from ``inputs`` to ``outputs`` as a function of arrays; see `tensor_part`."""
+    natives = {n.name: n for n in exported.graph.nodes}
+    compute = tensor_part(exported, graph, inputs, outputs)
+
+    def run(arrays: Arrays) -> list[np.ndarray]:
+        given = [_operand(natives[name], arrays[name]) for name in inputs]
+        with torch.no_grad():
+            return list(map(_array, compute(given)))
+
+    return run
+
+
+def tensor_part(
+    exported: ExportedProgram,
+    graph: Graph,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    bound: Mapping[str, Any] | None = None,
+) -> Tensors:
     """Return the computation from ``inputs`` to ``outputs``; weights are bound.
 
-    Dynamic sizes are those of the arrays: a size that their shapes determine is not computed by the
+    Dynamic sizes are those of the tensors: a size that their shapes determine is not computed by the
     graph's own nodes, which may start at tensors that are not given.
+
+    Parameters
+    ----------
+    exported, graph
+        The program and its read view.
+    inputs, outputs
+        Names of nodes.
+    bound
+        Weights by the names of their placeholders; the program's own by default.
 
     Raises
     ------
@@ -35,17 +67,17 @@ def part(
         If an output depends on something that is neither given nor a weight.
     """
     natives = {n.name: n for n in exported.graph.nodes}
-    bound = bindings(exported)
+    weights = bindings(exported) if bound is None else bound
     unknown = [name for name in (*inputs, *outputs) if name not in natives]
     if unknown:
         raise InputError(f"no value is called {', '.join(unknown)}; expected names of the graph's nodes")
     shapes = [graph.values[name].shape or () for name in inputs]
     known = {str(s) for s in solve_sizes((n, 1) for shape in shapes for n in shape)}
-    steps = _steps(natives, set(inputs), set(bound), known, outputs)
+    steps = _steps(natives, set(inputs), set(weights), known, outputs)
     last = {read: step for step in steps for read in _reads(step, known)}
 
-    def run(arrays: Arrays) -> list[np.ndarray]:
-        env = {name: _operand(natives[name], arrays[name]) for name in inputs}
+    def compute(given: Sequence[Any]) -> list[Any]:
+        env = dict(zip(inputs, given, strict=True))
         sizes = solve_sizes(
             (size, n)
             for name, shape in zip(inputs, shapes, strict=True)
@@ -53,19 +85,27 @@ def part(
         )
 
         def value(node: FxNode) -> Any:
-            if node.name not in env and node.name not in bound:
+            if node.name not in env and node.name not in weights:
                 env[node.name] = _number(node.meta["val"], sizes)
-            return env[node.name] if node.name in env else bound[node.name]
+            return env[node.name] if node.name in env else weights[node.name]
 
-        with torch.no_grad():
-            for node in steps:
-                env[node.name] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
-                for read in node.all_input_nodes:
-                    if last.get(read) is node and read.name not in outputs:
-                        env.pop(read.name, None)
-        return [_array(value(natives[name])) for name in outputs]
+        for node in steps:
+            env[node.name] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
+            for read in node.all_input_nodes:
+                if last.get(read) is node and read.name not in outputs:
+                    env.pop(read.name, None)
+        return [value(natives[name]) for name in outputs]
 
-    return run
+    return compute
+
+
+def needed_weights(
+    exported: ExportedProgram, graph: Graph, inputs: Sequence[str], outputs: Sequence[str]
+) -> dict[str, Any]:
+    """Return the weights that the computation from ``inputs`` to ``outputs`` reads, by placeholder."""
+    weights = bindings(exported)
+    read = {v for n in graph.region(outputs, set(inputs)) for v in n.inputs} | set(outputs)
+    return {name: held for name, held in weights.items() if name in read}
 
 
 def _steps(

@@ -42,6 +42,10 @@ class Exchange(ABC):
         """Return what corresponds of the queries, keys and values of both, under ``q``, ``k``, ``v``."""
 
     @abstractmethod
+    def renamed(self) -> dict[str, str] | None:
+        """Return values of the original -> those of the other that hold the same, or None if none does."""
+
+    @abstractmethod
     def result(self, after: np.ndarray) -> np.ndarray:
         """Return a result of the second model as the original lays it out."""
 
@@ -92,6 +96,9 @@ class _ByName(Exchange):
         theirs = self.backward(after)
         return {x: (before[name], theirs[name]) for x, name in self.read.items() if name in theirs}
 
+    def renamed(self) -> dict[str, str] | None:
+        return dict(self.inputs)
+
     def result(self, after: np.ndarray) -> np.ndarray:
         return after
 
@@ -131,6 +138,17 @@ class _ByLayout(Exchange):
     def operands(self, before: Arrays, after: Arrays) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         theirs = self.backward(after)
         return {x: (y.read(before[y.value]), y.read(theirs[y.value])) for x, y in self.before.items()}
+
+    def renamed(self) -> dict[str, str] | None:
+        pairs = [(self.before[letter], self.after[letter]) for letter in self.before]
+        alike = all(a.shape == b.shape and np.array_equal(a.places, b.places) for a, b in pairs)
+        result = np.array_equal(self.result_before.places, self.result_after.places)
+        found = {a.value: b.value for a, b in pairs}
+        return (
+            found
+            if alike and result and self.factor == 1 and len(set(found.values())) == len(found)
+            else None
+        )
 
     def result(self, after: np.ndarray) -> np.ndarray:
         return self.result_before.native(self.result_after.canonical(after))

@@ -79,10 +79,17 @@ class Blend:
         wanted = frozenset(reverted)
         return Hybrid(self, wanted) if wanted else self.rewritten
 
+    def renamed_inputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Return inputs of the original under the names of the rewritten model."""
+        names = zip(self.rewritten.graph.inputs, self._names, strict=True)
+        return {name: inputs[own] for name, own in names}
+
     def run(self, inputs: Arrays, reverted: frozenset[str]) -> dict[str, np.ndarray]:
         """Run a hybrid on inputs of the rewritten model; return its outputs by name, among other values."""
         carried = self._exchanges(inputs)
-        own = {mine: inputs[name] for name, mine in zip(self.rewritten.graph.inputs, self._names, strict=True)}
+        own = {
+            mine: inputs[name] for name, mine in zip(self.rewritten.graph.inputs, self._names, strict=True)
+        }
         instead = {}
         for unit in reverted:
             at = self._at[unit]
@@ -139,7 +146,9 @@ class Blend:
         return self._carried[key]
 
     def _measured(self, inputs: Arrays) -> list[Exchange]:
-        own = {mine: inputs[name] for name, mine in zip(self.rewritten.graph.inputs, self._names, strict=True)}
+        own = {
+            mine: inputs[name] for name, mine in zip(self.rewritten.graph.inputs, self._names, strict=True)
+        }
         first = staged(self.original, [(p.site.inputs, p.site.output) for p in self._pairs])
         before, after = Walk(first, own), Walk(self.stages, inputs)
         found = []
