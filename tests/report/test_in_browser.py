@@ -23,7 +23,7 @@ def _chromium(*arguments: str) -> str:
     assert BROWSER is not None
     base = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     done = subprocess.run(
-        [BROWSER, *base, *arguments], capture_output=True, text=True, timeout=120, check=True
+        [BROWSER, *base, *arguments], capture_output=True, text=True, timeout=300, check=True
     )
     return done.stdout
 
