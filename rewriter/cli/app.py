@@ -241,6 +241,87 @@ def validate(
 
 @app.command()
 @guarded
+def bisect(
+    original: Annotated[
+        str, typer.Argument(metavar="ORIGINAL", help="The model as it was.", show_default=False)
+    ],
+    rewritten: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="REWRITTEN", help="The model to search; or say --apply or --plan.", show_default=False
+        ),
+    ] = None,
+    apply: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FORM", help="Rewrite the original so, as for `rewriter rewrite`.", show_default=False
+        ),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(metavar="PLAN.json", help="Rewrite the original by a plan.", show_default=False),
+    ] = None,
+    data: Data = None,
+    budget: Budgets = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]module:callable", help="As for `rewriter validate`.", show_default=False
+        ),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT", help="As for `rewriter validate`.", show_default=False),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="T", help="As for `rewriter rewrite`.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Inputs that every attempt runs on.")] = 8,
+    reproduce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write the worst site out of both models, and its inputs, here.",
+            show_default=False,
+        ),
+    ] = None,
+    kept: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLAN.json", help="Write the plan without what is to be reverted.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Record attempts here, and go on from them.", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Find the smallest set of sites whose reversal meets the budget, and show the worst one alone."""
+    from rewriter.cli.bisect import Request, bisect_models
+
+    request = Request(
+        original=original,
+        rewritten=rewritten,
+        apply=tuple(apply or ()),
+        plan=plan,
+        data=data,
+        budget=tuple(budget or ()),
+        task=tuple(task or ()),
+        mask=tuple(mask or ()),
+        target=target,
+        limit=limit,
+        reproduce=reproduce,
+        kept=kept,
+        resume=resume,
+        seed=seed,
+    )
+    bisect_models(request, json)
+
+
+@app.command()
+@guarded
 def bench(
     models: Annotated[
         list[str],

@@ -57,7 +57,7 @@ def cut_out_program(
 
 
 def part_inputs(program: Program, names: Sequence[str]) -> list[str]:
-    """Return those of some values that a part can take as inputs: all but whole numbers that shapes decide."""
+    """Return the values that a part can take as inputs: all but whole numbers that shapes decide."""
     if program.format != "fx":
         return list(names)
     import torch
@@ -65,7 +65,7 @@ def part_inputs(program: Program, names: Sequence[str]) -> list[str]:
     from rewriter.program.fx import FxProgram
 
     assert isinstance(program, FxProgram)
-    nodes = program.exported.graph.nodes
+    nodes = program._apart.graph.nodes
     numbers = {n.name for n in nodes if isinstance(n.meta.get("val"), torch.SymInt)}
     return [name for name in names if name not in numbers]
 
@@ -82,7 +82,7 @@ def _of_onnx(
 
     assert isinstance(program, OnnxProgram)
     dtypes = {name: program.graph.values[name].dtype or str(sample[name].dtype) for name in inputs}
-    part = cut_out(program.model, program.graph, inputs, outputs, dtypes)
+    part = cut_out(program._apart, program.graph, inputs, outputs, dtypes)
     part.metadata_props.update(metadata)
     return OnnxProgram(part, f"a part of {program.source}")
 
@@ -100,7 +100,7 @@ def _of_fx(
     from rewriter.program.fx_part import needed_weights, tensor_part
 
     assert isinstance(program, FxProgram)
-    exported, graph = program.exported, program.graph
+    exported, graph = program._apart, program.graph
     inputs = part_inputs(program, inputs)
     weights = needed_weights(exported, graph, inputs, outputs)
 

@@ -31,7 +31,7 @@ from rewriter.verify.running import can_run
 from rewriter.verify.task import Task, Tasks, load_tasks, measure_task
 from rewriter.verify.verdict import Judgement, judge
 
-__all__ = ["Attempt", "BisectReport", "bisect"]
+__all__ = ["Attempt", "BisectReport", "bisect", "deciding_cases"]
 
 LIMIT = 8
 """Inputs that every attempt runs on."""
@@ -56,7 +56,7 @@ class Attempt:
     score
         How far over it was, in units of the bound; 0 where it was met.
     verdict
-        In a sentence.
+        What was measured.
     """
 
     reverted: tuple[str, ...]
@@ -205,7 +205,7 @@ def bisect(
     """
     tell, budgets = progress or silent, parse_budgets(budget)
     masks = (mask,) if isinstance(mask, str) else tuple(mask)
-    cases = _cases(original, data, seed, limit, bool(budgets))
+    cases = deciding_cases(original, data, seed, limit, bool(budgets))
     source = (
         _Replanned(original, rewritten, plan) if _spans(rewritten, plan) else _Blended(original, rewritten)
     )
@@ -323,7 +323,7 @@ class _Search:
             held = self.record.get(name)
             if held is None:
                 found = self._judged(self._candidate(reverted))
-                held = [found.ok, _score(found), found.verdict]
+                held = [found.ok, _score(found), _measured(found)]
                 self.record.put(name, held)
             try:
                 ok, score, verdict = held
@@ -363,15 +363,33 @@ class _Search:
         return self._noise
 
 
-def _cases(original: Program, data: Data | None, seed: int, limit: int, budgets: bool) -> list[Case]:
-    """Return the inputs that decide: the data, else what is made up; with a budget, not the extreme ones."""
+def deciding_cases(original: Program, data: Data | None, seed: int, limit: int, budgets: bool) -> list[Case]:
+    """Return the inputs that decide.
+
+    Parameters
+    ----------
+    original
+        Whose inputs.
+    data
+        Recorded inputs, which decide where there are any.
+    seed
+        Of those that are made up.
+    limit
+        How many.
+    budgets
+        Whether there is a budget, for which the extreme ones of those that are made up do not count.
+
+    Raises
+    ------
+    InputError
+        When there are none.
+    """
     if data is not None:
         found = list(islice(data_cases(data, original), limit))
     else:
-        made = generated_cases(original, seed, lambda inputs: can_run(original, inputs))
-        found = sorted(
-            (c for c in made if c.group == "random" or not budgets), key=lambda c: c.group != "random"
-        )
+        made = list(generated_cases(original, seed, lambda inputs: can_run(original, inputs)))
+        found = [c for c in made if c.group == "random"]
+        found += [c for c in made if c.group != "random" and not budgets]
     if not found:
         raise InputError(f"there is no input to compare {original.source} on; give some with --data")
     return found[:limit]
@@ -420,6 +438,14 @@ def _score(found: Judgement) -> float:
         if o.distance is not None and o.tolerance
     ]
     return max(over, default=1e300)
+
+
+def _measured(found: Judgement) -> str:
+    """Return what decided: the figures that budgets are about, else the verdict."""
+    rows = [
+        f"{o.budget.metric}{f' of {o.output}' if o.output else ''} {o.measured:.4g}" for o in found.budget
+    ]
+    return ", ".join(rows) or found.verdict
 
 
 def _without(plan: Plan | None, reverted: Iterable[str]) -> Plan | None:

@@ -79,6 +79,11 @@ class Blend:
         wanted = frozenset(reverted)
         return Hybrid(self, wanted) if wanted else self.rewritten
 
+    @property
+    def original_inputs(self) -> tuple[str, ...]:
+        """Names of the original's inputs in the order of those of the rewritten model."""
+        return self._names
+
     def renamed_inputs(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Return inputs of the original under the names of the rewritten model."""
         names = zip(self.rewritten.graph.inputs, self._names, strict=True)

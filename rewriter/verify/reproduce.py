@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,18 @@ class Reproduction:
         """What compares them."""
         return f"rewriter validate {self.original} {self.rewritten} --data {self.data}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "unit": self.unit,
+            "original": str(self.original),
+            "rewritten": str(self.rewritten),
+            "data": str(self.data),
+            "nodes": list(self.nodes),
+            "distance": self.distance and self.distance.to_dict(),
+            "command": self.command,
+        }
+
 
 @dataclass(frozen=True)
 class _Side:
@@ -63,6 +76,14 @@ class _Side:
     inputs: Sequence[str]
     outputs: Sequence[str]
     sample: Arrays
+
+    def cut(self, notes: Mapping[str, Mapping[str, str]] | None) -> Program:
+        return cut_out_program(self.program, self.inputs, self.outputs, self.sample, notes)
+
+    def given(self, more: Arrays) -> _Side:
+        """Return the part that also starts from inputs of its model, in the given order."""
+        inputs = [*(n for n in self.inputs if n not in more), *more]
+        return _Side(self.program, inputs, self.outputs, {**self.sample, **more})
 
 
 def reproduce(blend: Blend, unit: str, case: Case, directory: Path, value: str | None = None) -> Reproduction:
@@ -88,13 +109,15 @@ def reproduce(blend: Blend, unit: str, case: Case, directory: Path, value: str |
     """
     ours, theirs = _sides(blend, unit, case, value)
     applied = blend.pair(unit).applied if unit in blend.sites else None
-    notes = (
-        {applied.site: {"form": applied.form, "fidelity": applied.fidelity}} if applied is not None else None
-    )
-    parts = [
-        cut_out_program(s.program, s.inputs, s.outputs, s.sample, n)
-        for s, n in ((ours, None), (theirs, notes))
-    ]
+    notes = {applied.site: {"form": applied.form, "fidelity": applied.fidelity}} if applied else None
+    try:
+        parts = [ours.cut(None), theirs.cut(notes)]
+    except InputError:
+        # a mask, say, is computed from the inputs of the model
+        given = blend.renamed_inputs(case.inputs)
+        ours = ours.given(dict(zip(blend.original_inputs, given.values(), strict=True)))
+        theirs = theirs.given(given)
+        parts = [ours.cut(None), theirs.cut(notes)]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         paths = [
