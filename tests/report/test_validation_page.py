@@ -92,6 +92,10 @@ def test_fetches_nothing_and_runs_nothing(page: str) -> None:
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+def test_ends_with_one_newline(page: str) -> None:
+    assert page.endswith("</html>\n")
+
+
 def test_hostile_names_are_text(page: str) -> None:
     assert "<script" not in page and "<img src=x" not in page and "49" not in re.findall(r"\{\{.*", page)
     assert page.count("</style>") == 1
