@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -50,9 +51,9 @@ _IMAGES: dict[str, tuple[str, ...]] = {
 }
 
 _TEXT: dict[str, tuple[str, ...]] = {
-    "window": tuple(f"window:window={n},sinks=4" for n in (1024, 512, 128)),
-    "window without sinks": tuple(f"window:window={n}" for n in (1024, 512, 128)),
-    "pooled": tuple(f"pooled:window={n},pool=16,sinks=4" for n in (512, 256, 128)),
+    "window": tuple(f"window:window={{tokens/{k}}},sinks=4" for k in (2, 4, 16)),
+    "window without sinks": tuple(f"window:window={{tokens/{k}}}" for k in (2, 4, 16)),
+    "pooled": tuple(f"pooled:window={{tokens/{k}}},pool=16,sinks=4" for k in (4, 8, 16)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
     "clipped": tuple(f"clipped:gamma={g}" for g in (-0.0003, -0.003, -0.03)),
 }
@@ -73,12 +74,16 @@ FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "minilm": _SEQUENCES,
     "whisper": _SEQUENCES,
 }
-"""Forms by the first part of a workload's name."""
+"""Forms by the first part of a workload's name; ``{tokens/4}`` is a quarter of its length."""
+
+_SHARE = re.compile(r"\{tokens/(\d+)\}")
 
 
 def cases(workload: str) -> Iterator[Case]:
     """Yield the cases of a workload."""
-    for family, forms in FAMILIES[workload.partition("-")[0]].items():
-        for form in forms:
+    model, _, tokens = workload.partition("-")
+    for family, forms in FAMILIES[model].items():
+        for template in forms:
+            form = _SHARE.sub(lambda share: str(int(tokens) // int(share[1])), template)
             for select in ("all",) if "keep=" in form else ("all", HALF):  # it chooses its layers itself
                 yield Case(workload, family, form, select)
