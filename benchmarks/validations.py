@@ -34,7 +34,7 @@ COMMANDS = {
         f"rewrite zoo:dinov2-small -o {BUILD}/dinov2-window.onnx --no-budget --data {_IMAGES}"
         " --apply window:window=13,sinks=1,grid=auto@best=0.5",
         f"validate zoo:dinov2-small {BUILD}/dinov2-window.onnx --data {_IMAGES}"
-        f" --budget cos>=0.99 --budget soft_iou>=0.9 --report {RESULTS}/dinov2.html",
+        f" --budget cos>=0.99 --budget sqnr>=15dB --report {RESULTS}/dinov2.html",
     ),
     "smollm2": (
         f"rewrite zoo:smollm2-135m -o {BUILD}/smollm2-window.pt2 --no-budget --data {_TEXT}"
