@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from rewriter.algebra.sizes import ONE, ZERO, Size, product
 from rewriter.lower.errors import EmitError
+from rewriter.lower.numbers import finite_in
 
 __all__ = ["OnnxWriter", "Tensor", "onnx_type"]
 
@@ -87,7 +88,7 @@ class OnnxWriter:
 
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Tensor:
         """Write a known value; equal ones are one node."""
-        known = np.asarray(array).astype(onnx_type(dtype).numpy())
+        known = finite_in(array, dtype).astype(onnx_type(dtype).numpy())
 
         def make() -> Tensor:
             shape = tuple(Size.of(n) for n in known.shape)

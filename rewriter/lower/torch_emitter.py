@@ -17,6 +17,7 @@ from rewriter.algebra.sizes import ONE, Size, SizeLike
 from rewriter.lower.attention import masked_causally, spelled_out, with_sinks, zero_where_empty
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
+from rewriter.lower.numbers import finite_in
 from rewriter.lower.torch_standard import standard
 
 __all__ = ["TorchEmitter", "solve_sizes"]
@@ -194,7 +195,7 @@ class TorchEmitter:
 
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Tensor:
         """Return a known value."""
-        known, kind = np.asarray(array), getattr(torch, dtype)
+        known, kind = finite_in(array, dtype), getattr(torch, dtype)
         if known.ndim == 0:
             return self._known(torch.full((), known.item(), dtype=kind, device=self._device), ())
         if not known.size:

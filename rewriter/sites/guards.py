@@ -10,7 +10,7 @@ from rewriter.algebra.index import Affine, Atom, resolve
 from rewriter.algebra.prims import Constant, Prim, Reduce
 from rewriter.algebra.sizes import product
 from rewriter.algebra.term import Apply, Number, Read, Term, same
-from rewriter.sites.scores import MASKING
+from rewriter.sites.hiding import MASKING
 from rewriter.sites.sums import same_factors, under
 
 __all__ = ["asks_for_empty_rows", "is_guard", "repeats_mask"]

@@ -133,7 +133,8 @@ def _cost(shape: Sequence[Size], index: Index, wanted: Sequence[Affine]) -> int 
     needed = frozenset(a for w in wanted for a in w.atoms)
     if not seen <= needed:
         return None
-    regrouped = Counter(index) != Counter(wanted)
+    # axes of size 1 come and go for nothing
+    regrouped = Counter(d for d in index if d.terms) != Counter(d for d in wanted if d.terms)
     return 1 + regrouped + sliced
 
 

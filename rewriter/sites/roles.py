@@ -60,12 +60,11 @@ def assign_roles(product: Product, v: Read, keys: tuple[Atom, ...], output: Inde
         return f"an axis of size {lost[0].size} of the output is in none of queries, keys and values"
     if any(a in in_k and a in in_q and a not in in_v for a in shared) and not v_features:
         return "the output has no axis that comes from the values alone"
-    near = _nearest(
-        beside(f, (x,)) for f, x in ((features, product.q), (features, product.k), (v_features, v))
-    )
+    sides = (features, product.q), (features, product.k), (v_features, v)
+    near = _nearest(beside(f, (x,)) & {*shared, *own} for f, x in sides)
     expanded = (atoms_of(product.k.index) | atoms_of(v.index)) - in_k - in_v
-    if near.isdisjoint([*shared, *own]):
-        near |= _by_position(product, shared)
+    if not near:
+        near = _by_position(product, shared)
     heads = tuple(a for a in shared if a in near)
     tied = near | _together(frozenset(heads), (product.q,)) | expanded
     groups = tuple(a for a in own if a in tied)

@@ -7,19 +7,11 @@ from dataclasses import dataclass, replace
 
 from rewriter.algebra.index import Atom
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, unfold
+from rewriter.sites.hiding import MASKING, loses_order, replaces
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.sums import Sum, as_sum, is_matrix, parts_of
 
-__all__ = ["MASKING", "Product", "Scores", "read_scores"]
-
-MASKING = -1e30
-"""A number at or below this hides a key: added to or put in place of any score it leaves itself."""
-
-REPLACING = -1e8
-"""A number at or below this hides a key when it is put in place of the score."""
-
-SMALLEST_HALF = -65504.0
-"""The same in half precision, which has no lower number."""
+__all__ = ["Product", "Scores", "read_scores"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +89,7 @@ def read_scores(
         How many maps are looked into.
     """
     tree = _unfolded(scores, budget)
-    products = [p for t in _distinct_reads(tree) for p in _products(search, t, keys)]
+    products = [p for t in _distinct_reads(tree) for p in _products(search, t, keys, values)]
     if not products:
         return Scores(None, whole=scores)
     chosen = _main(search, products, values)
@@ -171,18 +163,18 @@ def _distinct_reads(tree: Term) -> list[Read]:
     return found
 
 
-def _products(search: Search, at: Read, keys: Sequence[Atom]) -> Iterator[Product]:
+def _products(search: Search, at: Read, keys: Sequence[Atom], values: frozenset[Atom]) -> Iterator[Product]:
     for split in (False, True):
         total = as_sum(at, split)
         if total is None:
             return
-        found = _as_product(search, total, keys) or _as_distance(search, total, keys)
+        found = _as_product(search, total, keys, values) or _as_distance(search, total, keys, values)
         if found is not None:
             yield found
             return
 
 
-def _as_product(search: Search, total: Sum, keys: Sequence[Atom]) -> Product | None:
+def _as_product(search: Search, total: Sum, keys: Sequence[Atom], values: frozenset[Atom]) -> Product | None:
     terms = [unfold(f, budget=32) if isinstance(f, Read) else f for f in total.factors]
     # only now are all atoms split as the factors need them
     features = parts_of(total.bound)
@@ -196,8 +188,7 @@ def _as_product(search: Search, total: Sum, keys: Sequence[Atom]) -> Product | N
         else:
             sides[bool(atoms & wanted)].append(factor)
     if not wanted and len(sides[0]) == 2:
-        # one key leaves no atom: the second factor holds it, unless only the first one varies
-        first = int(search.varies(sides[0][0]) and not search.varies(sides[0][1]))
+        first = _queries_of_one_key(search, sides[0], bound | values)
         sides = ([sides[0][first]], [sides[0][1 - first]])
     if len(sides[0]) != 1 or len(sides[1]) != 1:
         return None
@@ -209,7 +200,19 @@ def _as_product(search: Search, total: Sum, keys: Sequence[Atom]) -> Product | N
     return Product(total.whole, q, k, features, total.scale, tuple(beside))
 
 
-def _as_distance(search: Search, total: Sum, keys: Sequence[Atom]) -> Product | None:
+def _queries_of_one_key(search: Search, factors: Sequence[Term], held: frozenset[Atom]) -> int:
+    """Return which of two factors holds the queries where one key leaves no atom.
+
+    It is the one with an axis that neither values nor features have, and else the second one if that
+    varies and the first one does not.
+    """
+    own = [bool(depends_on(unfold(f, budget=32) if isinstance(f, Read) else f) - held) for f in factors]
+    if own[0] != own[1]:
+        return int(own[1])
+    return int(search.varies(factors[0]) and not search.varies(factors[1]))
+
+
+def _as_distance(search: Search, total: Sum, keys: Sequence[Atom], values: frozenset[Atom]) -> Product | None:
     """Read ``sum of (q - k)^2``."""
     match total.factors:
         case (Apply("sub", (a, b)) as x, y) if same(x, y):
@@ -219,7 +222,7 @@ def _as_distance(search: Search, total: Sum, keys: Sequence[Atom]) -> Product | 
         case _:
             return None
     q, k = (b, a) if depends_on(a) & frozenset(parts_of(keys)) else (a, b)
-    inner = _as_product(search, replace(total, factors=(q, k)), keys)
+    inner = _as_product(search, replace(total, factors=(q, k)), keys, values)
     return None if inner is None else replace(inner, distance=True)
 
 
@@ -237,7 +240,7 @@ class _Walked:
     factors: tuple[tuple[Term, bool], ...] = ()
     bias: Term | None = None
     cap: float | None = None
-    replaced: bool = False
+    replaced: float | None = None
     """A number that is not too low for others to leave a trace in it stands in place of some scores."""
 
 
@@ -257,7 +260,7 @@ def _affine(search: Search, tree: Term, hole: Read) -> _Walked | None:
 def _step(search: Search, tree: Apply, at: int, done: _Walked) -> _Walked | None:
     """Extend what is known of the operand at position ``at`` by one function."""
     others = [arg for k, arg in enumerate(tree.args) if k != at]
-    if done.replaced and tree.fn in ("add", "sub") and not isinstance(others[0], Number):
+    if done.replaced is not None and tree.fn in ("add", "sub") and not isinstance(others[0], Number):
         return None
     match tree.fn, at:
         case "add", _:
@@ -272,7 +275,7 @@ def _step(search: Search, tree: Apply, at: int, done: _Walked) -> _Walked | None
         case ("mul", _) | ("div", 0):
             return _scaled(tree.fn, _number(search, others[0]), done)
         case "where", (1 | 2):
-            return _masked(tree, at, done)
+            return _masked(search, tree, at, done)
         case "tanh", _ if done.cap is None and done.bias is None:
             return replace(done, cap=1.0)
         case _:
@@ -291,20 +294,17 @@ def _scaled(fn: str, by: Term, done: _Walked) -> _Walked | None:
     return replace(done, factors=(*done.factors, (by, fn == "div")), bias=rest)
 
 
-def _masked(tree: Apply, at: int, done: _Walked) -> _Walked | None:
+def _masked(search: Search, tree: Apply, at: int, done: _Walked) -> _Walked | None:
     fill = tree.args[3 - at]
-    if not isinstance(fill, Number):
+    if not isinstance(fill, Number) or not replaces(fill.value, tree.dtype):
         return None
-    if tree.dtype == "float16" and fill.value <= SMALLEST_HALF:
-        hidden = fill
-    elif fill.value <= REPLACING:
-        # what replaces any score leaves no trace of it: so must the number that is added instead
-        hidden = fill if fill.value <= MASKING else Number(MASKING)
-    else:
+    if loses_order(search.known, fill.value, done.bias, done.replaced):
         return None
+    # what replaces any score leaves no trace of it: so must the number that is added instead
+    hidden = fill if fill.value <= MASKING else Number(MASKING)
     rest: Term = Number(0.0) if done.bias is None else done.bias
     branches = (rest, hidden) if at == 1 else (hidden, rest)
-    replaced = done.replaced or fill.value > MASKING
+    replaced = fill.value if fill.value > MASKING else done.replaced
     return replace(done, bias=Apply("where", (tree.args[0], *branches), tree.dtype), replaced=replaced)
 
 

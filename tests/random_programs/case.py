@@ -70,7 +70,7 @@ def case(seed: int, **fixed: object) -> Case:
     result = _finished(w, result)
     w.program.outputs = [result.tensor.name, *(x.tensor.name for x in seen)]
     w.program.prune()
-    found = expected_of(sizes, recipe, constant, s.shown, loop, draws.made)
+    found = expected_of(sizes, recipe, constant, s, loop, draws.made)
     return Case(seed, dict(fixed), draws, w.program, form, found)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.random_programs.attention import Recipe
-from tests.random_programs.sources import Sizes
+from tests.random_programs.sources import Sizes, Sources
 
 __all__ = ["MUTATIONS", "Expected", "Mutation", "expected_of", "underflows"]
 
@@ -68,10 +68,16 @@ class Expected:
         ``batch × heads``, queries, keys.
     rows_only
         Nothing tells queries from heads: only their product is known.
-    heads, kv_heads
-        Where the graph shows them, else None.
+    heads
+        Where the graph shows them, else None. Where one operand shows heads and another one batch in the
+        same way, both are right: the function is that of ``batch × heads``.
+    groups
+        How many heads share keys, where the graph shows that.
     scale
         Of every site, or None where it cannot be told from the operands.
+    unheld
+        Half precision does not hold what is rewritten: where every key of a query is hidden, adding the
+        number that replaced the scores overflows. Verification must refuse it.
     """
 
     sites: int
@@ -80,8 +86,9 @@ class Expected:
     sizes: tuple[int, int, int] = (1, 1, 1)
     rows_only: bool = False
     heads: int | None = None
-    kv_heads: int | None = None
+    groups: int | None = None
     scale: float | None = None
+    unheld: bool = False
 
 
 TRAITS = {
@@ -94,7 +101,7 @@ TRAITS = {
 
 
 def expected_of(
-    sizes: Sizes, r: Recipe, constant: str, shown: bool, loop: bool, made: Mapping[str, object]
+    sizes: Sizes, r: Recipe, constant: str, sources: Sources, loop: bool, made: Mapping[str, object]
 ) -> Expected:
     """Return what is to be found where this is computed.
 
@@ -102,16 +109,17 @@ def expected_of(
     ----------
     constant
         ``q`` where the queries are weights.
-    shown
-        Whether an axis holds heads and features.
+    sources
+        What the graph shows of its operands.
     loop
         Whether every head is computed by itself.
     made
         All decisions.
     """
+    unheld = made["dtype"] == "float16" and _is_blind(sizes, r) and _hides_by(made, r, "where", "smallest")
     if r.mutation in MUTATIONS and not MUTATIONS[r.mutation].attention:
-        return Expected(0)
-    if _leaves_no_trace(sizes, r) or underflows(made):
+        return Expected(0, unheld=unheld)
+    if _leaves_no_trace(sizes, r) or underflows(made) or _sums_hidden(sizes, r, made):
         return Expected(0)
     heads = 1 if loop else sizes.heads or 1
     traits = frozenset(TRAITS[x] for x in r.extras)
@@ -120,7 +128,7 @@ def expected_of(
             return Expected(0)
         traits = traits - {"softcap"} | {"score-function"}
     opaque = made.get("before_scores", "nothing") != "nothing" and heads == sizes.groups
-    told = shown and heads > 1 and sizes.qk_dim > 1 and not opaque and "head-mixing" not in traits
+    told = sources.shown and heads > 1 and sizes.qk_dim > 1 and not opaque and "head-mixing" not in traits
     shared = made.get("groups") in ("expand", "tile", "broadcast") or sizes.groups == 1
     folded = constant and made.get("scale_on") in ("q", "both")
     # a number that operators compute stays a tensor in FX
@@ -131,9 +139,10 @@ def expected_of(
         traits=traits,
         sizes=(math.prod(sizes.batch) * heads, sizes.queries, sizes.keys),
         rows_only=bool(constant) or 1 in (sizes.queries, sizes.keys) or _hides_heads(made, told),
-        heads=heads if told else None,
-        kv_heads=heads // sizes.groups if told and shared else None,
+        heads=heads if told and not sources.blurred else None,
+        groups=sizes.groups if told and shared else None,
         scale=None if folded or traits & {"head-mixing", "score-function"} else r.scale,
+        unheld=unheld,
     )
 
 
@@ -165,9 +174,34 @@ def underflows(made: Mapping[str, object]) -> bool:
     return unshifted and any(made.get(f"mask{k}_fill", "-inf") != "-inf" for k in (0, 1))
 
 
+def _sums_hidden(sizes: Sizes, r: Recipe, made: Mapping[str, object]) -> bool:
+    """Whether a query that sees no key gets the sum of the values and not their mean, by rounding.
+
+    A finite number by which all keys are hidden swallows the logarithm of how many they are.
+    """
+    return (
+        r.normaliser == "logsumexp"
+        and _is_blind(sizes, r, True)
+        and _hides_by(made, r, "", "smallest", "-1e9")
+    )
+
+
+def _is_blind(sizes: Sizes, r: Recipe, padded: bool = False) -> bool:
+    """Whether there is a query that sees no key, or may be one where keys are padding."""
+    return ("window" in r.masks and sizes.queries > sizes.keys) or (padded and "padding" in r.masks)
+
+
+def _hides_by(made: Mapping[str, object], r: Recipe, how: str, *fills: str) -> bool:
+    """Whether keys are hidden by one of these numbers, and that way if one is named."""
+    return any(
+        made.get(f"mask{k}_fill") in fills and how in ("", made.get(f"mask{k}_applied"))
+        for k in range(len(r.masks))
+    )
+
+
 def _bends(made: Mapping[str, object], masks: int) -> bool:
     """Whether scores are replaced by a number that does not hide them, or that shows what is added to it."""
-    return any(_replaces(made, k) and _shows(made, k, masks) for k in range(masks))
+    return any(_replaces(made, k) and (_shows(made, k, masks) or _rivals(made, k)) for k in range(masks))
 
 
 def _replaces(made: Mapping[str, object], at: int) -> bool:
@@ -181,4 +215,14 @@ def _shows(made: Mapping[str, object], at: int, masks: int) -> bool:
     absorbs = fill == "smallest" and made["dtype"] != "float16"
     return not absorbs and any(
         made[f"mask{k}"] != "none" and made.get(f"mask{k}_applied") != "where" for k in range(at + 1, masks)
+    )
+
+
+def _rivals(made: Mapping[str, object], at: int) -> bool:
+    """Whether keys are hidden by adding, before, the number that replaces other scores: both keep a trace."""
+    fill = made[f"mask{at}_fill"]
+    low = fill == "-1e9" or (fill == "smallest" and made["dtype"] == "float16")
+    return low and any(
+        made.get(f"mask{k}_applied") in ("add where", "one minus") and made[f"mask{k}_fill"] == fill
+        for k in range(at)
     )

@@ -50,6 +50,8 @@ class Sources:
     v: Named
     shown: bool
     """Whether an axis of the graph holds heads and features, which tells heads from batch."""
+    blurred: bool
+    """Whether another one holds batch and features: it says the same of the batch."""
 
 
 def sources(w: Writer, sizes: Sizes, place: str, constant: str) -> Sources:
@@ -69,7 +71,8 @@ def sources(w: Writer, sizes: Sizes, place: str, constant: str) -> Sources:
     shown = place != "inputs" or w.draws.made.get("q_joined") == "heads and features"
     q, k = _changed(w, q, k, sizes)
     q, k, v = (disturbed(w, x, n) for x, n in ((q, "q"), (k, "k"), (v, "v")))
-    return Sources(q, k, v, shown and constant == "")
+    blurred = any({a[0] for a in joined} & {"b"} and {*joined} & {"d", "e"} for joined in w.neighbours)
+    return Sources(q, k, v, shown and constant == "", blurred)
 
 
 def _separate(w: Writer, sizes: Sizes, place: str, constant: str) -> tuple[Named, Named, Named]:
@@ -101,6 +104,7 @@ def _input(w: Writer, sizes: Sizes, name: str, axes: Sequence[str]) -> Named:
             return _divided(w, name, order, (len(rest), len(order)), size)
         case "neighbours" if len(order) > 2 and not w.program.dynamic:
             at = w.draws.pick(f"{name}_neighbours", list(range(len(order) - 1)))
+            w.neighbours.append(order[at : at + 2])
             return _divided(w, name, order, (at, at + 2), size)
     extra = w.draws.pick(f"{name}_part", {"all": 6, "slice": 1, "concat": 1, "strided": 0.5})
     return _part(w, name, order, size, token, extra)

@@ -44,6 +44,8 @@ class Writer:
 
     def __init__(self, draws: Draws, dtype: str) -> None:
         self.draws, self.dtype, self.program = draws, dtype, Program()
+        self.neighbours: list[tuple[str, ...]] = []
+        """Axes of the operands that are one axis of an input."""
 
     def apply(self, op: str, x: Named, *others: Tensor, **attributes: Any) -> Named:
         """Apply a step that keeps the axes."""

@@ -24,8 +24,8 @@ from rewriter.algebra.frontends.onnx_operators import OPERATORS
 from rewriter.algebra.frontends.onnx_scope import SMALL, Call, Known, Scope, integer_tensor, simple
 from rewriter.algebra.frontends.onnx_shapes import follow
 from rewriter.algebra.frontends.onnx_views import VIEWS
-from rewriter.algebra.prims import Constant, Iota, Prim, constant, leaf
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.prims import Constant, Expand, Iota, Permute, Prim, Reshape, constant, leaf
+from rewriter.algebra.sizes import ONE, Size
 from rewriter.program.graph import Graph, Node
 
 __all__ = ["translate"]
@@ -120,8 +120,7 @@ def _place_node(scope: Scope, node: Node) -> None:
         array = _fold(call, prim, found) if closed or found is not None else None
         if array is not None and array.size <= SMALL and array.dtype.kind not in "OSU":
             scope.arrays[name] = array
-            # a range stays one: its structure says more than its numbers
-            prim = prim if isinstance(prim.form, Iota) else constant(array, prim.dtype)
+            prim = prim if _says_more(prim) else constant(array, prim.dtype)
         elif found is not None:
             scope.integers[name] = found
         if closed or array is not None:
@@ -245,6 +244,19 @@ def _fold(call: Call, prim: Prim, known: Known | None) -> np.ndarray | None:
         return evaluate([prim], {}, dtype=precision)[0]
     except (ValueError, IndexError):
         return None  # operands out of range: the node fails in every runtime, if it is ever run
+
+
+def _says_more(prim: Prim) -> bool:
+    """Whether the structure of a known result says more than its numbers: a range, or what is repeated."""
+    match prim.form:
+        case Iota():
+            return True
+        case Expand():
+            return prim.dtype in _PRECISION and any(n != ONE for n in prim.shape)
+        case Reshape() | Permute():
+            return prim.dtype in _PRECISION and _says_more(prim.inputs[0])
+        case _:
+            return False
 
 
 _PRECISION = {"float16": np.float16, "bfloat16": np.float32, "float32": np.float32, "float64": np.float64}

@@ -12,13 +12,13 @@ from rewriter.algebra.index import Atom
 from rewriter.algebra.sizes import product
 from rewriter.algebra.term import Apply, Number, Term, depends_on
 from rewriter.sites.formula import Axes
+from rewriter.sites.hiding import MASKING
 from rewriter.sites.masks.arrays import shape_of, shape_of_all
 from rewriter.sites.masks.formulas import Opaque, both
 from rewriter.sites.masks.proof import Proof, band_of, sees_something
 from rewriter.sites.masks.reader import Reader
 from rewriter.sites.masks.summands import FAINT, Conjunct, Hidden, all_of, take_apart
 from rewriter.sites.masks.symbolic import prove
-from rewriter.sites.scores import MASKING
 from rewriter.sites.site import EmptyRow, Facts
 from rewriter.sites.values import Known
 

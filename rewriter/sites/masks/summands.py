@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rewriter.algebra.term import Apply, Number, Term, leaves
+from rewriter.sites.hiding import MASKING
 from rewriter.sites.masks.coordinates import Linear
 from rewriter.sites.masks.formulas import FALSE, TRUE, Formula, both, either, negate
 from rewriter.sites.masks.reader import Reader, is_truth
 from rewriter.sites.masks.values import Choice, Real, Value
-from rewriter.sites.scores import MASKING
 
 __all__ = ["FAINT", "Conjunct", "Hidden", "all_of", "take_apart"]
 

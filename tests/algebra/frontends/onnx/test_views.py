@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 
+from rewriter.algebra.prims import Constant, Expand, Reshape
+from rewriter.program.onnx import OnnxProgram
 from tests.algebra.frontends.onnx.case import (
     WIDE,
     A,
@@ -100,3 +102,19 @@ VIEWS = [
 @pytest.mark.parametrize("op", VIEWS, ids=str)
 def test_operator(op: Case, dynamic: bool) -> None:
     check_operator(op, dynamic)
+
+
+def test_what_is_repeated_and_known_stays_repeated() -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[1] x) => (float[6, 2] z, int64[3] n) <float[2, 2] c = {1, 2, 3, 4}, int64[1] one = {1},
+        int64[3] shape = {3, 2, 2}, int64[2] flat = {6, 2}, int64[1] three = {3}> {
+            y = Expand(c, shape)
+            z = Reshape(y, flat)
+            n = Expand(one, three)
+        }"""
+    )
+    prims = OnnxProgram(model, "test").prims()
+    assert isinstance(prims["z"].form, Reshape)
+    assert isinstance(prims["y"].form, Expand)
+    assert isinstance(prims["n"].form, Constant)
