@@ -161,7 +161,7 @@ def effective_rank(weights: Array) -> Array:
     found = np.asarray(weights, np.float64)
     found = np.where(np.isfinite(found).all(axis=-1, keepdims=True), found, 0.0)
     values = np.linalg.svd(found, compute_uv=False)
-    return np.exp(entropy(values))
+    return np.asarray(np.exp(entropy(values)))
 
 
 def top_mass(weights: Array, top: int = TOP) -> Array:
@@ -196,4 +196,5 @@ def top_mass(weights: Array, top: int = TOP) -> Array:
 def _shares(weights: Array) -> Array:
     sizes = np.abs(np.asarray(weights, np.float64))
     total = sizes.sum(axis=-1, keepdims=True)
-    return np.divide(sizes, total, out=np.full_like(sizes, np.nan), where=total > 0)
+    shares: Array = np.divide(sizes, total, out=np.full_like(sizes, np.nan), where=total > 0)
+    return shares

@@ -67,7 +67,7 @@ class OperandLayout:
 
     def read(self, native: np.ndarray) -> np.ndarray:
         """Return the operand."""
-        return native.ravel()[self.places]
+        return np.asarray(native.ravel()[self.places])
 
     def write(self, native: np.ndarray, operand: np.ndarray) -> np.ndarray:
         """Return a copy of the native value in which the operand is another."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from rewriter.errors import InputError, RewriterError
+from rewriter.errors import InputError
 from rewriter.forms import Form
 from rewriter.program.program import Arrays, Program
 from rewriter.verify.exchange import Exchange, exchange
@@ -19,10 +19,10 @@ from rewriter.verify.inputs import Case
 from rewriter.verify.pairing import SitePair, pair_sites
 from rewriter.verify.per_site import PerSite, SiteRecord
 from rewriter.verify.progress import Progress, silent
-from rewriter.verify.running import first_line, runtime_errors
+from rewriter.verify.running import first_line
 from rewriter.verify.signature import match_signatures
 from rewriter.verify.site_tally import SiteTally
-from rewriter.verify.stages import Walk, staged
+from rewriter.verify.stages import Walk, failures, staged
 from rewriter.verify.stretch import StretchTally
 
 __all__ = ["CASES", "per_site"]
@@ -73,7 +73,7 @@ def per_site(
         try:
             walk.compare(case)
             count += 1
-        except (RewriterError, *runtime_errors()) as error:
+        except failures() as error:
             problem = first_line(error)
         if count == limit:
             break
@@ -161,7 +161,7 @@ class _Lockstep:
         if not all(np.array_equal(fed[name], theirs[name]) for name in stage.reads):
             try:
                 running = stage(fed)[self._pairs[at // 2].output]
-            except (RewriterError, *runtime_errors()) as error:
+            except failures() as error:
                 tally.note(f"it cannot be run alone: {first_line(error)}")
                 return
         tally.local(values, result, carried.result(running))

@@ -210,7 +210,8 @@ class PerSite:
                 worst[record.site] = _excess(record.error, record.tolerance)
         for stretch in self.stretches:
             if stretch.ok is False and stretch.near is not None:
-                found = _excess(stretch.distance and stretch.distance.max_abs, stretch.tolerance)
+                error = stretch.distance.max_abs if stretch.distance is not None else None
+                found = _excess(error, stretch.tolerance)
                 worst[stretch.near] = max(found, worst.get(stretch.near, 0.0))
         if not worst and not any(stretch.ok is not None for stretch in self.stretches):
             return self._first_given_another()

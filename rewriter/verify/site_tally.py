@@ -95,7 +95,8 @@ class SiteTally:
         self._site = pair.site
         self._local, self._accumulated = ErrorTally(), ErrorTally()
         self._worst: SiteVerdict | None = None
-        self._before, self._after = (StatisticsTally(), StatisticsTally()) if statistics else (None, None)
+        self._before: StatisticsTally | None = StatisticsTally() if statistics else None
+        self._after: StatisticsTally | None = StatisticsTally() if statistics else None
         self._first: tuple[Weights, Weights] | None = None
         self._notes: dict[str, None] = {}
         self._operands: dict[str, tuple[float, float]] = {}

@@ -8,11 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from rewriter.errors import InputError
+from rewriter.errors import InputError, RewriterError
 from rewriter.program.graph import Graph, Node
 from rewriter.program.program import Arrays, Program
+from rewriter.verify.running import runtime_errors
 
-__all__ = ["Cut", "Stage", "Walk", "run_stages", "staged"]
+__all__ = ["Cut", "Stage", "Walk", "failures", "run_stages", "staged"]
 
 Run = Callable[[Arrays], list[np.ndarray]]
 
@@ -173,6 +174,11 @@ class Walk:
         constants = self._stages[0].program.graph.constants
         known = {n: constants[n]() for n in names if n in constants}
         return {**known, **{n: self.state[n] for n in names if n in self.state}}
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what a part of a model may raise when it cannot be run."""
+    return (RewriterError, *runtime_errors())
 
 
 def run_stages(

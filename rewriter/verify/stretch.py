@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rewriter.errors import RewriterError
 from rewriter.program.graph import Graph
 from rewriter.program.program import Arrays, Program
 from rewriter.verify.distance import distance
@@ -15,8 +14,7 @@ from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches
 from rewriter.verify.noise import MODEL_FACTOR, floor, perturbed
 from rewriter.verify.pairing import SitePair
 from rewriter.verify.per_site import StretchRecord
-from rewriter.verify.running import runtime_errors
-from rewriter.verify.stages import Stage
+from rewriter.verify.stages import Stage, failures
 
 __all__ = ["StretchTally"]
 
@@ -87,7 +85,7 @@ class StretchTally:
         try:
             found = found if _equal(fed, theirs) else self._stage(fed)
             errors = self._errors({n: expected[n] for n in found if n in expected}, found, given)
-        except (RewriterError, *runtime_errors()):
+        except failures():
             self._usable = False
             return
         worst = max(errors, key=lambda e: e.excess, default=None)
@@ -137,9 +135,9 @@ class StretchTally:
         try:
             before = self._original.extract(reads, names)({name: given[name] for name in reads})
             after = self._stage.program.extract(self._stage.reads, names)(fed)
-            pairs = (dict(zip(names, x, strict=True)) for x in (before, after))
-            errors = self._errors(*pairs, given)
-        except (RewriterError, *runtime_errors()):
+            expected, found = (dict(zip(names, x, strict=True)) for x in (before, after))
+            errors = self._errors(expected, found, given)
+        except failures():
             return None
         return next((e.value for e in errors if not e.ok), None)
 
