@@ -279,15 +279,14 @@ def _lengths(applied: Sequence[AppliedForm]) -> list[int]:
     """Return lengths to try: the second is one at which every form that was applied does something."""
     from rewriter.passes import parse_form
 
-    telling = []
+    telling = [0]
     for site in applied:
         try:
             telling.append(parse_form(site.form).telling_length or 0)
         except InputError:
             # written by another version: its form is no longer known here
             continue
-    longest = max(telling, default=0)
-    return [LENGTHS[0], longest, 1, *LENGTHS[1:]] if longest else list(LENGTHS)
+    return [LENGTHS[0], max(LENGTHS[1], *telling), *LENGTHS[2:]]
 
 
 def _digest(case: Case) -> str:
