@@ -15,15 +15,14 @@ if TYPE_CHECKING:
     import torch
 
     Model = Program | torch.nn.Module | tuple[Any, ...] | str | os.PathLike[str]
+else:
+    # torch is not imported for the name of a type
+    Model = Any
 
 __all__ = ["Model", "as_program", "as_programs"]
 
-if not TYPE_CHECKING:
-    Model = Any
-"""A `Program`; the path of a model file; a `torch.nn.Module`; ``(module, args[, kwargs[, dynamic_shapes]])``,
-which is traced; or ``"module:callable"`` that returns one of these without being given anything."""
-
 MOST_PARTS = 4
+"""Of ``(module, args, kwargs, dynamic_shapes)``."""
 
 
 def as_program(model: Model, like: Program | None = None) -> Program:
@@ -32,7 +31,9 @@ def as_program(model: Model, like: Program | None = None) -> Program:
     Parameters
     ----------
     model
-        See `Model`.
+        A `Program`; the path of a model file; a `torch.nn.Module`;
+        ``(module, args[, kwargs[, dynamic_shapes]])``, which is traced; or ``"module:callable"`` that returns
+        one of these without being given anything.
     like
         The other program, whose inputs a module without example inputs takes.
 

@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from rewriter.program.graph import Graph
 from rewriter.program.program import Arrays, Build, Program, Replacement
 from rewriter.program.tensors import to_torch
 from rewriter.verify.running import first_line, runtime_errors
+
+if TYPE_CHECKING:
+    from rewriter.sites.refusal import Refusal
+    from rewriter.sites.site import AttentionSite
 
 __all__ = ["ModuleProgram"]
 
@@ -68,6 +72,16 @@ class ModuleProgram(Program):
     def prims(self) -> Mapping[str, Prim]:
         """Return the primitive form of the other program: what its inputs are looked up in."""
         return self._like.prims()
+
+    @property
+    def sites(self) -> tuple[AttentionSite, ...]:
+        """None: there is no graph to find them in."""
+        return ()
+
+    @property
+    def refused(self) -> tuple[Refusal, ...]:
+        """None."""
+        return ()
 
     def run(self, *inputs: Any, **named: Any) -> tuple[Any, ...]:
         """Run without gradients.

@@ -114,9 +114,13 @@ def _from_file(spec: Spec, path: Path) -> Any:
         raise spec.error("tokenizer.json is read with tokenizers: pip install tokenizers") from None
     text = read_text(path, "a tokenizer.json")
     try:
-        return tokenizers.Tokenizer.from_str(text)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
         raise spec.error(f"{path} is no readable tokenizer ({error})") from error
+    # a file may say that texts are cut and padded: pieces and batches do that here
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _token_input(spec: Spec, program: Program) -> Value:

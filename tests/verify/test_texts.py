@@ -76,6 +76,8 @@ def test_tokenizers(numpy_program: Any, text: Path, monkeypatch: pytest.MonkeyPa
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     folder = text.parent / "folder"
     folder.mkdir()
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
     tokenizer.save(str(folder / "tokenizer.json"))
     Path("tokens_of_a_test.py").write_text(
         "class T:\n    def encode(self, text): return [len(w) for w in text.split()]\n"
