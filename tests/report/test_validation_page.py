@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from rewriter.report.png import png
+from rewriter.report.quality_sections import used
 from rewriter.report.text import similarity
-from rewriter.report.validation_page import used, validation_page
+from rewriter.report.validation_page import validation_page
 from rewriter.verify.bench import SizeReport
 from rewriter.verify.budget import Outcome, parse_budget
 from rewriter.verify.intervals import Interval
-from rewriter.verify.per_site import AttentionMap, PerSite
+from rewriter.verify.per_site import AttentionMap, PerSite, StretchRecord
 from rewriter.verify.validation import ValidationReport
 from tests.report.records import HOSTILE, drawing, failing, full_report
 
@@ -127,6 +128,17 @@ def test_says_what_failed_and_who_is_to_blame() -> None:
     text = "".join(Page(validation_page(REPORTS["failing"])).text)
     assert "Failed" in text and "misses cos>=0.99" in text and "✗ to blame" in text
     assert "Failed" not in "".join(Page(validation_page(REPORTS["passing"])).text)
+
+
+def test_a_fault_between_sites_is_named() -> None:
+    report = full_report(sites=2)
+    assert isinstance(report.per_site, PerSite)
+    between = StretchRecord("attention.0", "attention.1", tolerance=1e-6, ok=False, value=HOSTILE)
+    fine = StretchRecord("attention.1", None, tolerance=1e-6, ok=True)
+    recorded = replace(report.per_site, stretches=(between, fine))
+    text = "".join(Page(validation_page(replace(report, per_site=recorded))).text)
+    assert "Between attention.0 and attention.1: the largest error is –" in text
+    assert f"the first value that is off is {HOSTILE}." in text and "the outputs" not in text
 
 
 def test_what_is_not_judged_is_not_called_a_success() -> None:
