@@ -36,11 +36,25 @@ class Fidelity(Enum):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one site costs: floating-point operations and bytes moved through the keys axis."""
+    """What one site costs.
+
+    Parameters
+    ----------
+    flops
+        Floating-point operations of the products.
+    bytes
+        Moved through the keys axis.
+    passes
+        Over the keys.
+    time
+        Operations of a large fused attention that take as long on a CPU as all of it does, copies and calls
+        too: what a form promises in comparison with another. None where only the operations are known.
+    """
 
     flops: Size
     bytes: Size
     passes: int
+    time: Size | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rewriter.kernels.agent.landmarks import Landmarks
 from rewriter.kernels.agent.lowering import emit_agents
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.time import attention_time, copy_time
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +120,11 @@ class Agent(Form):
 
 def two_stages_cost(site: AttentionSite, landmarks: int, protect: int) -> Cost:
     """Return what a site costs whose landmarks meet all keys, and whose queries meet the landmarks."""
-    width = site.qk_dim + site.v_dim
+    width, count = site.qk_dim + site.v_dim, site.batch * site.heads
     scores = landmarks * (site.queries + site.keys) + protect * site.keys
-    whole = dense_cost(site, site.keys)
-    return Cost(2 * site.batch * site.heads * scores * width, whole.bytes, 2)
+    first = attention_time(count, landmarks + protect, site.keys, width)
+    second = attention_time(count, site.queries, landmarks, width)
+    # landmarks are gathered, and the result is copied to where the exact rows are
+    copied = landmarks * site.qk_dim + (site.queries * site.v_dim if protect else 0)
+    time = first + second + copy_time(count * copied, calls=3 if protect else 1)
+    return Cost(2 * count * scores * width, dense_cost(site, site.keys).bytes, 2, time)

@@ -58,4 +58,4 @@ class Flow(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of keys times values, and of that times queries."""
-        return replace(sums_cost(site, site.qk_dim, None), passes=3)
+        return replace(sums_cost(site, site.qk_dim, None, copies=5), passes=3)

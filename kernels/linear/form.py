@@ -11,6 +11,7 @@ from rewriter.kernels.linear.features import Elu, FeatureMap, Identity, Relu, St
 from rewriter.kernels.linear.legality import why_no_sums
 from rewriter.kernels.linear.lowering import (
     Tokens,
+    chunk_length,
     emit_quotient,
     emit_sums,
     emit_wide,
@@ -19,6 +20,7 @@ from rewriter.kernels.linear.lowering import (
     sizes_of,
 )
 from rewriter.kernels.softmax.form import BYTES
+from rewriter.kernels.softmax.time import copy_time, product_time
 from rewriter.lower.heads import for_every_head
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ FEATURE_MAPS: dict[str, FeatureMap] = {
     "softmax": Identity(),
 }
 """How each map is emitted; the softmaxes of ``softmax`` run over whole tensors and are emitted before."""
+
+PASSES = {"elu": 4, "relu": 1, "taylor1": 2, "taylor2": 4, "fastmax1": 7, "fastmax2": 5, "softmax": 3}
+"""How often what is as long as the features is written before they are there; an exponential counts twice."""
 
 
 @dataclass(frozen=True)
@@ -125,24 +130,47 @@ class Linear(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of the sums, or of all products where those are fewer."""
-        return sums_cost(site, self._map.size(site.qk_dim), site.facts.band)
+        features = self._map.size(site.qk_dim)
+        return sums_cost(site, features, site.facts.band, PASSES[self.feature_map])
 
 
-def sums_cost(site: AttentionSite, features: Size, band: Band | None) -> Cost:
-    """Return what the cheapest order of the two products costs, with ``features`` per query and key."""
+def sums_cost(site: AttentionSite, features: Size, band: Band | None, copies: int = 0) -> Cost:
+    """Return what the cheapest order of the two products costs, with ``features`` per query and key.
+
+    ``copies`` are passes over queries and keys that make the features.
+    """
     sizes = sizes_of(site, features)
-    return _cost(site, multiplications(sizes, order_of(sizes, band)))
+    return _cost(site, sizes, order_of(sizes, band), copies)
 
 
 def factored_cost(site: AttentionSite) -> Cost:
     """Return what a site costs whose keys and values are summed before they meet the queries."""
-    return _cost(site, multiplications(sizes_of(site, site.qk_dim), "factored"))
+    return _cost(site, sizes_of(site, site.qk_dim), "factored")
 
 
-def _cost(site: AttentionSite, products: Size) -> Cost:
-    moved = site.batch * (site.heads * site.queries + site.kv_heads * site.keys) * (site.qk_dim + site.v_dim)
+def _cost(site: AttentionSite, sizes: dict[str, Size], order: str, copies: int = 0) -> Cost:
+    products = multiplications(sizes, order)
+    tokens = site.batch * (site.heads * site.queries + site.kv_heads * site.keys)
     width = BYTES.get(site.dtype, 4)
-    return Cost(flops=2 * products, bytes=width * moved, passes=1)
+    moved = width * tokens * (site.qk_dim + site.v_dim)
+    return Cost(2 * products, moved, 1, _time(site, sizes, order, products, tokens, copies))
+
+
+def _time(
+    site: AttentionSite, sizes: dict[str, Size], order: str, products: Size, tokens: Size, copies: int
+) -> Size:
+    """Return the time of the products, of the passes that make features, and of the quotient."""
+    b, h, g, i, j, d, e, f = (sizes[letter] for letter in "BHGIJDEF")
+    # where all scores are computed, weights are made of them and not of features
+    passes = copy_time(tokens * (d if order == "dense" else f) * copies, calls=2 * copies)
+    result = b * h * i * e
+    if order == "factored":
+        made = product_time(b * g, f, j, e) + product_time(b * h, i, f, e)
+        # of each feature its sum over the keys and the product with it, and the quotient
+        return made + passes + copy_time(tokens * f + result, calls=6)
+    seen = j if order == "dense" else Size.of(chunk_length(i.known(), f.known(), e.known()))
+    # products of chunks are short; scores are written, masked and summed, results put together and divided
+    return 3 * products + passes + copy_time(4 * b * h * i * seen + 3 * result, calls=20)
 
 
 def _of_keys(e: Emitter, bias: Handle) -> Handle:

@@ -12,6 +12,7 @@ from rewriter.kernels.merge.lowering import emit_merged
 from rewriter.kernels.merge.matching import Sets, sets_of
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.time import copy_time, product_time
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
@@ -129,7 +130,13 @@ class Merge(Form):
         pairs = site.batch * ((tokens - self.protect + 1) // 2) * ((tokens - self.protect) // 2)
         width = site.kv_heads * (site.qk_dim + site.v_dim) + site.heads * site.qk_dim
         joining = site.batch * r * ((tokens - self.protect) // 2) * width
-        return replace(merged, flops=merged.flops + 2 * pairs * site.qk_dim + 2 * joining)
+        # tokens are joined, compared in steps, sorted, joined and told apart again
+        similar = product_time(
+            site.batch, (tokens - self.protect) // 2, site.qk_dim, (tokens - self.protect) // 2
+        )
+        copied = 2 * pairs + 4 * site.batch * tokens * width
+        time = None if merged.time is None else merged.time + similar + copy_time(copied, calls=40)
+        return replace(merged, flops=merged.flops + 2 * pairs * site.qk_dim + 2 * joining, time=time)
 
     @property
     def telling_length(self) -> int:

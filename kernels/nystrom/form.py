@@ -12,6 +12,7 @@ from rewriter.kernels.agent.landmarks import Landmarks
 from rewriter.kernels.nystrom.lowering import emit_nystrom
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.time import copy_time, product_time
 
 if TYPE_CHECKING:
     import torch
@@ -99,10 +100,13 @@ class Nystrom(Form):
         """Return the cost of the products with landmarks, of the pseudo-inverse and of the exact rows."""
         if self._exact(site.queries, site.keys):
             return dense_cost(site, site.keys)
-        count = self.landmarks
+        count, matrices = self.landmarks, site.batch * site.heads
         stages = two_stages_cost(site, count, self.protect)
         inverse = 8 * self.iterations * count**3 + 2 * count**2 * (site.qk_dim + site.v_dim)
-        return replace(stages, flops=stages.flops + site.batch * site.heads * inverse)
+        once = product_time(matrices, count, count, count)
+        time = 4 * self.iterations * once + copy_time(0, calls=4 * self.iterations + 10)
+        time = time if stages.time is None else stages.time + time
+        return replace(stages, flops=stages.flops + matrices * inverse, time=time)
 
     @property
     def telling_length(self) -> int:

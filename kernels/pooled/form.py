@@ -11,8 +11,10 @@ from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.pooled.lowering import PooledAxis, emit_line, emit_plane
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.time import copy_time
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
 from rewriter.kernels.window.site_grid import shown_grid, why_no_grid
+from rewriter.kernels.window.time import tiles_time
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
@@ -160,10 +162,22 @@ class Pooled(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score that the tiles compute; as long as the length is unknown, of all."""
-        return dense_cost(site, self._met(site) or site.keys)
+        met = self._met(site)
+        if met is None:
+            return dense_cost(site, site.keys)
+        groups, length, reach, first = met
+        tokens = int(site.keys)
+        each = -(-(groups * length * reach + first * tokens) // tokens)
+        pooled = copy_time(2 * site.batch * site.kv_heads * tokens * (site.qk_dim + site.v_dim), calls=20)
+        line = self.grid is None
+        time = tiles_time(site, groups, length, reach, first, masked=line) + pooled
+        return replace(dense_cost(site, Size.of(each)), time=time)
 
-    def _met(self, site: AttentionSite) -> Size | None:
-        """Return how many keys and averages a query meets on average, or None where it meets all keys."""
+    def _met(self, site: AttentionSite) -> tuple[int, int, int, int] | None:
+        """Return how many groups there are, how many queries each has and what these meet, and first queries.
+
+        None where every query meets all keys, or lengths are not known.
+        """
         tokens = site.keys.known()
         if (
             tokens is None
@@ -176,15 +190,14 @@ class Pooled(Form):
             return None
         pairs = list(zip(self._axes(), found, strict=True))
         cells = math.prod(-(-size // axis.pool) for axis, size in pairs)
-        rows = math.prod(-(-size // axis.stride) * axis.stride for axis, size in pairs)
+        groups = math.prod(-(-size // axis.stride) for axis, size in pairs)
+        length = math.prod(axis.stride for axis, _ in pairs)
         near = math.prod(min(-(-size // axis.pool), axis.reach) for axis, size in pairs)
         if self.grid is None:
             met = self._axes()[0].window + cells
         else:
             met = near * math.prod(axis.pool for axis, _ in pairs) + cells - near
-        causal = site.facts.band is not None
-        computed = rows * (met + self.sinks) + (0 if causal else self.sinks * tokens)
-        return Size.of(-(-computed // tokens))
+        return groups, length, met + self.sinks, self.sinks if site.facts.band is None else 0
 
     @property
     def telling_length(self) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.sizes import ZERO, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.softmax.lowering import emit_dense, emit_softmax_kernel
-from rewriter.sites.site import Trait
+from rewriter.kernels.softmax.time import attention_time
+from rewriter.sites.site import Band, Trait
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,12 @@ class Softmax(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score, in one pass."""
-        return dense_cost(site, site.keys)
+        cost = dense_cost(site, site.keys)
+        if site.facts.band != Band(ZERO, None, 0):
+            return cost
+        width = site.qk_dim + site.v_dim
+        causal = attention_time(site.batch * site.heads, site.queries, site.keys, width, causal=True)
+        return replace(cost, time=causal)
 
 
 def dense_cost(site: AttentionSite, keys: Size) -> Cost:
@@ -63,4 +69,5 @@ def dense_cost(site: AttentionSite, keys: Size) -> Cost:
     read = site.batch * site.heads * site.queries * (
         site.qk_dim + site.v_dim
     ) + site.batch * site.kv_heads * keys * (site.qk_dim + site.v_dim)
-    return Cost(flops=2 * scores * (site.qk_dim + site.v_dim), bytes=width * read, passes=1)
+    time = attention_time(site.batch * site.heads, site.queries, keys, site.qk_dim + site.v_dim)
+    return Cost(flops=2 * scores * (site.qk_dim + site.v_dim), bytes=width * read, passes=1, time=time)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rewriter.kernels.window.tiles import price
 
-__all__ = ["AxisTiles", "AxisWindow", "computed", "tile_axes"]
+__all__ = ["AxisTiles", "AxisWindow", "tile_axes", "totals"]
 
 SIDES = {1: (32, 64, 128, 256), 2: (4, 8, 16), 3: (2, 4, 8)}
 """Lengths of tiles that are tried, by number of axes."""
@@ -217,19 +217,14 @@ def tile_axes(axes: Sequence[AxisWindow], sinks: int) -> tuple[AxisTiles, ...]:
     return min(found, key=lambda tiles: _price(tiles, sinks))
 
 
-def computed(tiles: Sequence[AxisTiles], sinks: int) -> int:
-    """Return how many scores tiles compute, sinks included."""
-    count, length, reach = _totals(tiles)
-    return count * length * (reach + sinks)
-
-
 def _choices(axis: AxisWindow, sides: Sequence[int]) -> list[AxisTiles]:
     most = -(-axis.count // axis.dilation)
     groups = {max(1, min(side, most) // axis.stride) for side in sides}
     return [axis.tiles(n * axis.stride) for n in sorted(groups)]
 
 
-def _totals(tiles: Sequence[AxisTiles]) -> tuple[int, int, int]:
+def totals(tiles: Sequence[AxisTiles]) -> tuple[int, int, int]:
+    """Return how many tiles there are along all axes, and how many queries and keys each has."""
     return (
         math.prod(t.count for t in tiles),
         math.prod(t.length for t in tiles),
@@ -238,5 +233,5 @@ def _totals(tiles: Sequence[AxisTiles]) -> tuple[int, int, int]:
 
 
 def _price(tiles: Sequence[AxisTiles], sinks: int) -> int:
-    count, length, reach = _totals(tiles)
+    count, length, reach = totals(tiles)
     return price(count, length, reach + sinks)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from rewriter.algebra.sizes import ZERO, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
-from rewriter.kernels.softmax.form import dense_cost
+from rewriter.kernels.softmax.form import Softmax, dense_cost
 from rewriter.kernels.softmax.lowering import (
     emit_dense,
     emit_softmax_kernel,
     kernel_operands,
     kernel_settings,
 )
-from rewriter.kernels.window.axes import AxisWindow, computed, tile_axes
+from rewriter.kernels.window.axes import AxisWindow, tile_axes, totals
 from rewriter.kernels.window.lowering import emit_axes, emit_groups, emit_sliding, tile_length
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
 from rewriter.kernels.window.proved import holds_the_mask, repeats_the_blocks, window_of
 from rewriter.kernels.window.site_grid import shown_grid, why_no_grid
+from rewriter.kernels.window.time import masked_time, tiles_time
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ if TYPE_CHECKING:
     from rewriter.sites.site import AttentionSite, Band
 
 __all__ = ["Window"]
+
+
+class _Tile(NamedTuple):
+    """How many queries and keys a tile has, and how many tiles there are: 0 for as many as queries need.
+
+    ``first`` queries see every key by themselves.
+    """
+
+    length: int
+    keys: int
+    tiles: int = 0
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -257,10 +270,23 @@ class Window(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score that the tiles compute, on keys outside of the window too."""
-        return dense_cost(site, self._met(site) or site.keys)
+        found = self._tile(site)
+        if found is None:
+            whole = Softmax().cost(site)
+            hidden = self.window == "auto" or self._hides_nothing(site.facts.band, site.queries, site.keys)
+            return whole if hidden else replace(whole, time=masked_time(site))
+        length, reach, tiles, first = found
+        queries = site.queries.known()
+        if queries is None:
+            return replace(dense_cost(site, Size.of(reach)), time=None)
+        met = reach
+        if tiles:
+            met = -(-(tiles * length * reach + first * int(site.keys)) // queries)
+        time = tiles_time(site, tiles or -(-queries // length), length, reach, first)
+        return replace(dense_cost(site, Size.of(met)), time=time)
 
-    def _met(self, site: AttentionSite) -> Size | None:
-        """Return how many keys a query meets on average, or None where it meets all."""
+    def _tile(self, site: AttentionSite) -> _Tile | None:
+        """Return what the lowering computes at a time, or None where it computes all scores at once."""
         band, queries, keys = site.facts.band, site.queries.known(), site.keys.known()
         if self.window == "auto":
             return None
@@ -269,22 +295,22 @@ class Window(Form):
                 return None
             reach, sinks = band.left + band.right, 0
         elif self.grid is not None or not self._plain:
-            return self._met_in_tiles(self._axes(band, site.queries, site.keys), site)
+            return self._tile_of_axes(self._axes(band, site.queries, site.keys), site)
         else:
             reach, sinks = sum(self._reach(band)), self.sinks
         length = tile_length(reach, sinks, queries, keys)
-        return None if length is None else Size.of(length + reach + sinks)
+        return None if length is None else _Tile(length, length + reach + sinks)
 
-    def _met_in_tiles(self, axes: tuple[AxisWindow, ...] | None, site: AttentionSite) -> Size | None:
+    def _tile_of_axes(self, axes: tuple[AxisWindow, ...] | None, site: AttentionSite) -> _Tile | None:
         if axes is None and self.grid is not None:
             return None
         if axes is None:
             axis = self._line(site.facts.band, 0)
-            return Size.of(axis.tile_of_many(self._length(axis))[1] + self.sinks)
+            length = self._length(axis)
+            return _Tile(length, axis.tile_of_many(length)[1] + self.sinks)
         first = self.sinks if site.facts.band is None or not site.facts.band.causal else 0
-        queries, keys = int(site.queries), int(site.keys)
-        scores = computed(tile_axes(axes, self.sinks), self.sinks) + first * keys
-        return Size.of(-(-scores // queries))
+        tiles, length, reach = totals(tile_axes(axes, self.sinks))
+        return _Tile(length, reach + self.sinks, tiles, first)
 
     @property
     def telling_length(self) -> int | None:
