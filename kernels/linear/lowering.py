@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical
-from rewriter.kernels.linear.features import FeatureMap, Taylor
+from rewriter.kernels.linear.features import FeatureMap, Identity, Taylor
 from rewriter.lower.attention import group_size
 from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
 from rewriter.sites.site import AttentionSite, Band
@@ -67,11 +68,20 @@ def emit_wide(e: Emitter, a: Canonical, emit: Callable[[Emitter, Canonical], Han
 
 def emit_quotient(e: Emitter, x: Tokens) -> Handle:
     """Emit ``sum of φ(q) · φ(k) w v / sum of φ(q) · φ(k) w``, 0 where the divisor is 0; ``[B, H, I, E]``."""
-    sums, width = emit_sums(e, x, counted=True), e.shape(x.v)[3]
-    total = e.slice(sums, 3, width, ONE)
+    sums, total = _sums_and_totals(e, x)
     none = e.map("eq", total, e.constant(0.0, e.dtype(total)))
     total = e.map("where", none, e.constant(np.inf, e.dtype(total)), total)
-    return e.map("div", e.slice(sums, 3, 0, width), total)
+    return e.map("div", sums, total)
+
+
+def _sums_and_totals(e: Emitter, x: Tokens) -> tuple[Handle, Handle]:
+    """Emit the sums ``[B, H, I, E]`` and the sums of the weights ``[B, H, I, 1]``."""
+    if order_of(_sizes(e, x), x.band) == "factored":
+        # apart: one more column makes products slow and is to be taken off again
+        x = replace(x, q=x.map.expand(e, x.q), k=x.map.expand(e, x.k), map=Identity())
+        return _factored(e, _weighted(e, x), _state), _factored(e, x, _totals)
+    sums, width = emit_sums(e, x, counted=True), e.shape(x.v)[3]
+    return e.slice(sums, 3, 0, width), e.slice(sums, 3, width, ONE)
 
 
 def emit_sums(e: Emitter, x: Tokens, counted: bool = False) -> Handle:
@@ -84,12 +94,11 @@ def emit_sums(e: Emitter, x: Tokens, counted: bool = False) -> Handle:
     """
     sizes = _sizes(e, x)
     order = order_of(sizes, x.band)
-    if x.weight is not None:
-        x = replace(x, v=e.map("mul", x.v, x.weight))
+    x = _weighted(e, x)
     if order == "dense":
         return _dense(e, x, counted)
     if order == "factored":
-        return _factored(e, x, counted)
+        return _factored(e, x, partial(_state, counted=counted))
     if e.target == "triton" and not isinstance(x.map, Taylor):  # its features fill no tile
         return _scanned(cast("KernelEmitter", e), x, sizes, counted)
     return _chunked(e, x, sizes, counted)
@@ -169,30 +178,36 @@ def _dense(e: Emitter, x: Tokens, counted: bool) -> Handle:
     return e.reshape(found, (batch, heads, queries, values + int(counted)))
 
 
-def _factored(e: Emitter, x: Tokens, counted: bool) -> Handle:
-    batch, heads, queries, width = e.shape(x.q)
-    groups, values = e.shape(x.v)[1], e.shape(x.v)[3] + int(counted)
-    rows = group_size(e, x.q, x.k) * queries
-    q = x.map.expand(e, e.reshape(x.q, (batch, groups, rows, width)))
-    return e.reshape(e.matmul(q, _state(e, x, counted)), (batch, heads, queries, values))
+def _weighted(e: Emitter, x: Tokens) -> Tokens:
+    return x if x.weight is None else replace(x, v=e.map("mul", x.v, x.weight))
 
 
-def _state(e: Emitter, x: Tokens, counted: bool) -> Handle:
+def _state(e: Emitter, x: Tokens, counted: bool = False) -> Handle:
     """Emit what a query needs to know of all keys: ``sum of φ(k) w v`` and ``sum of φ(k) w``.
 
     Axes before the last two of keys and values are kept: ``[…, F, E]``.
     """
     k, last = x.map.expand(e, x.k), len(e.shape(x.k)) - 1
+    state = e.matmul(e.permute(k, (*range(last - 1), last, last - 1)), x.v)
+    return e.concat([state, _totals(e, x)], last) if counted else state
+
+
+def _totals(e: Emitter, x: Tokens) -> Handle:
+    """Emit ``sum of φ(k) w``, ``[…, F, 1]``."""
+    k, last = x.map.expand(e, x.k), len(e.shape(x.k)) - 1
     order = (*range(last - 1), last, last - 1)
-    turned = e.permute(k, order)
-    state = e.matmul(turned, x.v)
-    if not counted:
-        return state
     if x.weight is None:
-        total = e.permute(e.reduce("sum", k, last - 1), order)
-    else:
-        total = e.matmul(turned, _weights(e, x))
-    return e.concat([state, total], last)
+        return e.permute(e.reduce("sum", k, last - 1), order)
+    return e.matmul(e.permute(k, order), _weights(e, x))
+
+
+def _factored(e: Emitter, x: Tokens, state: Callable[[Emitter, Tokens], Handle]) -> Handle:
+    """Emit the product of the features of the queries and the state, ``[B, H, I, …]``."""
+    batch, heads, queries, width = e.shape(x.q)
+    rows = group_size(e, x.q, x.k) * queries
+    q = x.map.expand(e, e.reshape(x.q, (batch, e.shape(x.v)[1], rows, width)))
+    known = state(e, x)
+    return e.reshape(e.matmul(q, known), (batch, heads, queries, e.shape(known)[3]))
 
 
 def _weights(e: Emitter, x: Tokens) -> Handle:

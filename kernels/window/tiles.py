@@ -9,7 +9,7 @@ from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 
-__all__ = ["Tiles", "attend_parts", "attend_tiles", "price", "split_heads", "token_major"]
+__all__ = ["Tiles", "attend_parts", "attend_tiles", "price", "token_major"]
 
 LARGEST_COPY = 8 << 20
 """Bytes of keys that one call gathers.
@@ -61,9 +61,10 @@ def attend_tiles(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) ->
 def attend_parts(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> list[Handle]:
     """Emit attention of every tile; return ``[B, n, T, H, E]`` for some of them at a time."""
     results = []
+    rows = _token_rows(e, a.k), _token_rows(e, a.v)
     for start, count in _chunks(e, a, tiles):
         part = tiles if start is None else _part(e, tiles, start, count)
-        results.append(_attend(e, a, part, empty_row))
+        results.append(_attend(e, a, rows, part, empty_row))
     return results
 
 
@@ -72,19 +73,23 @@ def token_major(e: Emitter, x: Handle) -> Handle:
     return e.permute(x, (0, 2, 1, 3))
 
 
-def split_heads(e: Emitter, x: Handle, tiles: Size, length: Size) -> Handle:
-    """Bring token-major ``[B, N·L, H, D]`` to ``[B·N, H, L, D]``."""
-    batch, _, heads, width = e.shape(x)
-    return token_major(e, e.reshape(x, (batch * tiles, length, heads, width)))
+def _token_rows(e: Emitter, x: Handle) -> Handle:
+    """Bring ``[B, G, J, D]`` to ``[B, J, G·D]``: rows of which tiles gather whole ones."""
+    batch, groups, keys, width = e.shape(x)
+    return e.reshape(token_major(e, x), (batch, keys, groups * width))
 
 
-def _attend(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> Handle:
+def _attend(
+    e: Emitter, a: Canonical, rows: tuple[Handle, Handle], tiles: Tiles, empty_row: EmptyRow
+) -> Handle:
     batch, count, length, heads, width = e.shape(tiles.queries)
     keys = e.shape(tiles.keys)[1]
     flat = e.reshape(tiles.keys, (count * keys,))
     q = token_major(e, e.reshape(tiles.queries, (batch * count, length, heads, width)))
-    k = split_heads(e, e.gather(token_major(e, a.k), flat, 1), count, keys)
-    v = split_heads(e, e.gather(token_major(e, a.v), flat, 1), count, keys)
+    k, v = (
+        token_major(e, e.reshape(e.gather(row, flat, 1), (batch * count, keys, groups, size)))
+        for row, (_, groups, _, size) in zip(rows, (e.shape(a.k), e.shape(a.v)), strict=True)
+    )
     mask = _with_bias(e, a, tiles, flat) if a.bias is not None else _of_every_tile(e, tiles, batch)
     result = e.attention(
         q,
