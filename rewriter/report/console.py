@@ -194,16 +194,21 @@ def validation_view(report: ValidationReport, sites: bool = True) -> RenderableT
 
 
 def _tolerances_that_pass(report: ValidationReport) -> Iterator[str]:
-    """Yield, for each output that is over its tolerance, what would not be too small for it."""
-    failed = (o for outputs in report.summary.values() for o in outputs if not o.ok)
-    for output in {o.output: o for o in sorted(failed, key=lambda o: o.factor or 0.0)}.values():
-        d = output.distance
-        if d is not None and not d.pattern:
-            factor = "" if output.factor is None else f"; {figure(output.factor)} times the noise floor"
-            yield (
-                f"{output.output} would pass with atol={figure(d.max_abs)}, or rtol={figure(d.elem_rel)}, or"
-                f" atol=rtol={figure(d.tol)}{factor}"
-            )
+    """Yield, for each output that is over its tolerance, what would not be too small on any input."""
+    found: dict[str, list[OutputReport]] = {}
+    for output in (o for outputs in report.summary.values() for o in outputs if o.distance is not None):
+        found.setdefault(output.output, []).append(output)
+    for name, outputs in found.items():
+        distances = [o.distance for o in outputs if o.distance is not None]
+        if all(o.ok for o in outputs) or any(d.pattern for d in distances):
+            continue
+        least = (max(getattr(d, key) for d in distances) for key in ("max_abs", "elem_rel", "tol"))
+        absolute, relative, both = map(figure, least)
+        factor = max(o.factor or 0.0 for o in outputs)
+        yield (
+            f"{name} would pass with atol={absolute}, or rtol={relative}, or atol=rtol={both};"
+            f" that is {figure(factor)} times the noise floor"
+        )
 
 
 def _tasks(report: ValidationReport) -> Table:

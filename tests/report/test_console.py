@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,14 @@ from rewriter.report.validation_page import validation_page
 from rewriter.sites.refusal import Refusal
 from rewriter.verify.budget import parse_budget
 from rewriter.verify.distance import Distance
-from rewriter.verify.validation import AppliedForm, CaseReport, OutputReport, Step, ValidationReport
+from rewriter.verify.validation import (
+    AppliedForm,
+    CaseReport,
+    OutputReport,
+    Step,
+    TaskReport,
+    ValidationReport,
+)
 
 SITE = {
     "id": "attention.11",
@@ -169,3 +177,25 @@ def test_refusal_records_have_the_keys_of_the_contract() -> None:
         "at": "other",
         "missed": True,
     }
+
+
+def test_tolerances_that_would_pass_hold_on_all_inputs() -> None:
+    large = replace(DISTANCE, max_abs=7.0, tol=0.25)
+    near = OutputReport("logits", replace(DISTANCE, elem_rel=0.5), None, 1e-9, False, noise=DISTANCE)
+    far = OutputReport("logits", large, None, 1e-9, False, noise=DISTANCE)
+    failed = report(
+        summary={"random": (near,), "adversarial": (far,)}, tasks=(TaskReport("wer", 0.03, 0.04),)
+    )
+    text = " ".join(shown(validation_view(failed), 120).split())
+    assert (
+        "logits would pass with atol=7, or rtol=0.5, or atol=rtol=0.25; that is 4.67e7 times the noise"
+        in text
+    )
+    assert "wer 0.03 0.04 0.01" in text
+    assert "would pass" not in shown(validation_view(report(ok=True)), 120)
+    broken = OutputReport("logits", replace(large, pattern=1), None, 1e-9, False)
+    assert "would pass" not in shown(validation_view(report(summary={"random": (broken,)})), 120)
+
+
+def test_notes_are_shown() -> None:
+    assert "names differ: a = b" in shown(validation_view(report(notes=("names differ: a = b",))), 120)
