@@ -102,8 +102,9 @@ class Crossover:
     dimension
         The one that varies.
     verdict
-        ``"faster everywhere"``, ``"slower everywhere"``, ``"faster from"`` or ``"faster up to"`` a length,
-        or ``"undecided"``: an interval that holds 1 decides nothing.
+        ``"faster everywhere"``, ``"slower everywhere"``, the same with ``"where it is decided"`` when at
+        some sizes it is not, ``"faster from"`` or ``"faster up to"`` a length, or ``"undecided"``: an
+        interval that holds 1 decides nothing.
     length
         Where the ratio is 1, on a straight line between the logarithms of the two sizes around it; None
         unless it crosses.
@@ -263,8 +264,9 @@ def _crossovers(models: Sequence[str], reports: Sequence[SizeReport]) -> tuple[C
 def _crossover(model: str, dimension: str, speeds: Sequence[tuple[int, Interval]]) -> Crossover:
     sure = [(n, s) for n, s in speeds if s.excludes(1.0)]
     signs = [s.median > 1 for _, s in sure]
-    if len(sure) == len(speeds) and len(set(signs)) == 1:
-        return Crossover(model, dimension, "faster everywhere" if signs[0] else "slower everywhere")
+    if len(set(signs)) == 1:
+        where = "everywhere" if len(sure) == len(speeds) else "where it is decided"
+        return Crossover(model, dimension, f"{'faster' if signs[0] else 'slower'} {where}")
     turns = [k for k in range(1, len(sure)) if signs[k] != signs[k - 1]]
     if len(turns) != 1:
         return Crossover(model, dimension, "undecided")

@@ -143,7 +143,9 @@ def _at(length: int, low: float, median: float, high: float) -> SizeReport:
         ([_at(64, 1.9, 2.0, 2.1), _at(256, 0.4, 0.5, 0.6)], "faster up to", (64, 256)),
         ([_at(64, 1.1, 1.5, 1.6), _at(256, 1.9, 2.0, 2.1)], "faster everywhere", None),
         ([_at(64, 0.4, 0.5, 0.6), _at(256, 0.8, 0.9, 0.95)], "slower everywhere", None),
-        ([_at(64, 0.9, 0.95, 1.1), _at(256, 1.9, 2.0, 2.1)], "undecided", None),
+        ([_at(64, 0.9, 0.95, 1.1), _at(256, 1.9, 2.0, 2.1)], "faster where it is decided", None),
+        ([_at(64, 0.4, 0.5, 0.6), _at(256, 0.9, 1.2, 2.1)], "slower where it is decided", None),
+        ([_at(64, 0.9, 0.95, 1.1), _at(256, 0.9, 1.0, 2.1)], "undecided", None),
         ([_at(64, 0.4, 0.5, 0.6), _at(96, 0.9, 1.0, 1.1), _at(256, 1.9, 2.0, 2.1)], "faster from", (64, 256)),
         (
             [_at(1, 0.4, 0.5, 0.6), _at(2, 1.9, 2.0, 2.1), _at(3, 0.4, 0.5, 0.6)],
