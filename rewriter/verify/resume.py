@@ -16,7 +16,7 @@ __all__ = ["Record", "open_record"]
 KIND = "rewriter record"
 VERSION = 1
 
-LARGEST = 1 << 30
+LARGEST = 1 << 28
 """Bytes of a record that is read."""
 
 
