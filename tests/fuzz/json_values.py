@@ -17,7 +17,11 @@ def disturbed_json(text: str, rng: random.Random) -> str:
     """Return JSON text with one to three of its values changed; rarely text that is no JSON."""
     if rng.random() < 0.1:
         return rng.choice(["", "null", "[" * 100_000, text[:-2], text + "}", '{"a":' * 50_000, "9" * 10_000])
-    return json.dumps(disturbed_value(json.loads(text), rng))
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text  # it was disturbed before
+    return json.dumps(disturbed_value(value, rng))
 
 
 def disturbed_value(value: Any, rng: random.Random) -> Any:

@@ -16,7 +16,7 @@ __all__ = ["MEMORY", "PATIENCE", "SECONDS", "Ended", "call"]
 SECONDS = 10
 """Processor seconds that a command may take."""
 
-PATIENCE = 60.0
+PATIENCE = 200.0
 """Seconds after which a command that waits for something is ended."""
 
 MEMORY = 2 << 30
