@@ -49,6 +49,8 @@ __all__ = [
     "permute",
     "reduce",
     "reshape",
+    "running_sum",
+    "runs_along",
     "select",
     "slice_",
     "softmax",
@@ -387,6 +389,36 @@ def sum_(x: Prim, axes: Sequence[int], keepdim: bool = False, mean: bool = False
             sizes = reshape(iota(1, count), ())
             result = pointwise("div", result, cast(sizes, x.dtype or "float32"), dtype=x.dtype)
     return _keep(result, x, axes) if keepdim else result
+
+
+def running_sum(x: Prim, axis: int) -> Prim:
+    """Return the sums of all entries up to each one along an axis: a product with a triangle of ones."""
+    axis %= len(x.shape)
+    n = x.shape[axis]
+    seen = pointwise("le", reshape(iota(n), (1, n)), reshape(iota(n), (n, 1)))
+    here = tuple(range(len(x.shape)))
+    new = len(here)
+    labels = ((new, axis), here)
+    return _einsum(labels, (*here[:axis], new, *here[axis + 1 :]), (cast(seen, x.dtype or "float32"), x))
+
+
+def runs_along(x: Prim) -> int | None:
+    """Return the axis along which a tensor is summed over a triangle of ones; None for another tensor."""
+    if not isinstance(x.form, Einsum) or len(x.inputs) != 2 or x.inputs[0].form != Map("cast"):
+        return None
+    (seen,) = x.inputs[0].inputs
+    if seen.form != Map("le") or not all(isinstance(_unshaped(y).form, Iota) for y in seen.inputs):
+        return None
+    (row, column), labels = x.form.operands
+    if column not in labels or x.form.output != tuple(row if n == column else n for n in labels):
+        return None
+    return labels.index(column)
+
+
+def _unshaped(x: Prim) -> Prim:
+    while isinstance(x.form, Reshape):
+        x = x.inputs[0]
+    return x
 
 
 def reduce(fn: str, x: Prim, axes: Sequence[int], keepdim: bool = False) -> Prim:

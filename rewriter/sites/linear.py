@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
 from rewriter.algebra.index import Atom, Index, resolve
-from rewriter.algebra.prims import Prim, Softmax
+from rewriter.algebra.prims import Prim, Softmax, runs_along
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, same, source, unfold
 from rewriter.sites.assemble import assemble
 from rewriter.sites.formula import Axes, Formula, Operand
+from rewriter.sites.masks import analyse
 from rewriter.sites.operands import choose_operand
 from rewriter.sites.products import read_products
+from rewriter.sites.quotients import inverse
 from rewriter.sites.roles import assign_roles
 from rewriter.sites.scores import Product, read_scores
 from rewriter.sites.search import Miss, Search
 from rewriter.sites.site import AttentionSite, Facts
-from rewriter.sites.sums import Sum, as_sum, factors_of, parts_of, same_factors
+from rewriter.sites.sums import Sum, as_read, as_sum, factors_of, parts_of, same_factors
 
-__all__ = ["Chain", "as_chain", "build_linear", "build_unnormalised", "is_sum_of_weights"]
+__all__ = [
+    "Chain",
+    "as_chain",
+    "build_linear",
+    "build_unnormalised",
+    "is_sum_of_weights",
+    "without_denominator",
+]
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,8 @@ class Chain:
         Tensors that multiply the result and depend on neither.
     values_first
         The graph sums over the keys first.
+    seen
+        1 where a query sees a key, else 0; None where it sees all of them.
     """
 
     q: Read
@@ -44,6 +56,7 @@ class Chain:
     scale: float
     factors: tuple[Term, ...] = ()
     values_first: bool = False
+    seen: Term | None = None
 
 
 def as_chain(search: Search, at: Term) -> Chain | Miss | None:
@@ -51,7 +64,7 @@ def as_chain(search: Search, at: Term) -> Chain | Miss | None:
     outer = as_sum(at)
     if outer is None or not 2 <= len(outer.factors) <= 3 or not all(map(search.varies, outer.factors)):
         return None
-    for x, y, *rest in permutations(outer.factors):
+    for x, y, *rest in permutations([as_read(t) or t for t in outer.factors]):
         beside = all(not depends_on(_unfolded(t)) & frozenset(outer.bound) for t in rest)
         inner = _inner(search, y) if beside else None
         if inner is not None and isinstance(x, Read):
@@ -60,18 +73,31 @@ def as_chain(search: Search, at: Term) -> Chain | Miss | None:
     return None
 
 
-def _inner(search: Search, factor: Term) -> tuple[Sum, float] | None:
+def _inner(search: Search, factor: Term) -> tuple[Sum, float, Term | None] | None:
+    """Return a factor as a sum of a product of two, a number, and where it is a sum of what is seen."""
     tree = unfold(factor, budget=8) if isinstance(factor, Read) else factor
     scale, factors = factors_of(tree)
-    if len(factors) != 1:
+    inner = as_sum(factors[0]) if len(factors) == 1 else None
+    if inner is None:
         return None
-    inner = as_sum(factors[0])
-    if inner is None or len(inner.factors) != 2 or not all(map(search.varies, inner.factors)):
+    inner, seen = _running(inner)
+    if len(inner.factors) != 2 or not all(map(search.varies, inner.factors)):
         return None
-    return (inner, scale) if all(isinstance(f, Read) for f in inner.factors) else None
+    return (inner, scale, seen) if all(isinstance(f, Read) for f in inner.factors) else None
 
 
-def _ends(search: Search, outer: Sum, x: Read, inner: Sum, scale: float) -> Chain | Miss:
+def _running(total: Sum) -> tuple[Sum, Term | None]:
+    """Take the triangle of ones off a running sum, and the product that is summed apart."""
+    if runs_along(total.whole.prim) is None or len(total.factors) != 2:
+        return total, None
+    triangle, summed = total.factors
+    seen = unfold(triangle, budget=8) if isinstance(triangle, Read) else triangle
+    seen = seen.args[0] if isinstance(seen, Apply) and seen.fn == "cast" else seen
+    scale, factors = factors_of(unfold(summed, budget=1) if isinstance(summed, Read) else summed, 1)
+    return replace(total, factors=tuple(as_read(t) or t for t in factors), scale=total.scale * scale), seen
+
+
+def _ends(search: Search, outer: Sum, x: Read, inner: Sum, scale: float, seen: Term | None) -> Chain | Miss:
     a, b = (f for f in inner.factors if isinstance(f, Read))
     atoms = [_atoms(f) for f in (a, b)]
     bound = frozenset(parts_of(outer.bound))
@@ -81,8 +107,8 @@ def _ends(search: Search, outer: Sum, x: Read, inner: Sum, scale: float) -> Chai
     k, end = (a, b) if meets[0] else (b, a)
     scale *= outer.scale * inner.scale
     keys_last = Chain(end, k, x, inner.bound, outer.bound, scale)
-    keys_first = Chain(x, k, end, outer.bound, inner.bound, scale, values_first=True)
-    return keys_last if _keys_are_summed_last(search, keys_last) else keys_first
+    keys_first = Chain(x, k, end, outer.bound, inner.bound, scale, values_first=True, seen=seen)
+    return keys_last if seen is None and _keys_are_summed_last(search, keys_last) else keys_first
 
 
 _NAME = "linear-attention"
@@ -159,8 +185,15 @@ def _finish(
         axes, *operands, chain.scale, factors, None, None, resolve(output), shape,
         values_first=chain.values_first,
     )  # fmt: skip
+    facts = Facts(dense=True)
+    if chain.seen is not None:
+        hidden = Apply("where", (_unfolded(chain.seen), Number(0.0), Number(-math.inf)), "float32")
+        mask = analyse(hidden, axes, False, search.known)
+        if not (mask.facts.dense or mask.facts.only_band):
+            return Miss("what a query sees of the sums of keys and values is no band", "scores", _NAME)
+        formula, facts = replace(formula, bias=hidden, rest=mask.rest), mask.facts
     search.raised.update(_feature_maps(chain))
-    site = assemble(search, value, _NAME, formula, Facts(dense=True), "never", normalizer, ())
+    site = assemble(search, value, _NAME, formula, facts, "never", normalizer, ())
     return Miss(site, "operands", _NAME) if isinstance(site, str) else site
 
 
@@ -202,12 +235,23 @@ def is_sum_of_weights(search: Search, bottom: Term, chain: Chain) -> bool | None
         inner = as_sum(tree)
         if inner is None:
             continue
+        inner, seen = _running(inner)
         rest = [f for j, f in enumerate(outer.factors) if j != k]
         bound = (*outer.bound, *inner.bound)
-        found, wanted = ([_unfolded(t) for t in x] for x in ([*rest, *inner.factors], [chain.q, chain.k]))
+        own = [*rest, *inner.factors, seen], [chain.q, chain.k, chain.seen]
+        found, wanted = ([_unfolded(t) for t in side if t is not None] for side in own)
         if same_factors(found, wanted, bound, (*chain.features, *chain.keys)):
             return True
     return False
+
+
+def without_denominator(search: Search, chain: Chain) -> Chain | None:
+    """Return a chain without the factor that divides it by the sum of its weights; None if it has none."""
+    for at, factor in enumerate(chain.factors):
+        bottom = inverse(_unfolded(factor))
+        if bottom is not None and is_sum_of_weights(search, bottom, chain):
+            return replace(chain, factors=(*chain.factors[:at], *chain.factors[at + 1 :]))
+    return None
 
 
 def _unfolded(term: Term) -> Term:

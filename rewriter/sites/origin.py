@@ -21,6 +21,7 @@ from rewriter.algebra.prims import (
     Reduce,
     Reshape,
     Slice,
+    runs_along,
 )
 from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.program.graph import Graph
@@ -229,6 +230,8 @@ class Origin:
                 return tuple(a for k, a in enumerate(self._known(first)) if k not in dropped)
             case Gather(axis):
                 return self._gathered(prim, axis)
+            case Einsum() if runs_along(prim) is not None:
+                return self._known(prim.inputs[1])
             case Einsum():
                 return self._contracted(prim, prim.form)
             case _:

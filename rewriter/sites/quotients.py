@@ -6,7 +6,7 @@ from rewriter.algebra.prims import Prim, Reduce
 from rewriter.algebra.term import Apply, Number, Read, Term
 from rewriter.sites.sums import factors_of
 
-__all__ = ["quotient"]
+__all__ = ["inverse", "quotient"]
 
 
 def quotient(term: Term) -> tuple[list[Term], Term] | None:
@@ -19,7 +19,7 @@ def quotient(term: Term) -> tuple[list[Term], Term] | None:
             return _by_logarithm(term, scores, shift)
         case Apply("mul"):
             _, factors = factors_of(term)
-            inverses = [(k, d) for k, f in enumerate(factors) if (d := _inverse(f)) is not None]
+            inverses = [(k, d) for k, f in enumerate(factors) if (d := inverse(f)) is not None]
             if len(inverses) != 1:
                 return None
             at, bottom = inverses[0]
@@ -28,7 +28,8 @@ def quotient(term: Term) -> tuple[list[Term], Term] | None:
             return None
 
 
-def _inverse(term: Term) -> Term | None:
+def inverse(term: Term) -> Term | None:
+    """Return ``d`` of ``1 / d``, however it is spelled."""
     match term:
         case Apply("reciprocal", (bottom,)) | Apply("pow", (bottom, Number(-1.0))):
             return bottom

@@ -12,14 +12,21 @@ from rewriter.program.graph import Graph
 from rewriter.sites.attention import build
 from rewriter.sites.denominators import divided
 from rewriter.sites.joined import build_joined
-from rewriter.sites.linear import Chain, as_chain, build_linear, build_unnormalised, is_sum_of_weights
+from rewriter.sites.linear import (
+    Chain,
+    as_chain,
+    build_linear,
+    build_unnormalised,
+    is_sum_of_weights,
+    without_denominator,
+)
 from rewriter.sites.normalise import weights_of
 from rewriter.sites.quotients import quotient
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.search import Miss, Search, holds_inverse, leads_to_sum
 from rewriter.sites.site import AttentionSite
 from rewriter.sites.softmaxes import over_queries
-from rewriter.sites.sums import Sum, as_sum, spelled
+from rewriter.sites.sums import Sum, as_read, as_sum, spelled
 from rewriter.sites.weights import NotWeights
 
 __all__ = ["recognise"]
@@ -106,14 +113,10 @@ def _at_contraction(search: Search, anchor: Prim) -> AttentionSite | None:
 def _pairs(total: Sum) -> Iterator[tuple[Read, Read]]:
     """Yield both ways of reading a product as weights and values."""
     if len(total.factors) == 2 and total.scale == 1.0:
-        a, b = map(_as_read, total.factors)
+        a, b = map(as_read, total.factors)
         if a is not None and b is not None:
             yield a, b
             yield b, a
-
-
-def _as_read(term: Term) -> Read | None:
-    return term if isinstance(term, Read) else getattr(term, "whole", None)
 
 
 def _weighted(
@@ -148,7 +151,9 @@ def _chained(search: Search, value: str, output: Index, total: Sum) -> Attention
     anchor = total.whole.prim
     chain = as_chain(search, total.whole)
     if isinstance(chain, Chain):
-        return _keep(search, anchor, build_linear(search, value, output, chain, "none"))
+        divided = without_denominator(search, chain)
+        by = "none" if divided is None else "sum"
+        return _keep(search, anchor, build_linear(search, value, output, divided or chain, by))
     for weights, v in _pairs(total):
         if search.may_be_product(weights) and search.varies(v.prim):
             site = build_unnormalised(search, value, output, weights, v, total.bound)
@@ -201,7 +206,7 @@ def _normalised_after(
     search: Search, anchor: Prim, value: str, output: Index, total: Sum, bottom: Term
 ) -> AttentionSite | None:
     for at, factor in enumerate(total.factors):
-        v = _as_read(factor)
+        v = as_read(factor)
         if v is None or total.scale != 1.0:
             continue
         rest = unfold(v, budget=64)

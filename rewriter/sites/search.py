@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rewriter.algebra.index import Atom, Index, fresh
-from rewriter.algebra.prims import Einsum, Form, Map, Prim, Slice, Softmax
+from rewriter.algebra.prims import Einsum, Form, Map, Prim, Slice, Softmax, runs_along
 from rewriter.algebra.sizes import Size
 from rewriter.algebra.term import VIEWS, Read, Term, leaves, read, source
 from rewriter.program.graph import Graph
@@ -230,9 +230,9 @@ def _multiplied(prim: Prim) -> tuple[Prim, ...]:
     """Return the operands of a contraction, also of a product that is summed by itself; else nothing."""
     if not isinstance(prim.form, Einsum):
         return ()
-    if len(prim.inputs) > 1:
+    if len(prim.inputs) > 1 and runs_along(prim) is None:
         return prim.inputs
-    inner = _origin(prim.inputs[0])
+    inner = _origin(prim.inputs[-1])
     return inner.inputs if inner.form == Map("mul") else ()
 
 

@@ -14,7 +14,17 @@ from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import Apply, Number, Read, Term, leaves, read, same, substitute, unfold
 from rewriter.sites.search import moves
 
-__all__ = ["Sum", "as_sum", "factors_of", "is_matrix", "parts_of", "same_factors", "spelled", "under"]
+__all__ = [
+    "Sum",
+    "as_read",
+    "as_sum",
+    "factors_of",
+    "is_matrix",
+    "parts_of",
+    "same_factors",
+    "spelled",
+    "under",
+]
 
 _SMALL = 1 << 16
 _DEEP = 6
@@ -81,6 +91,11 @@ def factors_of(term: Term, depth: int = _DEEP) -> tuple[float, list[Term]]:
             return -x, left
         case _:
             return 1.0, [term]
+
+
+def as_read(term: Term) -> Read | None:
+    """Return a term as a read of one tensor; None if no tensor is that term."""
+    return term if isinstance(term, Read) else getattr(term, "whole", None)
 
 
 def spelled(factor: Term) -> list[Term]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from rewriter.algebra.evaluate import evaluate
 from rewriter.algebra.prims import (
     Map,
     Prim,
@@ -18,6 +19,8 @@ from rewriter.algebra.prims import (
     permute,
     pointwise,
     reshape,
+    running_sum,
+    runs_along,
     slice_,
     softmax,
     squeeze,
@@ -104,3 +107,33 @@ def test_sizes_that_may_fit_are_not() -> None:
     assert broadcast(of("n", 3).shape, of(4, 1).shape) == of(4, 3).shape
     assert matmul(of(2, "n"), of(3, 5)).shape == of(2, 5).shape
     assert reshape(of("n", 3), [7]).shape == of(7).shape
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_a_running_sum_is_known_by_its_axis(axis: int) -> None:
+    x = leaf("input", (2, 1, 5), "float64", "x")
+    total = running_sum(x, axis)
+    given = np.random.default_rng(0).standard_normal((2, 1, 5))
+    (found,) = evaluate([total], {"x": given})
+    np.testing.assert_allclose(found, given.cumsum(axis), rtol=1e-14)
+    assert runs_along(total) == axis % 3
+
+
+def test_other_sums_run_along_nothing() -> None:
+    triangle = running_sum(X, 0).inputs[0]
+    turned = permute(triangle, (1, 0))
+    assert runs_along(X) is None and runs_along(sum_(X, (0,))) is None
+    assert runs_along(einsum("ij,jd->id", turned, X)) is None
+    assert runs_along(einsum("ij,id->jd", triangle, X)) is None
+    assert runs_along(einsum("ij,jd->di", triangle, X)) is None
+    assert runs_along(einsum("ij,jd->d", triangle, X)) is None
+    assert runs_along(einsum("ij,jd->id", triangle, X)) == 0
+
+
+def test_what_sums_nothing_is_a_product_of_entries() -> None:
+    y = leaf("input", (6,), "float32", "y")
+    assert einsum("ij,j->ij", X, y).form == Map("mul")
+    assert einsum("ij->ji", X).form == permute(X, (1, 0)).form
+    given = {"x": np.arange(24.0).reshape(4, 6), "y": np.arange(6.0)}
+    (found,) = evaluate([einsum("ij,j->ji", X, y)], given)
+    np.testing.assert_array_equal(found, (given["x"] * given["y"]).T)

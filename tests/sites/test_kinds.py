@@ -52,6 +52,24 @@ def elu_plus_one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.einsum("nlhd,nhmd,nlh->nlhm", q, torch.einsum("nshd,nshm->nhmd", k, v), z)
 
 
+def causal_sums(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k = q.softmax(-1), k.exp()
+    inverse = 1 / torch.einsum("...nd,...nd->...n", q, k.cumsum(-2))
+    context = torch.einsum("...nd,...ne->...nde", k, v).cumsum(-3)
+    return torch.einsum("...nde,...nd,...n->...ne", context, q, inverse)
+
+
+def causal_sums_with_an_epsilon(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k = F.elu(q) + 1, F.elu(k) + 1
+    context = (k[..., None] * v[..., None, :]).cumsum(2)
+    out = (q[..., None, :] @ context)[..., 0, :]
+    return out / ((q * k.cumsum(2)).sum(-1, keepdim=True) + 1e-6)
+
+
+def causal_sums_undivided(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q[..., None] * torch.cumsum(k[..., None] * v[..., None, :], -3)).sum(-2)
+
+
 def retention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     ahead = torch.arange(N)[:, None] - torch.arange(N)
     return (q @ kt(k) * torch.where(ahead >= 0, 0.9 ** ahead.float(), 0.0)) @ v
@@ -71,6 +89,9 @@ FROM_TOKENS: dict[str, tuple[Mechanism, str, str]] = {
     "softmax": (lambda q, k, v: torch.softmax(q @ kt(k) / math.sqrt(D), -1) @ v, "attention", "softmax"),
     "random features, one over the sum": (performer, "linear-attention", "sum"),
     "elu + 1, in one product with the sum": (elu_plus_one, "linear-attention", "none"),
+    "running sums, in one product with their inverse": (causal_sums, "linear-attention", "sum"),
+    "running sums, undivided": (causal_sums_undivided, "linear-attention", "none"),
+    "running sums, with an epsilon": (causal_sums_with_an_epsilon, "linear-attention", "none"),
     "re-associable": (lambda q, k, v: (q @ kt(k) / N) @ v, "linear-attention", "none"),
     "softmax features": (
         lambda q, k, v: q.softmax(-1) @ (kt(k.softmax(-2)) @ v),
@@ -99,6 +120,37 @@ def test_kind_from_tokens(name: str) -> None:
     mechanism, kind, normalizer = FROM_TOKENS[name]
     site = only_site(Projected(mechanism), torch.randn(B, N, C))
     assert (site.kind, site.normalizer, site.heads.plain()) == (kind, normalizer, H)
+
+
+@pytest.mark.parametrize("mechanism", [causal_sums, causal_sums_with_an_epsilon, causal_sums_undivided])
+def test_running_sums_are_causal_and_can_be_computed_in_another_order(mechanism: Mechanism) -> None:
+    module = Projected(mechanism).eval()
+    length = torch.export.Dim("length", min=2, max=256)
+    program = rewriter.trace(module, (torch.randn(B, N, C),), dynamic_shapes=({1: length},))
+    (site,) = program.sites
+    assert (site.facts.mask, site.facts.only_band, site.empty_row) == ("causal", True, "never")
+    new = rewriter.passes.ReassociatedAttention()(program)
+    for n in (2, 7, 130):
+        x = torch.randn(B, n, C)
+        assert torch.as_tensor(new.run(x)[0]).allclose(module(x), rtol=1e-4, atol=1e-4)
+
+
+def _over_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q[..., None] * torch.cumsum(k[..., None] * v[..., None, :], 1)).sum(-2)
+
+
+def _of_keys_alone(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q[..., None] * (k.cumsum(-2)[..., None] * v[..., None, :])).sum(-2)
+
+
+def _over_features(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q[..., None] * torch.cumsum(k[..., None] * v[..., None, :], -2)).sum(-2)
+
+
+@pytest.mark.parametrize("mechanism", [_over_heads, _of_keys_alone, _over_features])
+def test_other_running_sums_are_no_attention_over_tokens(mechanism: Mechanism) -> None:
+    program = rewriter.trace(Projected(mechanism).eval(), (torch.randn(B, N, C),))
+    assert not [site for site in program.sites if site.queries.plain() == N]
 
 
 class Latent(nn.Module):

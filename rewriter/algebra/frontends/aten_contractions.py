@@ -10,6 +10,7 @@ from rewriter.algebra.equation import Equation
 from rewriter.algebra.frontends.aten_pointwise import real
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, dtype_name
 from rewriter.algebra.frontends.guards import guarded
+from rewriter.algebra.frontends.sums import sum_of_features
 from rewriter.algebra.prims import (
     Prim,
     cast,
@@ -189,13 +190,16 @@ def _safe_softmax(call: Call) -> Result:
 
 
 def _cumsum(call: Call) -> Result:
-    """Only of what is one number everywhere."""
+    """Only of what is one number everywhere, and of products of features."""
     x = call.tensor(0)
-    found = call.scope.progressions.of(x)
-    number = None if found is None else found.number
-    if number is None or not x.shape:
+    if not x.shape:
         return None
     axis = call.axis(1, len(x.shape))
+    found = call.scope.progressions.of(x)
+    number = None if found is None else found.number
+    if number is None:
+        plain = call.dtype == x.dtype and call.name not in call.scope.closed
+        return sum_of_features(x, axis) if plain else None
     sums = iota(x.shape[axis], start=number, step=number, dtype=call.dtype or "int64")
     return expand(reshape(sums, [*sums.shape, *(ONE,) * (len(x.shape) - 1 - axis)]), x.shape)
 

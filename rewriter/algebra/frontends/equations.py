@@ -5,17 +5,20 @@ from __future__ import annotations
 from rewriter.algebra.equation import Equation
 from rewriter.program.graph import Graph, Node
 
-__all__ = ["equations"]
+__all__ = ["MOST", "equations"]
+
+MOST = 8
+"""Products of more tensors are not looked into."""
 
 
 def equations(graph: Graph) -> dict[str, Equation]:
-    """Return the equations of the nodes that multiply three tensors or more, by what the nodes write.
+    """Return the equations of the nodes that multiply three tensors or more (`MOST`), by what they write.
 
     The operands are the inputs of the node, in order.
     """
     found = {node.outputs[0]: text for node in graph.nodes if (text := _text(node)) is not None}
     parsed = {name: Equation.parse(text) for name, text in found.items()}
-    return {name: e for name, e in parsed.items() if e is not None and len(e.operands) > 2}
+    return {name: e for name, e in parsed.items() if e is not None and 2 < len(e.operands) <= MOST}
 
 
 def _text(node: Node) -> str | None:

@@ -13,6 +13,7 @@ from rewriter.algebra.equation import Equation
 from rewriter.algebra.frontends.activations import clip, hard_swish, silu
 from rewriter.algebra.frontends.guards import selected
 from rewriter.algebra.frontends.onnx_scope import DTYPES, Call, Handler, Result
+from rewriter.algebra.frontends.sums import sum_of_features
 from rewriter.algebra.prims import (
     Constant,
     Expand,
@@ -207,6 +208,13 @@ def _einsum(call: Call) -> Result:
     return None if spec is None else einsum(spec, *operands)
 
 
+def _cumsum(call: Call) -> Result:
+    axes, known = call.numbers(1), call.node.inputs[0] in call.scope.closed
+    if axes is None or known or call.attribute("exclusive", 0) or call.attribute("reverse", 0):
+        return None
+    return sum_of_features(call[0], axes[0] % len(call[0].shape))
+
+
 def _conv(call: Call) -> Result:
     x, weight, bias = call[0], call[1], call.get(2)
     pointwise_kernel = all(n == ONE for n in weight.shape[2:]) and len(weight.shape) == len(x.shape)
@@ -332,6 +340,7 @@ OPERATORS: dict[str, Handler] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
     "Swish": _swish,
+    "CumSum": _cumsum,
     "ReduceSum": partial(_reduced, "sum"),
     "ReduceMean": partial(_reduced, "mean"),
     "ReduceMax": partial(_reduced, "max"),

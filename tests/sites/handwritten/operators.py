@@ -416,6 +416,25 @@ g (float[N, T, 32] x, float[32, 4, 8] Wq, float[32, 4, 8] Wk, float[32, 4, 8] Wv
         heads=4,
     ),
     Graph(
+        "operators/CumSum of keys times values",
+        14,
+        """
+g (float[N, 4, T, 8] q0, float[N, 4, T, 8] k0, float[N, 4, T, 8] v) => (float[N, 4, T, 8] y)
+<int64 before = {-3}, int64 last = {-2}, float one = {1.0}> {
+    q = Exp (q0)
+    k = Exp (k0)
+    pairs = Einsum <equation = "...nd,...ne->...nde"> (k, v)
+    context = CumSum (pairs, before)
+    keys = CumSum (k, last)
+    total = Einsum <equation = "...nd,...nd->...n"> (q, keys)
+    inverse = Div (one, total)
+    y = Einsum <equation = "...nde,...nd,...n->...ne"> (context, q, inverse)
+}""",
+        kind="linear-attention",
+        mask="causal",
+        heads=4,
+    ),
+    Graph(
         "operators/Einsum of weights between matrices",
         13,
         """
