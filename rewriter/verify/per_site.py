@@ -201,8 +201,8 @@ class PerSite:
         """Sites that do not compute what they should, or that a fault between sites is nearest to.
 
         The worst comes first. Where the stretches could not be compared, and no site is at fault itself, it
-        is the first one that is given something else than in the original: `JUMP` times as far off as
-        anything before it.
+        is the first one that is given something else than in the original, `JUMP` times as far off as
+        anything before it; after the site before it, if all of queries, keys and values are.
         """
         worst: dict[str, float] = {}
         for record in self.sites:
@@ -220,11 +220,14 @@ class PerSite:
     def _first_given_another(self) -> tuple[str, ...]:
         if any(s.fidelity not in (None, "exact") for s in self.sites):
             return ()
-        before = LEAST
+        before, last = LEAST, ()
         for record in self.sites:
             given = max(record.operands.values(), default=0.0)
             if given > JUMP * before:
-                return (record.site,)
+                # what all operands share is made of the result of the site before, too
+                shared = min(record.operands.values()) > JUMP * before
+                return (*(last if shared else ()), record.site)
+            last = (record.site,)
             before = max(before, given, record.accumulated.distance.rel if record.accumulated else 0.0)
         return ()
 

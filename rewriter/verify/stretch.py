@@ -164,7 +164,7 @@ class StretchTally:
         back = _steps(graph, [self._after.output], {value}) if self._after is not None else None
         inputs = set(self._before.inputs.values()) if self._before is not None else set()
         ahead = _steps(graph, [value], inputs) if inputs else None
-        if ahead is not None and (back is None or ahead <= back):
+        if ahead is not None and (back is None or ahead < back):
             return self._before.site.id if self._before is not None else None
         return self._after.site.id if self._after is not None and back is not None else None
 

@@ -1,0 +1,71 @@
+"""The command that says which sites to revert."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.verify.twelve import onnx_layers
+
+Call = Callable[[str], Any]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Write a model of four sites, and the same with heads swapped in one of them."""
+    paths = tmp_path / "original.onnx", tmp_path / "edited.onnx"
+    onnx_layers(4).save(paths[0])
+    onnx_layers(4, 2, "mask corner").save(paths[1])
+    return paths
+
+
+def test_two_models_and_the_worst_site_alone(call: Call, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    said = call(f"bisect {pair[0]} {pair[1]} --reproduce {tmp_path / 'alone'} --json")
+    found = json.loads(said.out)
+    assert said.status == 1 and found["blamed"] == ["attention.2"]
+    assert found["guarantee"] == "smallest" and found["after"]["ok"]
+    alone = found["reproduction"]
+    assert max(alone["nodes"]) < 10 and alone["distance"]["rel"] > 1e-3
+    again = call(alone["command"].removeprefix("rewriter "))
+    assert again.status == 1
+
+
+def test_a_plan_is_reduced_to_what_meets_the_budget(
+    call: Call, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    said = call(f"bisect {pair[0]} --apply window:window=3 --budget cos>=0.9 --kept {kept} --json")
+    found = json.loads(said.out)
+    assert said.status == 1 and found["blamed"] and len(found["blamed"]) < 4
+    out = tmp_path / "rewritten.onnx"
+    assert call(f"rewrite {pair[0]} -o {out} --plan {kept} --budget cos>=0.9").status == 0
+    assert call(f"bisect {pair[0]} {out} --budget cos>=0.9").status == 0
+
+
+def test_what_is_said_to_people(call: Call, pair: tuple[Path, Path]) -> None:
+    said = call(f"bisect {pair[0]} {pair[1]}")
+    assert said.status == 1 and "revert attention.2: no smaller set does" in said.out
+    said = call(f"bisect {pair[0]} {pair[0]}")
+    assert said.status == 0 and "nothing to revert" in said.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("", "give REWRITTEN"),
+        ("{b} --apply window:window=3", "give REWRITTEN"),
+        ("{b} --kept k.json", "--kept writes what is left of a plan"),
+        ("{b} --budget bogus>=1", "there is no metric"),
+        ("{b} --reproduce {a}", "is a file; give a directory"),
+        ("--apply window:window=3@attention.9", ""),
+    ],
+)
+def test_what_is_refused_is_one_line(
+    call: Call, pair: tuple[Path, Path], arguments: str, reason: str
+) -> None:
+    said = call(f"bisect {pair[0]} {arguments.format(a=pair[0], b=pair[1])}")
+    assert said.status == 2 and reason in said.err and "Traceback" not in said.err
