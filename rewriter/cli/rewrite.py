@@ -18,6 +18,7 @@ from rewriter.errors import InputError
 from rewriter.forms import Fidelity, refusal
 from rewriter.report.console import validation_view, verdict_line
 from rewriter.report.rewriting import rewriting_view
+from rewriter.report.text import amount
 from rewriter.verify.budget import Budget, parse_budgets
 
 if TYPE_CHECKING:
@@ -179,17 +180,8 @@ def _tell(
     if report is not None:
         show("", validation_view(report, sites=False))
     if written:
-        show(verdict_line(True, f"written {out} ({_size(out)}) and {plan}"))
+        show(verdict_line(True, f"written {out} ({amount(out.stat().st_size)}) and {plan}"))
     elif report is None:
         show("", verdict_line(False, "nothing was rewritten; nothing was written"))
     else:
         show(verdict_line(False, "nothing was written"))
-
-
-def _size(path: Path) -> str:
-    size = float(path.stat().st_size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.3g} {unit}"
