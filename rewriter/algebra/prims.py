@@ -525,7 +525,7 @@ def _keep(result: Prim, x: Prim, axes: tuple[int, ...]) -> Prim:
 
 
 def _sizes(shape: Sequence[SizeLike]) -> tuple[Size, ...]:
-    return tuple(Size.of(n) for n in shape)
+    return tuple(map(Size.of, shape))
 
 
 def _text(shape: Sequence[Size]) -> str:

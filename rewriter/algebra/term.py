@@ -6,6 +6,7 @@ normaliser, a leaf), so a term is a small tree of functions whose leaves are *re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -51,18 +52,20 @@ class Read:
     def __init__(self, prim: Prim, index: Index) -> None:
         self.prim = prim
         self.index = index
-        self._unfolded: tuple[int, int, Term] | None = None
+        self._unfolded: tuple[int, int, float, Term] | None = None
 
     def __repr__(self) -> str:
         return f"Read({self.prim}, {self.index})"
 
     def unfolded(self, budget: int) -> Term:
-        """Return the term, kept until an atom is cut or another budget is asked for."""
+        """Return the term, kept until an atom is cut or a budget is asked for that may give another."""
         known = self._unfolded
-        if known is None or known[0] != Atom.cuts or known[1] != budget:
-            cuts = Atom.cuts
-            known = self._unfolded = cuts, budget, _unfold(self, [budget], None, 0)
-        return known[2]
+        if known is None or known[0] != Atom.cuts or not known[1] <= budget <= known[2]:
+            cuts, left = Atom.cuts, [budget]
+            term = _unfold(self, left, None, 0)
+            least, most = (budget - left[0], math.inf) if left[0] else (budget, budget)
+            known = self._unfolded = cuts, least, most, term
+        return known[3]
 
     @property
     def atoms(self) -> frozenset[Atom]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import networkx as nx
 import numpy as np
 
 from rewriter.algebra.sizes import Size
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = ["Graph", "Node", "Value"]
 
@@ -53,7 +55,7 @@ class Node:
     outputs
         Names of the values written.
     native
-        The object of the native graph (`torch.fx.Node` or `onnx_ir.Node`), for frontends.
+        The object of the native graph, for frontends: a `torch.fx.Node`, or a node of an ONNX message.
     """
 
     name: str
@@ -153,7 +155,9 @@ class Graph:
 
     def networkx(self) -> nx.DiGraph:
         """Return the nodes as a `networkx.DiGraph`; edge attribute ``values`` names what flows."""
-        graph = nx.DiGraph()
+        import networkx as nx
+
+        graph: nx.DiGraph = nx.DiGraph()
         graph.add_nodes_from((n.name, {"op": n.op}) for n in self.nodes)
         for node in self.nodes:
             for value in dict.fromkeys(node.inputs):

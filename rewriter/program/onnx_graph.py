@@ -251,8 +251,9 @@ class _View:
         self.values[name] = Value(name, shape, _known_dtype(tensor.data_type))
 
     def _add_node(self, proto: onnx.NodeProto) -> None:
-        op_type, outputs = proto.op_type, tuple(proto.output)
-        if op_type == "Constant" and proto.domain in _STANDARD and self._add_numbers(proto, outputs[0]):
+        native = NativeNode(proto, self._message)
+        op_type, domain, outputs = proto.op_type, proto.domain or _STANDARD, native.outputs
+        if op_type == "Constant" and domain == _STANDARD and self._add_numbers(native):
             return
         name = self._unique(proto.name or f"{op_type}_{len(self.nodes)}")
         if "" in outputs:
@@ -260,22 +261,19 @@ class _View:
         for output in outputs:
             self.values[output] = Value(output, *self._type(output))
         inputs = (*(v or None for v in proto.input), *_captured(proto))
-        op = f"{proto.domain or 'ai.onnx'}::{op_type}"
-        self.nodes.append(Node(name, op, inputs, outputs, NativeNode(proto, self._message)))
+        self.nodes.append(Node(name, f"{domain}::{op_type}", inputs, outputs, native))
 
-    def _add_numbers(self, node: onnx.NodeProto, output: str) -> bool:
+    def _add_numbers(self, node: NativeNode) -> bool:
         """Add what a ``Constant`` node holds; False for the sparse kind and for text."""
-        if len(node.attribute) != 1 or node.attribute[0].ref_attr_name:
+        attributes = node.attributes()
+        if len(attributes) != 1 or len(node.proto.attribute) != 1:
             return False
-        (attribute,) = node.attribute
-        if attribute.type == onnx.AttributeProto.TENSOR:
-            self.add_constant(output, attribute.t)
+        (output,), ((name, numbers),) = node.outputs, attributes.items()
+        if name == "value":
+            self.add_constant(output, node.proto.attribute[0].t)
             return True
-        dtype, numbers = (
-            _NUMBERS.get(attribute.name),
-            NativeNode(node, self._message).attributes().get(attribute.name),
-        )
-        if dtype is None or numbers is None:
+        dtype = _NUMBERS.get(name)
+        if dtype is None:
             return False
         array = np.asarray(numbers, dtype)
         self.constants[output] = lambda: array
@@ -296,14 +294,14 @@ class _View:
         return name
 
 
-_STANDARD = ("", "ai.onnx")
+_STANDARD = "ai.onnx"
 
 _NUMBERS = {"value_int": "int64", "value_ints": "int64", "value_float": "float32", "value_floats": "float32"}
 """Types of the attributes of ``Constant`` that are numbers themselves."""
 
 
-def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of the outer values that a node's inner graphs read, each once."""
+def _captured(node: onnx.NodeProto) -> Iterable[str]:
+    """Return the names of the outer values that a node's inner graphs read, each once."""
     stack = [(graph, frozenset(node.input)) for graph in inner_graphs(node)]
     read: dict[str, None] = {}
     while stack:
@@ -313,4 +311,4 @@ def _captured(node: onnx.NodeProto) -> Iterator[str]:
         names = [v.name for v in graph.output] + [name for child in graph.node for name in child.input]
         read.update((name, None) for name in names if name and name not in known)
         stack += [(inner, known) for child in graph.node for inner in inner_graphs(child)]
-    yield from read
+    return read

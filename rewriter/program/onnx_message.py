@@ -61,10 +61,12 @@ class NativeNode:
         What it is a node of.
     """
 
-    __slots__ = ("_message", "proto")
+    __slots__ = ("_message", "outputs", "proto")
 
     def __init__(self, proto: onnx.NodeProto, message: Message) -> None:
         self.proto = proto
+        self.outputs: tuple[str, ...] = tuple(proto.output)
+        """Names of the results by position, ``""`` where one is left out."""
         self._message = message
 
     def attributes(self) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def _varint(data: memoryview, at: int, end: int) -> tuple[int, int]:
     raise WireError(f"a number at byte {at} does not end")
 
 
-def _fields(data: memoryview, at: int, end: int) -> Iterator[_Field]:
+def _fields(data: memoryview, at: int, end: int, smallest: int = 0) -> Iterator[_Field]:
+    """Yield the fields of the message in ``data[at:end]`` that are not smaller than ``smallest``."""
     while at < end:
         start = at
         tag, at = (data[at], at + 1) if data[at] < 0x80 else _varint(data, at, end)
@@ -78,7 +79,8 @@ def _fields(data: memoryview, at: int, end: int) -> Iterator[_Field]:
             raise WireError(
                 f"the field at byte {start} ends at byte {at}, after its message ends at byte {end}"
             )
-        yield number, wire, start, body, at
+        if at - body >= smallest:
+            yield number, wire, start, body, at
 
 
 def _encode(value: int) -> bytes:
@@ -114,8 +116,8 @@ def _edit_tensors(
     children = _CHILDREN[message]
     chunks: Chunks = []
     kept = at
-    for number, wire, start, body, stop in _fields(data, at, end):
-        if stop - body < smallest or number not in children or wire != _BYTES:
+    for number, wire, start, body, stop in _fields(data, at, end, smallest):
+        if number not in children or wire != _BYTES:
             continue
         inside = _edit_tensors(data, body, stop, children[number], smallest, edit, depth + 1)
         if len(inside) == 1:  # unchanged

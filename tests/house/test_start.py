@@ -32,6 +32,10 @@ def test_import_loads_no_runtime(code: str) -> None:
     assert _loaded(code, heavy) == []
 
 
+def test_a_graph_is_read_without_what_only_draws_it() -> None:
+    assert _loaded("import rewriter.program.graph, rewriter.sites.recognise", ("networkx", "torch")) == []
+
+
 def test_the_check_sees_a_loaded_runtime() -> None:
     assert _loaded("import safetensors", ("safetensors",)) == ["safetensors"]
 

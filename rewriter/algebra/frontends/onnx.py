@@ -94,15 +94,15 @@ def _place_constant(scope: Scope, name: str) -> None:
 
 
 def _place_node(scope: Scope, node: Node) -> None:
-    outputs = tuple(node.native.proto.output)  # "" where the node leaves one out
+    outputs = node.native.outputs
     if node.op in scope.functions and not node.native.proto.attribute and _place_call(scope, node, outputs):
         return
-    if all(name in scope.prims for name in outputs if name):
-        return  # a Constant node, read as a constant of the graph
     call = Call(scope, node, outputs)
     closed = computes_constants(call) or call.op == "Constant"
     translated, known = _translate(call)
-    if translated is None or any(x is None and name for x, name in zip(translated, outputs, strict=False)):
+    if translated is None or (
+        None in translated and any(x is None and name for x, name in zip(translated, outputs, strict=False))
+    ):
         missing = _opaque(call, closed)
         translated = (
             missing
