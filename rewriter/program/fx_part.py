@@ -90,7 +90,7 @@ def tensor_part(
             return env[node.name] if node.name in env else weights[node.name]
 
         for node in steps:
-            env[node.name] = node.target(*map_arg(node.args, value), **map_arg(node.kwargs, value))  # type: ignore[operator]
+            env[node.name] = _call(node)(*map_arg(node.args, value), **map_arg(node.kwargs, value))
             for read in node.all_input_nodes:
                 if last.get(read) is node and read.name not in outputs:
                     env.pop(read.name, None)
@@ -106,6 +106,14 @@ def needed_weights(
     weights = bindings(exported)
     read = {v for n in graph.region(outputs, set(inputs)) for v in n.inputs} | set(outputs)
     return {name: held for name, held in weights.items() if name in read}
+
+
+def _call(node: FxNode) -> Callable[..., Any]:
+    """Return what a node calls; a view may have to copy, as what is given has strides of its own."""
+    if node.target is torch.ops.aten.view.default:
+        return torch.ops.aten.reshape.default
+    called: Callable[..., Any] = node.target  # type: ignore[assignment]
+    return called
 
 
 def _steps(

@@ -192,6 +192,8 @@ def form_of(pair: SitePair) -> Form | None:
     from rewriter.passes import parse_form
 
     try:
-        return parse_form(pair.applied.form).at(pair.site)
+        form = parse_form(pair.applied.form).at(pair.site)
     except InputError:
         return None  # of another version
+    # one that changes what later sites are given says nothing of the site itself
+    return None if form.spans else form
