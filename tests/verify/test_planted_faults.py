@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 
 import rewriter
 from rewriter.program.program import Program
+from rewriter.verify.inputs import generated_cases
+from rewriter.verify.lockstep import per_site
 from tests.verify.planted.stack import (
     LAYERS,
     SIZE,
+    give_weights,
     one_ahead,
     stack,
     window,
@@ -48,7 +52,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "wrong in long sequences only": {"gain": 1.01, "above": 128},
 }
 
-FEW = 3
+FEW = 2
 """Layers of a model that is traced, which takes long."""
 
 TRACED = {
@@ -99,3 +103,66 @@ def test_a_window_of_other_width_is_found() -> None:
     forty, more = window(40), window(41)
     report = rewriter.validate(stack("onnx", visible=forty), stack("onnx", visible=more))
     assert not report.ok, report.verdict
+
+
+# no false alarm
+
+ORDERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"scale_first": True},
+    {"fused_output": True},
+    {"spelled": True},
+    {"scale_first": True, "fused_output": True},
+)
+"""The same model, and the same sums in other orders."""
+
+SEEDS = 50
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_another_order_of_sums_is_no_fault(dtype: str) -> None:
+    for seed in range(SEEDS):
+        plain = stack("onnx", seed=seed, dtype=dtype, count=2)
+        other = stack("onnx", seed=seed, dtype=dtype, count=2, **ORDERS[seed % len(ORDERS)])
+        report = rewriter.validate(plain, other, seed=seed)
+        assert report.ok, f"seed {seed}: {report.verdict}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_another_order_of_sums_is_no_fault_in_a_traced_model(dtype: str) -> None:
+    plain = stack("fx", dtype=dtype, count=1)
+    others = [plain, *(stack("fx", dtype=dtype, count=1, **order) for order in ORDERS[2:4])]
+    for seed in range(SEEDS):
+        other = others[seed % len(others)]
+        for program in (plain, other):
+            give_weights(program, seed)
+        report = rewriter.validate(plain, other, seed=seed)
+        assert report.ok, f"seed {seed}: {report.verdict}"
+
+
+@pytest.mark.parametrize("kind", ["onnx", "fx"])
+def test_a_report_is_the_same_every_time(kind: str) -> None:
+    models = original(kind), stack(kind, at=1, count=FEW if kind == "fx" else LAYERS, gain=1.001)
+    first, again, other = (rewriter.validate(*models, seed=seed).to_json() for seed in (3, 3, 4))
+    assert first == again != other
+
+
+# blame
+
+BLAMED = (
+    "two features of the keys are swapped",
+    "the scale is dropped",
+    "a corner of the mask is open",
+    "the result is off by 1e-3",
+    "two heads are swapped",
+    "heads read the wrong group",
+    "epsilon is a hundred times larger",
+)
+
+
+@pytest.mark.parametrize("fault", BLAMED)
+def test_the_site_at_fault_is_blamed_first(fault: str) -> None:
+    model = original("onnx")
+    cases = islice(generated_cases(model), 2)
+    found = per_site(model, stack("onnx", at=5, **FAULTS[fault]), cases, limit=2, statistics=False)
+    assert found.blamed[0] == model.sites[5].id

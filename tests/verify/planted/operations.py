@@ -21,6 +21,7 @@ DTYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat1
 class Operations(Protocol):
     """What a model is made of."""
 
+    def enter(self, place: str) -> None: ...
     def constant(self, array: np.ndarray) -> Value: ...
     def number(self, number: float) -> Value: ...
     def matmul(self, a: Value, b: Value) -> Value: ...
@@ -54,6 +55,9 @@ class TorchOperations:
     def __init__(self, dtype: str) -> None:
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.parameters: dict[int, torch.nn.Parameter] = {}
+
+    def enter(self, place: str) -> None:
+        """Nothing has a name here."""
 
     def constant(self, array: np.ndarray) -> Value:
         if id(array) not in self.parameters:
@@ -141,9 +145,15 @@ class OnnxOperations:
         self.dtype = dtype
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self._place, self._made = "", 0
+
+    def enter(self, place: str) -> None:
+        """Name what follows after a place: what is changed there renames nothing elsewhere."""
+        self._place, self._made = f"{place}/", 0
 
     def _node(self, operator: str, *inputs: Value, **attributes: Any) -> str:
-        name = f"v{len(self.nodes)}"
+        name = f"{self._place}{operator}_{self._made}"
+        self._made += 1
         operands = [x if isinstance(x, str) else self.number(x) for x in inputs]
         self.nodes.append(helper.make_node(operator, operands, [name], **attributes))
         return name

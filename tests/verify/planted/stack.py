@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper
 
 import rewriter
+from rewriter.program.fx import FxProgram
 from rewriter.program.onnx import OnnxProgram
 from rewriter.program.program import Program
 from tests.verify.planted.operations import DTYPES, OnnxOperations, Operations, TorchOperations, Value
@@ -25,6 +26,7 @@ __all__ = [
     "WIDTH",
     "Layer",
     "causal",
+    "give_weights",
     "one_ahead",
     "stack",
     "window",
@@ -224,8 +226,12 @@ def _projected(ops: Operations, weights: Value, v: Value, layer: Layer, o: Value
 
 
 def _stacked(ops: Operations, x: Value, keep: Value, layers: tuple[Layer, ...], seed: int) -> Value:
-    for layer, w in zip(layers, _weights(seed, len(layers)), strict=True):
-        x = ops.add(x, _attended(ops, x, keep, layer, w))
+    for at, (layer, w) in enumerate(zip(layers, _weights(seed, len(layers)), strict=True)):
+        ops.enter(f"layer{at}")
+        y = _attended(ops, x, keep, layer, w)
+        ops.enter(f"layer{at}/sum")
+        x = ops.add(x, y)
+    ops.enter("end")
     return _normalised(ops, x, 1e-5)
 
 
@@ -293,3 +299,12 @@ def stack(
         layers[place] = replace(layers[place], **fault)
     make = {"onnx": _onnx, "fx": _fx}[kind]
     return make(tuple(layers), seed, dtype)
+
+
+def give_weights(program: Program, seed: int) -> None:
+    """Give a traced model other weights, in place: tracing takes longer than everything else."""
+    assert isinstance(program, FxProgram)
+    tensors = list(program.exported.state_dict.values())
+    arrays = [array for w in _weights(seed, len(tensors) // 4) for array in w.values()]
+    for tensor, array in zip(tensors, arrays, strict=True):
+        tensor.data.copy_(torch.from_numpy(array))
