@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rewriter.algebra.index import Affine, Atom, Index, resolve
 from rewriter.algebra.prims import Softmax
 from rewriter.algebra.sizes import ZERO, Size, product
-from rewriter.algebra.term import Apply, Read, Term, depends_on, same, substitute, unfold
+from rewriter.algebra.term import Apply, Read, Term, depends_on, same, source, substitute, unfold
 from rewriter.sites.attention import finish
 from rewriter.sites.formula import Axes, Operand, Piece
 from rewriter.sites.operands import choose_operand
@@ -80,9 +80,10 @@ def _part(search: Search, at: Read, output: Index) -> _Part | None:
     total = as_sum(at)
     if total is None or len(total.factors) != 2 or total.scale != 1.0:
         return None
-    for weights, v in (total.factors, total.factors[::-1]):
+    for weights, values in (total.factors, total.factors[::-1]):
         tree = unfold(weights, budget=4) if isinstance(weights, Read) else weights
-        if isinstance(tree, Read) and isinstance(tree.prim.form, Softmax) and isinstance(v, Read):
+        v = values if isinstance(values, Read) else getattr(values, "whole", None)
+        if isinstance(tree, Read) and isinstance(tree.prim.form, Softmax) and v is not None:
             return _of_softmax(search, tree, tree.prim.form.axis, v, total.bound, output)
     return None
 
@@ -117,7 +118,8 @@ def _merge(
     scores = replace(first.scores, bias=biases[0])
     if any((b is None) != (biases[0] is None) or (b and not same(b, biases[0] or b)) for b in biases):
         scores = replace(first.scores, whole=_whole(first, joined))
-    q = choose_operand(first.scores.product.q, _groups(axes, "q")) if first.scores.product else ""
+    queries = _common_source([p.scores.product.q for p in (first, *parts) if p.scores.product])
+    q = choose_operand(queries, _groups(axes, "q"))
     k = _pieces([_read_at(p, n or {}, "k", axes) for p, n in zip(parts, names, strict=True)], joined)
     v = _pieces([_read_at(p, n or {}, "v", axes) for p, n in zip(parts, names, strict=True)], joined)
     if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
@@ -134,6 +136,12 @@ def _common(parts: Sequence[_Part], first: _Part) -> Axes:
     batch = tuple(a for a in order if a in held)
     queries = tuple(a for a in first.axes.queries if a not in held)
     return replace(first.axes, batch=batch, heads=heads, queries=queries)
+
+
+def _common_source(reads: Sequence[Read]) -> Read:
+    """Return the nearest read behind the first one that is behind all: each may be another view of it."""
+    behind = [{at.prim for at in source(x)} for x in reads[1:]]
+    return next((at for at in source(reads[0]) if all(at.prim in seen for seen in behind)), reads[0])
 
 
 def _whole(part: _Part, joined: Atom) -> Term:

@@ -114,3 +114,22 @@ def test_half_precision_hides_by_its_lowest_number() -> None:
     site = only(P.matmul(P.softmax(scores, 2), v))
     assert (site.traits, site.empty_row) == ((), "uniform")
     assert site.facts.band is not None
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_keys_in_two_meet_queries_that_are_read_twice(summed: bool) -> None:
+    """The queries are transposed once per half of the keys; the values may be made on the way to a sum."""
+    q, k, v = leaf("q", 5, 2, 4), leaf("k", 2, 6, 4), P.pointwise("add", leaf("v", 2, 6, 3), leaf("c", 3))
+
+    def half(x: Prim, axis: int, at: int) -> Prim:
+        return P.slice_(x, axis, 3 * at, 3)
+
+    def both(weights: Prim, values: Prim) -> Prim:
+        if not summed:
+            return P.matmul(weights, values)
+        return P.sum_(P.pointwise("mul", P.unsqueeze(weights, 3), P.unsqueeze(values, 1)), [2])
+
+    products = [P.matmul(P.permute(q, (1, 0, 2)), P.swap(half(k, 1, at), 1, 2)) for at in (0, 1)]
+    weights = P.softmax(P.concat(products, 2), 2)
+    site = only(P.pointwise("add", *(both(half(weights, 2, at), half(v, 1, at)) for at in (0, 1))))
+    assert (site.kind, site.traits, int(site.queries), int(site.keys)) == ("attention", (), 5, 6)
