@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rewriter.verify.progress import Progress
     from rewriter.verify.validation import ValidationReport
 
-__all__ = ["command_line", "drawings", "telling_cases", "with_sites", "with_times"]
+__all__ = ["command_line", "drawings", "failed_cases", "telling_cases", "with_sites", "with_times"]
 
 ROUNDS, SECONDS = 15, 10.0
 """Of the times on the page."""
@@ -99,3 +99,18 @@ def telling_cases(
     with suppress(InputError):
         every = generated_cases(program, seed, lambda inputs: can_run(program, inputs), sizes=sizes)
         yield from islice((c for c in every if c.group == "random"), len(sizes) or None)
+
+
+def failed_cases(
+    report: ValidationReport,
+    program: Program,
+    data: str | None,
+    seed: int,
+    sizes: Mapping[str, Sequence[int]],
+) -> Iterator[Case]:
+    """Yield the inputs that sites are compared on where a model failed: those it failed on first."""
+    failed = {case.name for case in report.cases if not case.ok}
+    found = list(data_cases(data, program)) if data is not None else []
+    with suppress(InputError):
+        found += generated_cases(program, seed, lambda inputs: can_run(program, inputs), sizes=sizes)
+    yield from sorted(found, key=lambda case: case.name not in failed)

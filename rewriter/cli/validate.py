@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from rewriter.cli.evidence import command_line, drawings, telling_cases, with_sites, with_times
+from rewriter.cli.evidence import command_line, drawings, failed_cases, telling_cases, with_sites, with_times
 from rewriter.cli.files import write_text
 from rewriter.cli.models import named_model
 from rewriter.cli.output import emit_json, progress_bar, say, show
@@ -18,9 +18,11 @@ from rewriter.cli.paths import check_output
 from rewriter.errors import InputError
 from rewriter.report.console import validation_view
 from rewriter.report.junit import junit
+from rewriter.report.sites_table import sites_view
 from rewriter.report.validation_page import validation_page
 from rewriter.verify.binding import parse_sizes
 from rewriter.verify.budget import parse_budgets
+from rewriter.verify.per_site import PerSite
 
 if TYPE_CHECKING:
     from rewriter.program.program import Program
@@ -91,12 +93,17 @@ def validate_models(request: Request, json: bool) -> None:
         found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
         if page is not None:
             found = _illustrated(found, first, second, request, sizes, page, progress)
+        elif not found.ok:
+            cases = failed_cases(found, first, request.data, request.seed, sizes)
+            found = with_sites(found, first, second, cases, progress)
     if tests is not None:
         write_text(tests, junit(found))
     if json:
         emit_json(found.to_dict())
     else:
         show(validation_view(found))
+        if isinstance(found.per_site, PerSite) and not found.ok:
+            show("", sites_view(found.per_site))
     if not found.ok:
         raise typer.Exit(1)
 
