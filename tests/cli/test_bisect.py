@@ -69,3 +69,11 @@ def test_what_is_refused_is_one_line(
 ) -> None:
     said = call(f"bisect {pair[0]} {arguments.format(a=pair[0], b=pair[1])}")
     assert said.status == 2 and reason in said.err and "Traceback" not in said.err
+
+
+def test_validation_that_fails_names_the_site(call: Call, pair: tuple[Path, Path]) -> None:
+    said = call(f"validate {pair[0]} {pair[1]}")
+    assert said.status == 1 and "to blame: attention.2" in said.out
+    said = call(f"validate {pair[0]} {pair[1]} --json")
+    assert json.loads(said.out)["per_site"]["blamed"] == ["attention.2"]
+    assert json.loads(call(f"validate {pair[0]} {pair[0]} --json").out)["per_site"] is None
