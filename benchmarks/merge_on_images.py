@@ -5,8 +5,8 @@
 DINOv2-small at 257, 1,370 and 4,097 tokens: traced in PyTorch, as an ONNX file exported from the same
 weights, and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool,
 so that the outputs on four photographs of scikit-image keep a cosine (``keep=cos>=0.99``); the table is
-about two other photographs, those of scikit-learn. The baseline of PyTorch is the exact rewrite, one fused attention call per layer.
-Times are of the processor, taken in turns.
+about two other photographs, those of scikit-learn. The baseline of PyTorch is the exact rewrite, one fused
+attention call per layer. Times are of the processor, taken in turns.
 """
 
 from __future__ import annotations
