@@ -13,10 +13,21 @@ import numpy as np
 from onnx.external_data_helper import set_external_data
 
 from rewriter.program.onnx_wire import cut_payloads
+from rewriter.verify.resume import KIND, VERSION
 from tests.fuzz.damage import damaged
 from tests.fuzz.fields import NUMBERS, TEXTS, disturbed
 from tests.fuzz.json_values import disturbed_json
-from tests.fuzz.subjects import archive, arrays, attention, model_folder, onnx_model, plan
+from tests.fuzz.subjects import (
+    archive,
+    arrays,
+    attention,
+    image_model,
+    model_folder,
+    onnx_model,
+    plan,
+    token_model,
+    tokenizer,
+)
 
 __all__ = ["KINDS", "Command", "Maker"]
 
@@ -243,6 +254,46 @@ def _model_folder(rng: random.Random, folder: Path) -> list[Command]:
     return [("inspect", "model", "--json")]
 
 
+def _text(rng: random.Random, folder: Path) -> list[Command]:
+    """A text or its tokenizer."""
+    (folder / "good.onnx").write_bytes(token_model().SerializeToString())
+    text, words = b"a b a\nb \xc3\xa9\n" * 20, tokenizer().encode()
+    if rng.random() < 0.4:
+        text = damaged(text, rng)
+    elif rng.random() < 0.5:
+        words = damaged(words, rng)
+    else:
+        words = disturbed_json(words.decode(), rng).encode()
+    (folder / "t.txt").write_bytes(text)
+    (folder / "words.json").write_bytes(words)
+    return [
+        ("validate", "good.onnx", "good.onnx", "--data", "text:t.txt:tokenizer=words.json,length=4,limit=2")
+    ]
+
+
+def _images(rng: random.Random, folder: Path) -> list[Command]:
+    """A picture of every usual format, damaged."""
+    import PIL.Image
+
+    (folder / "good.onnx").write_bytes(image_model().SerializeToString())
+    suffix = rng.choice(["png", "jpg", "bmp", "webp"])
+    out, inner = io.BytesIO(), folder / "pictures"
+    inner.mkdir()
+    PIL.Image.new("RGB", (9, 12), (200, 10, 60)).save(out, {"jpg": "jpeg"}.get(suffix, suffix))
+    (inner / f"a.{suffix}").write_bytes(damaged(out.getvalue(), rng))
+    return [("validate", "good.onnx", "good.onnx", "--data", "images:pictures:size=8,mean=0,std=1")]
+
+
+def _resume(rng: random.Random, folder: Path) -> list[Command]:
+    """A record of work that was interrupted."""
+    (folder / "good.onnx").write_bytes(attention().SerializeToString())
+    head = json.dumps({"kind": KIND, "version": VERSION, "key": "x"})
+    lines = [head, json.dumps(["noise 0 0 x", [{"tally": {}, "unstable": [1]}]])]
+    text = "\n".join(disturbed_json(line, rng) for line in lines) + "\n"
+    (folder / "record").write_bytes(damaged(text.encode(), rng) if rng.random() < 0.5 else text.encode())
+    return [("validate", "good.onnx", "good.onnx", "--resume", "record", "--json")]
+
+
 KINDS: Mapping[str, tuple[Maker, float]] = {
     "onnx-bytes": (_onnx_bytes, 5),
     "onnx-fields": (_onnx_fields, 10),
@@ -255,5 +306,8 @@ KINDS: Mapping[str, tuple[Maker, float]] = {
     "forms": (_forms, 2),
     "metadata": (_metadata, 1),
     "model-folder": (_model_folder, 0.5),
+    "text": (_text, 1),
+    "images": (_images, 1),
+    "resume": (_resume, 1),
 }
 """Makers by name, with how often they are drawn."""

@@ -18,11 +18,21 @@ import rewriter
 from rewriter.passes import parse_form
 from rewriter.plan import Plan
 from rewriter.program.onnx import OnnxProgram
-from tests.program.onnx_models import attention_layers, tensor, value
+from tests.program.onnx_models import attention_layers, model, tensor, value
 from tests.random_programs.as_onnx import as_onnx
 from tests.random_programs.case import case
 
-__all__ = ["archive", "arrays", "attention", "model_folder", "onnx_model", "plan"]
+__all__ = [
+    "archive",
+    "arrays",
+    "attention",
+    "image_model",
+    "model_folder",
+    "onnx_model",
+    "plan",
+    "token_model",
+    "tokenizer",
+]
 
 
 def attention(layers: int = 1) -> onnx.ModelProto:
@@ -100,6 +110,31 @@ def archive() -> bytes:
 def arrays() -> dict[str, np.ndarray]:
     """Return inputs for `attention`."""
     return {"x": np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)}
+
+
+def token_model() -> onnx.ModelProto:
+    """Return `attention` behind a table of embeddings."""
+    made = attention()
+    made.graph.initializer.append(tensor("table", np.ones((256, 32), np.float32)))
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["x"]), *made.graph.node]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    made.graph.input[0].CopyFrom(value("ids", ["batch", "seq"], TensorProto.INT64))
+    return made
+
+
+def image_model() -> onnx.ModelProto:
+    """Return a model that turns an image upside down in value."""
+    shape: list[str | int | None] = ["batch", 3, 8, 8]
+    return model([helper.make_node("Neg", ["image"], ["y"])], [value("image", shape)], [value("y", shape)])
+
+
+@cache
+def tokenizer() -> str:
+    """Return a tokenizer of three words, as its library writes it."""
+    words = {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "?": 2}, "unk_token": "?"}
+    parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    return json.dumps({"version": "1.0", **dict.fromkeys(parts), "added_tokens": [], "model": words})
 
 
 @cache
