@@ -220,7 +220,7 @@ class PerSite:
     def _first_given_another(self) -> tuple[str, ...]:
         if any(s.fidelity not in (None, "exact") for s in self.sites):
             return ()
-        before, last = LEAST, ()
+        before, last = LEAST, tuple[str, ...]()
         for record in self.sites:
             given = max(record.operands.values(), default=0.0)
             if given > JUMP * before:

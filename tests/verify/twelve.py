@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -49,7 +50,7 @@ class _Writer:
             "corner": _corner(),
         }
 
-    def add(self, op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op, inputs, [output], output, **attributes))
         return output
 
@@ -87,7 +88,7 @@ def onnx_layers(layers: int = 12, at: int | None = None, fault: str = "") -> Onn
     for k in range(layers):
         broken = fault if k == at else ""
         x = writer.layer(k, x, _weights(rng, broken), broken)
-    shape = ["batch", 9, WIDTH]
+    shape: list[str | int | None] = ["batch", 9, WIDTH]
     graph = helper.make_graph(
         writer.nodes,
         "layers",
@@ -120,7 +121,8 @@ class _Layer(nn.Module):
             y = y * 1.001
         if self.fault == "swapped heads":
             y = y.flip(1)
-        return x + y.transpose(1, 2).flatten(2) @ self.o
+        result: torch.Tensor = x + y.transpose(1, 2).flatten(2) @ self.o
+        return result
 
 
 class _Layers(nn.Module):
