@@ -17,6 +17,7 @@ __all__ = ["read_npz"]
 
 _WHAT = "a .npz file of plain arrays (numpy.savez)"
 _MOST_MEMBERS = 10_000
+_PIECE = 1 << 24  # bytes
 _FAILURES = (
     OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, RecursionError, SyntaxError,
     zipfile.BadZipFile, zlib.error,
@@ -81,7 +82,15 @@ def _array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
         raise InputError(
             f"{where}: {dtype} of shape {shape} takes {count * dtype.itemsize} bytes; the file has {left}"
         )
-    array = np.frombuffer(stream.read(left), dtype, count) if count and dtype.itemsize else np.empty(0, dtype)
+    array = np.empty(count, dtype)  # all of it at once: what does not fit fails before anything is unpacked
+    bytes_ = array.view(np.uint8) if array.nbytes else np.empty(0, np.uint8)
+    filled = 0
+    while filled < len(bytes_):
+        piece = stream.read(min(_PIECE, len(bytes_) - filled))
+        if not piece:
+            raise EOFError("it ends too early")
+        bytes_[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+        filled += len(piece)
     if fortran:
         return array.reshape(shape[::-1]).transpose()
     return array.reshape(shape)
