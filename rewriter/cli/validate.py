@@ -23,6 +23,7 @@ from rewriter.report.validation_page import validation_page
 from rewriter.verify.binding import parse_sizes
 from rewriter.verify.budget import parse_budgets
 from rewriter.verify.per_site import PerSite
+from rewriter.verify.specs import parse_spec
 
 if TYPE_CHECKING:
     from rewriter.program.program import Program
@@ -60,6 +61,12 @@ class Request:
         names = (self.original, self.rewritten, self.source, self.data)
         return [name for name in names if name is not None]
 
+    @property
+    def files(self) -> list[str]:
+        """What is read, without how it is prepared."""
+        spec = parse_spec(self.data) if self.data is not None else None
+        return [*self.inputs, *([str(spec.path)] if spec is not None else [])]
+
 
 def validate_models(request: Request, json: bool) -> None:
     """Compare two models, print what was found, and exit with 1 when the second one fails."""
@@ -89,7 +96,7 @@ def validate_models(request: Request, json: bool) -> None:
             resume=record,
         )
         read = read_from(request.original, first.files) | read_from(request.rewritten, second.files)
-        came_from = provenance(request.inputs, request.seed, command_line(), read)
+        came_from = provenance(request.files, request.seed, command_line(), read)
         found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
         if page is not None:
             found = _illustrated(found, first, second, request, sizes, page, progress)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -61,3 +62,13 @@ def test_junit_is_never_the_input(call: Call, model: Path) -> None:
     before = model.read_bytes()
     said = call(f"validate {model} {model} --junit {model}")
     assert said.status == 2 and "never modified" in said.err and model.read_bytes() == before
+
+
+def test_data_is_hashed_whatever_is_made_of_it(call: Call, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("a few words", encoding="utf-8")
+    data = f"text:{text}:tokenizer=bytes,length=5"
+    said = call(f"validate zoo:byte-lm zoo:byte-lm --data {data} --json")
+    assert said.status == 0, said.err
+    (file,) = json.loads(said.out)["provenance"]["files"]
+    assert (file["path"], file["bytes"]) == (str(text), 11)
