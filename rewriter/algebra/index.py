@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 _serial = count()
+_IDENTITY = Map("identity")
 
 
 class Atom:
@@ -322,7 +323,7 @@ def _through_parts(prim: Prim, axis: int, index: Index) -> Pulled:
 
 
 def _before_cuts(prim: Prim, index: Index) -> tuple[Prim, Index]:
-    while isinstance(prim.form, Slice) or prim.form == Map("identity"):
+    while isinstance(prim.form, Slice) or prim.form == _IDENTITY:
         if isinstance(prim.form, Slice):
             prim, index = _through_slice(prim, prim.form, index)
         else:

@@ -71,11 +71,12 @@ class NativeNode:
 
     def attributes(self) -> dict[str, Any]:
         """Return the attributes that are numbers, text, tuples of these, or tensors."""
-        return {
-            a.name: _READ[a.type](a, self._message)
-            for a in self.proto.attribute
-            if a.type in _READ and not a.ref_attr_name
-        }
+        found = {}
+        for attribute in self.proto.attribute:
+            read = _READ.get(attribute.type)
+            if read is not None and not attribute.ref_attr_name:
+                found[attribute.name] = read(attribute, self._message)
+        return found
 
     @property
     def metadata_props(self) -> dict[str, str]:

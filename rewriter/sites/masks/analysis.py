@@ -156,8 +156,10 @@ class _Analysis:
         """Return the proofs of conditions; what says nothing alone is looked at with the others."""
         clear = [c for c in conjuncts if not proofs[c].unknown]
         for group in (conjuncts, clear):
+            if not any(proofs[c].unknown or proofs[c].neighbourhood for c in group):
+                continue
             whole = prove(both(*(c.formula for c in group)), self.reader)
-            if not whole.unknown and any(proofs[c].unknown or proofs[c].neighbourhood for c in group):
+            if not whole.unknown:
                 return [whole, *(proofs[c] for c in conjuncts if c not in group)]
         puzzling = [c for c in conjuncts if proofs[c].unknown and self.known.closed_term(c.term)]
         evaluated = self.shape(all_of([c.term for c in puzzling])) if len(puzzling) > 1 else None
