@@ -97,7 +97,7 @@ def _of_softmax(
     found = read_scores(search, scores, bound, in_v)
     place = resolve(weights.index)[axis]
     keys = parts_of(bound)
-    if isinstance(found, Miss) or found.product is None or found.whole is not None:
+    if isinstance(found, Miss) or found.product is None or found.matrix is not None:
         return None
     if place.atoms != frozenset(keys) or place.dense() is None:
         return None
@@ -114,18 +114,21 @@ def _merge(
     names = [_features(p, first) for p in parts]
     if any(n is None or not _alike(p, first, n) for p, n in zip(parts, names, strict=True)):
         return Miss("one softmax runs over several products, which are not made alike", "scores")
-    biases = [_over(p, joined, n or {}) for p, n in zip(parts, names, strict=True)]
-    scores = replace(first.scores, bias=biases[0])
-    if any((b is None) != (biases[0] is None) or (b and not same(b, biases[0] or b)) for b in biases):
+    bias, alike = _bias(parts, [n or {} for n in names], joined)
+    scores = replace(first.scores, bias=bias)
+    if not alike or any(p.scores.whole is not None for p in parts):
         scores = replace(first.scores, whole=_whole(first, joined))
     queries = _common_source([p.scores.product.q for p in (first, *parts) if p.scores.product])
     q = choose_operand(queries, _groups(axes, "q"))
-    k = _pieces([_read_at(p, n or {}, "k", axes) for p, n in zip(parts, names, strict=True)], joined)
-    v = _pieces([_read_at(p, n or {}, "v", axes) for p, n in zip(parts, names, strict=True)], joined)
+    renamed = [n or {} for n in names]
+    k = _pieces(parts, renamed, "k", axes, joined)
+    v = _pieces(parts, renamed, "v", axes, joined)
     if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
         return Miss(next(x for x in (q, k, v) if isinstance(x, str)), "operands")
     weights = Weights(first.weights, first.weights.prim)
-    return finish(search, value, output, "attention", weights, None, scores, axes, (q[0], k, v, q[1]))
+    return finish(
+        search, value, output, "attention", weights, None, scores, axes, (q[0], k[0], v[0], q[1] * k[1])
+    )
 
 
 def _common(parts: Sequence[_Part], first: _Part) -> Axes:
@@ -177,9 +180,18 @@ def _alike(part: _Part, first: _Part, names: dict[Atom, Affine]) -> bool:
     assert a.product is not None and b.product is not None
     # what is a batch to some of the keys is a query to those that all of the batch shares
     roles = [({*x.batch, *x.heads, *x.queries}, x.groups, x.v_features) for x in (part.axes, first.axes)]
-    plain = not a.factors and not b.factors
+    plain = _same_factors(a.factors, b.factors, frozenset((*part.keys, *first.keys)))
     q = same(unfold(_renamed(a.product.q, names), budget=8), unfold(b.product.q, budget=8))
     return plain and q and roles[0] == roles[1] and (a.scale, a.softcap) == (b.scale, b.softcap)
+
+
+def _same_factors(
+    a: Sequence[tuple[Term, bool]], b: Sequence[tuple[Term, bool]], keys: frozenset[Atom]
+) -> bool:
+    """Whether products are multiplied and divided by the same tensors, which no keys have."""
+    pairs = list(zip(a, b, strict=False))
+    alike = all(same(x, y) and divides == other for (x, divides), (y, other) in pairs)
+    return len(a) == len(b) and alike and not any(depends_on(x) & keys for x, _ in a)
 
 
 def _renamed(at: Read, names: dict[Atom, Affine]) -> Read:
@@ -188,32 +200,54 @@ def _renamed(at: Read, names: dict[Atom, Affine]) -> Read:
     return found
 
 
+def _bias(
+    parts: Sequence[_Part], names: Sequence[dict[Atom, Affine]], joined: Atom
+) -> tuple[Term | None, bool]:
+    """Return what is added over the keys of all parts, and whether it is what each of them adds."""
+    over = [_over(p, joined, n) for p, n in zip(parts, names, strict=True)]
+    bias = next((b for p, b in zip(parts, over, strict=True) if p.keys), over[0])
+    return bias, all(_adds(p, b, bias, joined) for p, b in zip(parts, over, strict=True))
+
+
+def _adds(part: _Part, own: Term | None, bias: Term | None, joined: Atom) -> bool:
+    """Whether a part adds what the bias of all is at its keys."""
+    if own is None or bias is None:
+        return own is bias
+    # a single key has no atom
+    return same(own, bias if part.keys else substitute(bias, {joined: part.place}))
+
+
 def _over(part: _Part, joined: Atom, names: dict[Atom, Affine]) -> Term | None:
     """Return the bias of a part over the keys of all."""
-    if part.scores.bias is None:
-        return None
-    if len(part.keys) != 1:
+    if part.scores.bias is None or len(part.keys) > 1:
         return part.scores.bias
     shifted = Affine(-part.place.start, ((joined, Size.of(1)),))
-    return substitute(part.scores.bias, {**names, part.keys[0]: shifted})
+    return substitute(part.scores.bias, {**names, **dict.fromkeys(part.keys, shifted)})
+
+
+def _pieces(
+    parts: Sequence[_Part], names: Sequence[dict[Atom, Affine]], which: str, axes: Axes, joined: Atom
+) -> tuple[Operand, float] | str:
+    """Return keys or values of all parts, and the constant factor that was taken off all of them."""
+    scale = 1.0
+    for peel in (True, False) if which == "k" else (False,):
+        found = [_read_at(p, n, which, axes, peel) for p, n in zip(parts, names, strict=True)]
+        refused = next((x for x in found if isinstance(x, str)), None)
+        if refused is not None:
+            return refused
+        read = [x for x in found if not isinstance(x, str)]
+        scale = read[0][1]
+        if all(x[1] == scale for x in read):
+            break
+    pieces = tuple(Piece(x, p.keys) for (x, _), p in zip(read, parts, strict=True))
+    first = pieces[0].operand
+    return Operand(first.value, first.index, pieces, (joined,)), scale
 
 
 def _read_at(
-    part: _Part, names: dict[Atom, Affine], which: str, axes: Axes
-) -> tuple[Operand, tuple[Atom, ...]] | str:
+    part: _Part, names: dict[Atom, Affine], which: str, axes: Axes, peel: bool
+) -> tuple[Operand, float] | str:
     assert part.scores.product is not None
     at = substitute(part.scores.product.k if which == "k" else part.v, names)
     assert isinstance(at, Read)
-    groups = _groups(replace(axes, keys=part.keys), which)
-    found = choose_operand(at, groups, peel=False)
-    return found if isinstance(found, str) else (found[0], part.keys)
-
-
-def _pieces(found: Sequence[tuple[Operand, tuple[Atom, ...]] | str], joined: Atom) -> Operand | str:
-    pieces = []
-    for each in found:
-        if isinstance(each, str):
-            return each
-        pieces.append(Piece(*each))
-    first = pieces[0].operand
-    return Operand(first.value, first.index, tuple(pieces), (joined,))
+    return choose_operand(at, _groups(replace(axes, keys=part.keys), which), peel)

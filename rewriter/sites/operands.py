@@ -15,6 +15,8 @@ from rewriter.sites.search import moves
 __all__ = ["choose_operand", "native_reads", "position"]
 
 _SCALES = (Map("mul"), Map("div"))
+_CAST = Map("cast")
+_WIDTHS = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
 
 
 def position(atoms: Sequence[Atom]) -> Affine:
@@ -44,7 +46,11 @@ def choose_operand(
     wanted = [position(g) for g in groups]
     kept = frozenset(a for g in groups for a in g)
     best: tuple[int, Operand, float] | None = None
+    cast = False
     for at, scale in _behind(start, peel):
+        if cast and best is not None:
+            break  # the site computes in the wider dtype
+        cast = cast or at.prim.form == _CAST
         if best is not None and best[0] == 0 and scale == best[2]:
             if not (peel and _may_scale(at.prim)):
                 break  # nothing further back is better
@@ -96,7 +102,7 @@ def _behind(start: Read, peel: bool) -> Iterator[tuple[Read, float]]:
         at = start
         for at in source(start):
             yield at, scale
-            if isinstance(at.prim.form, Map) and at.prim.form.fn == "cast":
+            if at.prim.form == _CAST and not _widens(at.prim):
                 return
         prim = at.prim
         if not (peel and isinstance(prim.form, Map) and prim.form.fn in ("mul", "div")):
@@ -111,6 +117,12 @@ def _behind(start: Read, peel: bool) -> Iterator[tuple[Read, float]]:
             scale, start = scale * numbers[0].value, sides[1]
         else:
             return
+
+
+def _widens(prim: Prim) -> bool:
+    """Whether a cast keeps every number: it can as well be done later."""
+    old, new = (_WIDTHS.get(x or "") for x in (prim.inputs[0].dtype, prim.dtype))
+    return old is not None and new is not None and old < new
 
 
 def _may_scale(prim: Prim) -> bool:

@@ -31,12 +31,12 @@ def over_keys(
         sink = sink if sink is None or not shift else without_shift(sink, shift)
         if sink is not None:
             return Weights(scores, prim, sink=sink)
-    if not here & wanted:
+    if here == wanted:  # a single entry has no atom
+        reason = f"the softmax runs over {length} entries, of which {taken} are summed with these values"
+    elif not here & wanted:
         reason = "the softmax runs over another axis than the one that is summed with the values"
     elif here < wanted:
         reason = "the sum with the values runs over more axes than the softmax"
-    elif here == wanted:
-        reason = f"the softmax runs over {length} entries, of which {taken} are summed with these values"
     else:
         reason = "the softmax runs over more axes than the one that is summed with the values"
     return NotWeights(reason, prim, "scores" if here == wanted else "normaliser")

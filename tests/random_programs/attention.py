@@ -9,6 +9,7 @@ from tests.random_programs.masks import masked
 from tests.random_programs.noise import disturbed
 from tests.random_programs.normalisers import sunk, weighted
 from tests.random_programs.products import contracted
+from tests.random_programs.values import in_two
 from tests.random_programs.writer import Named, Writer
 
 __all__ = ["Recipe", "attended"]
@@ -76,14 +77,37 @@ def _scored(w: Writer, q: Named, k: Named, r: Recipe) -> Named:
         root = abs(r.scale) ** 0.5
         q = w.apply("mul", q, w.number(root if r.scale > 0 else -root))
         k = w.apply("mul", k, w.number(root))
-    scores = disturbed(w, contracted(w, q, k, "d", "qk"), "scores")
+    scores = disturbed(w, _products(w, q, k), "scores")
     if where == "scores":
         scores = w.scaled(scores, r.scale, "scale")
+    if r.mutation == "none":
+        scores = _tempered(w, scores)
     if "softcap" in r.extras:
         scores = w.scaled(scores, 1 / 2.5, "cap_in")
         scores = w.scaled(w.apply("tanh", scores), 2.5, "cap_out")
     if "scores mixed" in r.extras:
         scores = mixed(w, scores, "scores_mixed")
+    return scores
+
+
+def _products(w: Writer, q: Named, k: Named) -> Named:
+    if w.draws.made.get("arrangement") != "keys in two":
+        return contracted(w, q, k, "d", "qk")
+    first, second = (contracted(w, q, x, "d", "qk") for (x,) in in_two(w, k))
+    second = w.permuted(second, first.axes)
+    return Named(w.program.apply("concat", first.tensor, second.tensor, axis=first.at("j")), first.axes)
+
+
+def _tempered(w: Writer, scores: Named) -> Named:
+    """Multiply by a temperature that is learned per head, or given."""
+    match w.draws.pick("temperature", {"none": 20, "of heads": 1, "given": 1}):
+        case "of heads":
+            heads = tuple(a for a in scores.axes if a in ("h", "kv", "g") and scores.size(a) > 1)
+            if heads:
+                factor = Named(w.weight("temperature", [scores.size(a) for a in heads]), heads)
+                return w.combined("mul", scores, factor, "temperature")
+        case "given":
+            return w.apply("mul", scores, w.input("temperature", []))
     return scores
 
 

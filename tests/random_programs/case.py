@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from tests.random_programs.arrangements import arranged, arrangement
 from tests.random_programs.attention import Recipe, attended
 from tests.random_programs.draws import Draws
 from tests.random_programs.expected import MUTATIONS, Expected, expected_of
@@ -66,7 +67,8 @@ def case(seed: int, **fixed: object) -> Case:
     recipe = _sensible(recipe, q)
     loop = sizes.heads is not None and "h" in q.axes and "h" in k.axes and draws.maybe("loop", 0.05)
     loop = loop and not recipe.extras & {"scores mixed", "weights mixed"} and recipe.mutation == "none"
-    result, seen = (_looped if loop else attended)(w, q, k, v, recipe)
+    how = arrangement(w, recipe, replace(s, q=q, k=k, v=v), sizes, bool(loop or constant))
+    result, seen = _looped(w, q, k, v, recipe) if loop else arranged(w, q, k, v, recipe, how)
     result = _finished(w, result)
     w.program.outputs = [result.tensor.name, *(x.tensor.name for x in seen)]
     w.program.prune()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.random_programs.attention import Recipe
+from tests.random_programs.noise import WIDER
 from tests.random_programs.sources import Sizes, Sources
 
 __all__ = ["MUTATIONS", "Expected", "Mutation", "expected_of", "underflows"]
@@ -116,25 +117,38 @@ def expected_of(
     made
         All decisions.
     """
-    unheld = made["dtype"] == "float16" and _is_blind(sizes, r) and _hides_by(made, r, "where", "smallest")
+    unheld = _dtype(made) == "float16" and _is_blind(sizes, r) and _hides_by(made, r, "where", "smallest")
     if r.mutation in MUTATIONS and not MUTATIONS[r.mutation].attention:
         return Expected(0, unheld=unheld)
     if _leaves_no_trace(sizes, r) or underflows(made) or _sums_hidden(sizes, r, made):
         return Expected(0)
     heads = 1 if loop else sizes.heads or 1
+    arrangement = made.get("arrangement")
+    if arrangement == "query blocks":
+        sizes = replace(sizes, queries=sizes.queries // 2)
     traits = frozenset(TRAITS[x] for x in r.extras)
     if _bends(made, len(r.masks)):
         if "head-mixing" in traits:
             return Expected(0)
         traits = traits - {"softcap"} | {"score-function"}
     opaque = made.get("before_scores", "nothing") != "nothing" and heads == sizes.groups
-    told = sources.shown and heads > 1 and sizes.qk_dim > 1 and not opaque and "head-mixing" not in traits
+    # of two attentions one after the other, the second one's queries show nothing
+    told = (
+        arrangement != "stacked"
+        and sources.shown
+        and heads > 1
+        and sizes.qk_dim > 1
+        and not opaque
+        and "head-mixing" not in traits
+    )
     shared = made.get("groups") in ("expand", "tile", "broadcast") or sizes.groups == 1
-    folded = constant and made.get("scale_on") in ("q", "both")
+    folded = bool(constant) and made.get("scale_on") in ("q", "both")
+    # keys in two tensors may be read scaled: then the operands hold the scale
+    folded = folded or (arrangement == "keys in two" and made.get("scale_on") in ("k", "both"))
     # a number that operators compute stays a tensor in FX
     folded = folded or (made.get("form") == "fx" and made.get("scale_by") in ("root", "inverse"))
     return Expected(
-        sites=(sizes.heads or 1) if loop else 1,
+        sites=(sizes.heads or 1) if loop else 2 if arrangement in ("query blocks", "stacked") else 1,
         kinds=_kinds(constant, sizes),
         traits=traits,
         sizes=(math.prod(sizes.batch) * heads, sizes.queries, sizes.keys),
@@ -144,6 +158,12 @@ def expected_of(
         scale=None if folded or traits & {"head-mixing", "score-function"} else r.scale,
         unheld=unheld,
     )
+
+
+def _dtype(made: Mapping[str, object]) -> str:
+    """Return what scores are computed in."""
+    own = str(made["dtype"])
+    return WIDER[own] if made.get("arrangement") == "wider" else own
 
 
 def _kinds(constant: str, sizes: Sizes) -> tuple[str, ...]:
@@ -212,7 +232,7 @@ def _shows(made: Mapping[str, object], at: int, masks: int) -> bool:
     fill = made[f"mask{at}_fill"]
     if fill == "-1e4":
         return True
-    absorbs = fill == "smallest" and made["dtype"] != "float16"
+    absorbs = fill == "smallest" and _dtype(made) != "float16"
     return not absorbs and any(
         made[f"mask{k}"] != "none" and made.get(f"mask{k}_applied") != "where" for k in range(at + 1, masks)
     )
@@ -221,7 +241,7 @@ def _shows(made: Mapping[str, object], at: int, masks: int) -> bool:
 def _rivals(made: Mapping[str, object], at: int) -> bool:
     """Whether keys are hidden by adding, before, the number that replaces other scores: both keep a trace."""
     fill = made[f"mask{at}_fill"]
-    low = fill == "-1e9" or (fill == "smallest" and made["dtype"] == "float16")
+    low = fill == "-1e9" or (fill == "smallest" and _dtype(made) == "float16")
     return low and any(
         made.get(f"mask{k}_applied") in ("add where", "one minus") and made[f"mask{k}_fill"] == fill
         for k in range(at)

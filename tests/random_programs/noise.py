@@ -8,9 +8,9 @@ import numpy as np
 
 from tests.random_programs.writer import Named, Writer
 
-__all__ = ["disturbed"]
+__all__ = ["WIDER", "disturbed"]
 
-_WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64", "float64": "float64"}
+WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64", "float64": "float64"}
 
 _KINDS = {
     "none": 20.0,
@@ -47,7 +47,7 @@ def _once(w: Writer, x: Named, kind: str, name: str) -> Named:
         case "identity" | "dropout":
             return w.apply(kind, x)
         case "cast":
-            return w.apply("cast", w.apply("cast", x, to=_WIDER[x.tensor.dtype]), to=x.tensor.dtype)
+            return w.apply("cast", w.apply("cast", x, to=WIDER[x.tensor.dtype]), to=x.tensor.dtype)
         case "plus zero":
             return w.apply("add", x, w.number(0.0, x.tensor.dtype))
         case "times one":

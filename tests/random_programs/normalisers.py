@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.random_programs.noise import disturbed
+from tests.random_programs.noise import WIDER, disturbed
 from tests.random_programs.products import contracted
+from tests.random_programs.values import summed
 from tests.random_programs.writer import Named, Writer
 
 __all__ = ["SPELLINGS", "sunk", "weighted"]
@@ -23,8 +24,6 @@ SPELLINGS = {
 }
 """Ways to write weights that sum to one."""
 
-_WIDER = {"float16": "float32", "bfloat16": "float32", "float32": "float64", "float64": "float64"}
-
 
 def weighted(w: Writer, scores: Named, v: Named, spelling: str, mutation: str) -> tuple[Named, Named | None]:
     """Return the values summed with normalised weights, and the weights if there is such a tensor."""
@@ -34,7 +33,7 @@ def weighted(w: Writer, scores: Named, v: Named, spelling: str, mutation: str) -
     if mutation == "some keys":
         last = weights.size("j")
         return contracted(w, w.sliced(weights, "j", 1, last), w.sliced(v, "j", 1, last), "j", "pv"), weights
-    return contracted(w, weights, v, "j", "pv"), weights
+    return summed(w, weights, v), weights
 
 
 def _weights(w: Writer, scores: Named, spelling: str, mutation: str) -> Named:
@@ -43,7 +42,7 @@ def _weights(w: Writer, scores: Named, spelling: str, mutation: str) -> Named:
     at = scores.at(axis)
     match spelling:
         case "wider":
-            wide = w.apply("cast", scores, to=_WIDER[w.dtype])
+            wide = w.apply("cast", scores, to=WIDER[w.dtype])
             return w.apply("cast", w.apply("softmax", wide, axis=at), to=w.dtype)
         case "log softmax":
             return w.apply("exp", w.apply("log_softmax", scores, axis=at))

@@ -65,6 +65,8 @@ class Writer:
         for given in self.program.inputs:
             if given.tensor.name == name and given.tensor.shape == tuple(shape):
                 return given.tensor
+        if any(given.tensor.name == name for given in self.program.inputs):
+            name = f"{name}_{len(self.program.inputs)}"
         return self.program.input(name, tuple(shape), dtype or self.dtype, content)
 
     # views

@@ -133,3 +133,29 @@ def test_keys_in_two_meet_queries_that_are_read_twice(summed: bool) -> None:
     weights = P.softmax(P.concat(products, 2), 2)
     site = only(P.pointwise("add", *(both(half(weights, 2, at), half(v, 1, at)) for at in (0, 1))))
     assert (site.kind, site.traits, int(site.queries), int(site.keys)) == ("attention", (), 5, 6)
+
+
+def test_shared_keys_may_be_cast_after_they_are_repeated() -> None:
+    def wide(x: Prim) -> Prim:
+        x = P.reshape(P.expand(P.unsqueeze(x, 2), (2, 3, 2, 7, 4)), (2, 6, 7, 4))
+        return P.cast(x, "float32")
+
+    q = P.cast(leaf("q", 2, 6, 5, 4, dtype="float16"), "float32")
+    k, v = (wide(leaf(n, 2, 3, 7, 4, dtype="float16")) for n in "kv")
+    site = only(P.cast(P.matmul(P.softmax(P.matmul(q, P.swap(k, 2, 3)), 3), v), "float16"))
+    assert (int(site.heads), int(site.kv_heads)) == (6, 3)
+
+
+@pytest.mark.parametrize("first", [1, 3, 5])
+@pytest.mark.parametrize("fill", [-np.inf, -1e4])
+def test_keys_in_two_have_one_mask_and_one_temperature(first: int, fill: float) -> None:
+    """A single key has no atom: its part of the mask is the mask at its place."""
+    q, k, v = leaf("q", 2, 5, 4), leaf("k", 2, 6, 4), leaf("v", 2, 6, 3)
+    halves = ((0, first), (first, 6 - first))
+    scores = P.concat([P.matmul(q, P.swap(P.slice_(k, 1, *at), 1, 2)) for at in halves], 2)
+    scores = P.pointwise("mul", scores, leaf("temperature"))
+    weights = P.softmax(hidden(window(5, 6), scores, fill), 2)
+    parts = [P.matmul(P.slice_(weights, 2, *at), P.slice_(v, 1, *at)) for at in halves]
+    site = only(P.pointwise("add", *parts))
+    assert site.traits == (() if fill == -np.inf else ("score-function",))
+    assert int(site.keys) == 6
