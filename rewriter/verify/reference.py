@@ -131,9 +131,7 @@ class Reference:
     def _queries(self) -> int:
         return self.size(self.site.queries)
 
-    def operands(
-        self, form: Form, rows: tuple[int, int] | None = None, dtype: str = "float64"
-    ) -> Operands:
+    def operands(self, form: Form, rows: tuple[int, int] | None = None, dtype: str = "float64") -> Operands:
         """Return what a form's definition computes the site from.
 
         Parameters

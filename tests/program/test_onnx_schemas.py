@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from rewriter.program.onnx_schemas import check_call, check_declared, check_tens
 from tests.program.onnx_models import tensor, value
 
 
-def node(operator: str, inputs: int = 1, outputs: int = 1, **attributes: object) -> onnx.NodeProto:
+def node(operator: str, inputs: int = 1, outputs: int = 1, **attributes: Any) -> onnx.NodeProto:
     names = [f"i{k}" for k in range(inputs)], [f"o{k}" for k in range(outputs)]
     made: onnx.NodeProto = helper.make_node(operator, *names, **attributes)
     return made

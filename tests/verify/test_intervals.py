@@ -12,7 +12,7 @@ from rewriter.verify.intervals import median_interval
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
 def test_is_the_narrowest_pair_that_is_confident_enough(count: int, confidence: float) -> None:
     def covers(k: int) -> float:
-        return sum(comb(count, j) for j in range(k, count + 1 - k)) / 2**count
+        return float(sum(comb(count, j) for j in range(k, count + 1 - k)) / 2**count)
 
     found = median_interval([float(x) for x in range(1, count + 1)], confidence)
     k = int(found.low)

@@ -11,7 +11,7 @@ import pytest
 from rewriter.errors import InputError
 from rewriter.verify.npz import read_npz
 
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "x": np.arange(24.0).reshape(2, 3, 4),
     "f": np.asfortranarray(np.arange(6, dtype=np.int32).reshape(2, 3)),
     "scalar": np.float16(1.5).reshape(()),
