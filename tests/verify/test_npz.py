@@ -14,7 +14,7 @@ from rewriter.verify.npz import read_npz
 ARRAYS: dict[str, np.ndarray] = {
     "x": np.arange(24.0).reshape(2, 3, 4),
     "f": np.asfortranarray(np.arange(6, dtype=np.int32).reshape(2, 3)),
-    "scalar": np.float16(1.5).reshape(()),
+    "scalar": np.array(1.5, np.float16),
     "none": np.zeros((0, 5), bool),
     "text": np.array(["a", "bc"]),
 }
