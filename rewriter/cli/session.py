@@ -19,7 +19,7 @@ __all__ = ["DEBUG", "guarded"]
 DEBUG = "REWRITER_DEBUG"
 """Environment variable that shows tracebacks and the warnings of the runtimes."""
 
-_TALKATIVE = ("onnx_ir", "torch.export", "torch.fx", "transformers")
+_TALKATIVE = ("onnx_ir", "torch", "torch.export", "torch.fx", "torch._subclasses", "transformers")
 """Libraries that log what is no news to the user."""
 
 _LONGEST = 1000  # letters of an error: names in a file may have any length
