@@ -107,7 +107,7 @@ def _tempered(w: Writer, scores: Named) -> Named:
                 factor = Named(w.weight("temperature", [scores.size(a) for a in heads]), heads)
                 return w.combined("mul", scores, factor, "temperature")
         case "given":
-            return w.apply("mul", scores, w.input("temperature", []))
+            return w.apply("mul", scores, w.input("temperature", [], "factor"))
     return scores
 
 

@@ -17,7 +17,7 @@ ORDINARY = ("normal", "huge")
 def feeds(program: Program, seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yield what is special about some inputs, and the inputs by name."""
     kinds = list(ORDINARY)
-    if any(i.content != "numbers" for i in program.inputs):
+    if any(i.content in ("keep", "bias") for i in program.inputs):
         kinds += ["some keys are hidden", "some rows see nothing", "nothing is seen"]
     for at, kind in enumerate(kinds):
         rng = np.random.default_rng([seed, at, 1])
@@ -39,6 +39,6 @@ def _filled(given: Input, kind: str, rng: np.random.Generator) -> np.ndarray:
             array[rng.random(shape) < 0.5] = -np.inf
         elif kind == "nothing is seen":
             array[...] = -np.inf
-    elif kind == "huge":
+    elif kind == "huge" and given.content == "numbers":
         array *= 30.0**0.5
     return array.astype(dtype)

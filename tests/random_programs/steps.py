@@ -13,8 +13,9 @@ from tests.random_programs.meaning import MEANING
 
 __all__ = ["Content", "Input", "Program", "Step", "Tensor", "as_dtype"]
 
-Content = Literal["numbers", "keep", "bias"]
-"""What an input holds: ordinary numbers, booleans that are True where a key is seen, or an additive mask."""
+Content = Literal["numbers", "factor", "keep", "bias"]
+"""What an input holds: ordinary numbers, numbers that are never large (products of queries and keys are large
+enough), booleans that are True where a key is seen, or an additive mask."""
 
 _KEEPS_DTYPE_OF = {"where": 1, "gather": 0}
 _SIZES = frozenset({"shape", "stop", "count"})
