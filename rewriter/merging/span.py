@@ -153,8 +153,11 @@ class _Span:
         check: SiteCheck | None = None
         why: str | None = None
         try:
-            merged = self._insert(self._program, woven(self._program, flow, mergings, self._protect), notes)
-            if self._verify:
+            insertions = woven(self._program, flow, mergings, self._protect)
+            merged = self._insert(self._program, insertions, notes)
+            if not insertions:
+                why = f"no value behind {flow.sites[0].id} is known to carry its tokens"
+            elif self._verify:
                 counts = [m.r for m in mergings]
                 check = check_merged(self._program, merged, flow, counts, self._protect, self._seed)
                 why = check.reason

@@ -92,11 +92,20 @@ class _Weaver:
                 continue
             site = self._results.get(name)
             node = self._graph.producer(name)
-            read = inputs_of(site) if site is not None else node.inputs if node is not None else ()
+            read = inputs_of(site) if site is not None else self._operands(node)
             carriers = [v for v in read if v in self._flow.values]
             levels = {self._read(v) if v in self._at else None for v in carriers}
             if len(levels) == 1 and (level := levels.pop()) is not None:
                 self._at[name] = level
+
+    def _operands(self, node: Node | None) -> list[str]:
+        """Return the values that a node reads; what is taken out of a list of tensors is read by its maker."""
+        found: list[str] = []
+        for name in node.inputs if node is not None else ():
+            if name is not None:
+                maker = None if name in self._prims else self._graph.producer(name)
+                found += [name] if maker is None else self._operands(maker)
+        return found
 
     def _read(self, name: str) -> int:
         """Return the level at which tokens are read from a value."""

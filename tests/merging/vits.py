@@ -26,7 +26,7 @@ class Layer(nn.Module):
     def heads(self, x: torch.Tensor) -> list[torch.Tensor]:
         batch, tokens, _ = x.shape
         parts = self.qkv(x).reshape(batch, tokens, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
-        return [parts[0], parts[1], parts[2]]
+        return list(parts.unbind(0)) if self.spelling == "unbound" else [parts[0], parts[1], parts[2]]
 
     def attend(self, x: torch.Tensor, size: torch.Tensor | None = None) -> torch.Tensor:
         batch, tokens, _ = x.shape
@@ -112,7 +112,7 @@ class Vit(nn.Module):
         return self.read(x, middle)
 
 
-SPELLINGS = ("plain", "eager", "flattened", "post-norm", "parallel", "sequence first")
+SPELLINGS = ("plain", "eager", "flattened", "post-norm", "parallel", "sequence first", "unbound")
 
 
 def by_hand(model: Vit, x: torch.Tensor, schedule: dict[int, int], protect: int) -> tuple[torch.Tensor, ...]:
