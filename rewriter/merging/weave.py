@@ -99,7 +99,7 @@ class _Weaver:
                 self._at[name] = level
 
     def _operands(self, node: Node | None) -> list[str]:
-        """Return the values that a node reads; what is taken out of a list of tensors is read by its maker."""
+        """Return the values that a node reads; for a part of a list of tensors, what the list is made of."""
         found: list[str] = []
         for name in node.inputs if node is not None else ():
             if name is not None:
