@@ -230,6 +230,8 @@ def _wrong_scale(expected: Expected, site: AttentionSite) -> str:
 
 def _differences(case: Case, name: str, rewritten: Program, truths: Sequence[Truth]) -> list[str]:
     for feed, inputs, exact, native in truths:
+        if feed == "huge" and case.draws.made.get("arrangement") == "stacked":
+            continue  # the second attention amplifies the rounding of the first: which entries, is chance
         for k, (truth, old, new) in enumerate(zip(exact, native, _run(rewritten, inputs), strict=True)):
             wrong = _difference(truth, old.astype(np.longdouble), new.astype(np.longdouble), case)
             if wrong:
