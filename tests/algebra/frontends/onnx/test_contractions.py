@@ -14,6 +14,7 @@ from tests.algebra.frontends.onnx.case import (
     ints,
     positive,
     real,
+    scalar,
     static_and_dynamic,
 )
 
@@ -56,6 +57,7 @@ REDUCTIONS = [
     case("ReduceSum", A, ints(), constants=[1], opset=13),
     case("ReduceSum", I64, ints(1), constants=[1], opset=13),
     case("GlobalAveragePool", WIDE),
+    case("CumSum", A, scalar(1), constants=[1]),
     case("ReduceMean", WIDE, opset=11, axes=[1, 2], keepdims=1),
     case("Softmax", A),
     case("Softmax", A, axis=1),

@@ -18,7 +18,7 @@ def test_twenty_thousand_nodes() -> None:
     program = graph(f"g (float[batch, 24] x0) => (x3334) <{constants}> {{{body}}}")
     view = program.graph
     assert len(view.nodes) > 20_000
-    start = time.perf_counter()
+    start = time.process_time()
     forms = translate(view, 17)
-    assert time.perf_counter() - start < 6  # 0.5 s on an idle machine
+    assert time.process_time() - start < 6  # 0.5 s on an idle machine
     assert ", ".join(map(str, forms["x3334"].shape)) == "batch, 24"

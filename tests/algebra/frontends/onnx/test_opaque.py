@@ -23,7 +23,7 @@ LEAVES = {
     "a real convolution": case("Conv", real(1, 4, 7), real(5, 4, 3), constants=[1], pads=[1, 1], strides=[2]),
     "a grouped convolution": case("Conv", real(1, 4, 7), real(4, 1, 1), constants=[1], group=4),
     "normalisation": case("LayerNormalization", A, ROW, constants=[1]),
-    "running sum": case("CumSum", A, scalar(1), constants=[1]),
+    "exclusive running sum": case("CumSum", A, scalar(1), constants=[1], exclusive=1),
     "reflected padding": case("Pad", A, ints(0, 1, 0, 0, 1, 0), constants=[1], mode="reflect"),
     "rounding": case("Round", A),
     "pooling": case("MaxPool", real(1, 2, 9), kernel_shape=[3], strides=[2], ceil_mode=0),
