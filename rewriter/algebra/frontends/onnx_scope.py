@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ DTYPES = {
 """``TensorProto.DataType`` numbers."""
 
 
+@lru_cache(1 << 14)
 def simple(size: Size) -> bool:
     """Whether arithmetic with the size stays cheap: a file can square a size at every node."""
     if size.static:
