@@ -60,7 +60,7 @@ def _write(model: str, folder: Folder) -> None:
         return
     metric = WORKLOADS[next(iter(found)).workload]().metric
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{model}.md").write_text(page(model, found, metric), encoding="utf-8")
+    (RESULTS / f"{model}.md").write_text(page(model, found, metric, len(every)), encoding="utf-8")
     plot(found, metric, RESULTS / f"{model}.svg")
     print(f"docs/results/{model}.md: {len(found)} of {len(every)} cases")
 

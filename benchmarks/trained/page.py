@@ -10,7 +10,7 @@ from benchmarks.trained.records import Measurement
 __all__ = ["page"]
 
 
-def page(model: str, found: Mapping[Case, Measurement], metric: str) -> str:
+def page(model: str, found: Mapping[Case, Measurement], metric: str, cases: int) -> str:
     """Return the page of one model in Markdown.
 
     Parameters
@@ -21,17 +21,20 @@ def page(model: str, found: Mapping[Case, Measurement], metric: str) -> str:
         What was measured.
     metric
         The figure of the plot.
+    cases
+        How many there are to measure.
     """
-    parts = [_head(model, found, metric)]
+    parts = [_head(model, found, metric, cases)]
     for workload in dict.fromkeys(case.workload for case in found):
         parts.append(_table(workload, {c: m for c, m in found.items() if c.workload == workload}))
     return "\n".join("\n".join(part).rstrip() + "\n" for part in map(list, parts))
 
 
-def _head(model: str, found: Mapping[Case, Measurement], metric: str) -> Iterator[str]:
+def _head(model: str, found: Mapping[Case, Measurement], metric: str, cases: int) -> Iterator[str]:
     yield f"# {model}"
     yield ""
-    yield f"Written by `python -m benchmarks.trained --models {model}`; never edited by hand."
+    left = "" if len(found) == cases else f" {len(found)} of {cases} cases are measured."
+    yield f"Written by `python -m benchmarks.trained --models {model}`; never edited by hand.{left}"
     yield ""
     yield (
         "Trained weights, nothing fitted. Every form is measured on all layers and on the better half, "

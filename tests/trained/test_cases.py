@@ -47,7 +47,8 @@ def test_nothing_that_was_measured_is_left_out() -> None:
     half = Case("model-9", "window", "window:window=3", "best=0.5")
     other = Case("model-33", "agent", "agent:agents=4", "all")
     refused = Measurement("needs a grid", (0, 3), notes=DONE.notes)
-    text = page("model", {CASE: DONE, half: DONE, other: refused}, "cosine")
+    text = page("model", {CASE: DONE, half: DONE, other: refused}, "cosine", 4)
+    assert "3 of 4 cases" in text
     assert text.count("| `window:window=3` | 2 of 3 | 0.5 | 4.00 | 5.00 | 2.00 | 1.50-2.50 | 0.25 |") == 2
     assert "| original |  | 1 | 1 | 1 | 1 |  | 1 |" in text
     assert "Refused: `agent:agents=4`: needs a grid" in text
