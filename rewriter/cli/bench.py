@@ -124,8 +124,7 @@ def _peak(names: Mapping[str, str], programs: Mapping[str, Program]) -> Any:
     first = next(iter(programs.values()))
 
     def measure(label: str, case: Case) -> int | None:
-        order = match_signatures(first, programs[label]).inputs
-        return peak_of(names[label], [case.inputs[name] for name in order])
+        return peak_of(names[label], match_signatures(first, programs[label]).given(case.inputs))
 
     return measure
 

@@ -206,8 +206,7 @@ def time_models(
     calls: dict[str, Callable[[], object]] = {}
     errors: dict[str, str] = {}
     for name, program in programs.items():
-        order = match_signatures(first, program).inputs
-        arrays = [case.inputs[key] for key in order]
+        arrays = match_signatures(first, program).given(case.inputs)
         try:
             run_positional(program, arrays)
         except RunError as error:

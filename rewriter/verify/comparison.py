@@ -121,7 +121,7 @@ class Comparison:
         return [self.original.graph.outputs[at] for at, _ in self.matching.outputs]
 
     def _run_rewritten(self, inputs: Arrays) -> list[np.ndarray]:
-        outputs = run_positional(self.rewritten, [inputs[name] for name in self.matching.inputs])
+        outputs = run_positional(self.rewritten, self.matching.given(inputs))
         return [outputs[at] for _, at in self.matching.outputs]
 
     def _legs(
@@ -132,7 +132,7 @@ class Comparison:
             return [()] * len(expected)
         source, matching = self.source
         try:
-            found = run_positional(source, [inputs[name] for name in matching.inputs])
+            found = run_positional(source, matching.given(inputs))
         except RunError as error:
             raise InputError(f"the source cannot be run where the original can: {error}") from error
         by_original = dict(matching.outputs)

@@ -91,7 +91,7 @@ class _Lockstep:
         self, original: Program, rewritten: Program, statistics: bool, seed: int, progress: Progress
     ) -> None:
         self._original, self._rewritten, self._tell = original, rewritten, progress
-        self._names = match_signatures(original, rewritten).inputs
+        self._matching = match_signatures(original, rewritten)
         self._pairing = pair_sites(original, rewritten)
         pairs = self._pairs = self._pairing.pairs
         self._first = staged(original, [(p.site.inputs, p.site.output) for p in pairs])
@@ -108,8 +108,8 @@ class _Lockstep:
     def compare(self, case: Case) -> None:
         """Add one input."""
         before = Walk(self._first, case.inputs)
-        theirs = zip(self._rewritten.graph.inputs, self._names, strict=True)
-        after = Walk(self._second, {name: case.inputs[own] for name, own in theirs})
+        given = self._matching.given(case.inputs)
+        after = Walk(self._second, dict(zip(self._rewritten.graph.inputs, given, strict=True)))
         for at in range(len(self._first)):
             self._tell("comparing sites", at, len(self._first))
             if at % 2:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from rewriter.errors import InputError
 from rewriter.program.graph import Value
-from rewriter.program.program import Program
+from rewriter.program.program import Arrays, Program
+from rewriter.verify.binding import numpy_dtype
 
 __all__ = ["Match", "Matching", "match_signatures"]
 
@@ -29,12 +32,25 @@ class Matching:
     outputs
         For each output of the first that counts, its position there and in the second.
     notes
-        How names that differ were matched, and what was left out, in sentences.
+        How names that differ were matched, what was left out, and which precisions differ, in sentences.
+    precisions
+        Floating dtypes that the second program takes inputs in, by their names in the first, where the first
+        takes another one.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[tuple[int, int], ...]
     notes: tuple[str, ...] = ()
+    precisions: Mapping[str, str] = field(default_factory=dict)
+
+    def given(self, inputs: Arrays) -> list[np.ndarray]:
+        """Return inputs of the first program in the order and the precision of those of the second."""
+        return [
+            inputs[name].astype(numpy_dtype(self.precisions[name]))
+            if name in self.precisions
+            else inputs[name]
+            for name in self.inputs
+        ]
 
 
 def match_signatures(original: Program, rewritten: Program, match: Match | None = None) -> Matching:
@@ -51,7 +67,7 @@ def match_signatures(original: Program, rewritten: Program, match: Match | None 
     ------
     InputError
         When what is told does not fit; when numbers of inputs or outputs differ, or some names are the same
-        at other positions; when a dtype, a rank or a fixed size differs.
+        at other positions; when a rank, a fixed size or a dtype differs, unless both are floating.
     """
     a, b = original.graph, rewritten.graph
     told = _pairs(match)
@@ -65,13 +81,17 @@ def match_signatures(original: Program, rewritten: Program, match: Match | None 
     outputs, second = _matched("outputs", a.outputs, b.outputs, told)
     if len(inputs) != len(a.inputs):
         raise InputError("match: an input cannot be left out; give each its counterpart")
+    precisions: dict[str, str] = {}
+    notes = [*first, *second]
     for x, y in inputs:
-        _same("input", a.values[a.inputs[x]], b.values[b.inputs[y]])
+        ours, theirs = a.values[a.inputs[x]], b.values[b.inputs[y]]
+        if _same("input", ours, theirs, notes) and theirs.dtype is not None:
+            precisions[ours.name] = theirs.dtype
     for x, y in outputs:
-        _same("output", a.values[a.outputs[x]], b.values[b.outputs[y]])
+        _same("output", a.values[a.outputs[x]], b.values[b.outputs[y]], notes)
     by_second = {y: x for x, y in inputs}
     names = tuple(a.inputs[by_second[y]] for y in range(len(b.inputs)))
-    return Matching(names, tuple(outputs), (*first, *second))
+    return Matching(names, tuple(outputs), tuple(notes), precisions)
 
 
 Pair = tuple[str, str]
@@ -134,13 +154,16 @@ def _by_name_or_position(
     return list(zip(left, right, strict=True))
 
 
-def _same(what: str, a: Value, b: Value) -> None:
-    if a.dtype is not None and b.dtype is not None and a.dtype != b.dtype:
-        raise InputError(
-            f"{what} {a.name!r} is {a.dtype} in the original and {b.dtype} in the other ({b.name!r})"
-        )
+def _same(what: str, a: Value, b: Value, notes: list[str]) -> bool:
+    """Refuse values that cannot be compared; return whether they are of different precision, with a note."""
+    differ = a.dtype is not None and b.dtype is not None and a.dtype != b.dtype
+    if differ:
+        said = f"{what} {a.name!r} is {a.dtype} in the original and {b.dtype} in the other"
+        if not ("float" in str(a.dtype) and "float" in str(b.dtype)):
+            raise InputError(f"{said} ({b.name!r})")
+        notes.append(said)
     if a.shape is None or b.shape is None:
-        return
+        return differ
     fits = len(a.shape) == len(b.shape) and all(
         m == n for m, n in zip(a.shape, b.shape, strict=True) if m.static and n.static
     )
@@ -149,6 +172,7 @@ def _same(what: str, a: Value, b: Value) -> None:
             f"{what} {a.name!r} has shape [{', '.join(map(str, a.shape))}] in the original and"
             f" [{', '.join(map(str, b.shape))}] in the rewritten model ({b.name!r})"
         )
+    return differ
 
 
 def _listed(names: Sequence[str]) -> str:

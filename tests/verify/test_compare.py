@@ -122,7 +122,7 @@ def test_inputs_and_outputs_match_by_name_then_by_position(numpy_program: Any) -
     [
         (X * 2, Y, "different inputs: 1 \\(x\\) and 2"),
         (X, Y * 2, "different outputs"),
-        ([("x", ("batch", "n", 4), "float16")], Y, "input 'x' is float32 in the original and float16"),
+        ([("x", ("batch", "n", 4), "int64")], Y, "input 'x' is float32 in the original and int64"),
         ([("x", ("batch", "n", 5), "float32")], Y, "shape"),
         (X, [("y", ("n", 4), "float32")], "output 'y' has shape"),
     ],
@@ -130,6 +130,22 @@ def test_inputs_and_outputs_match_by_name_then_by_position(numpy_program: Any) -
 def test_signatures_that_differ(numpy_program: Any, inputs: Any, outputs: Any, complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         validate(numpy_program(softmax, X, Y), numpy_program(softmax, inputs, outputs))
+
+
+def test_another_precision_is_measured_and_noted(numpy_program: Any) -> None:
+    def narrow(x: np.ndarray) -> tuple[np.ndarray, ...]:
+        assert x.dtype == np.float16
+        return (softmax(x.astype(np.float32))[0].astype(np.float16),)
+
+    original = numpy_program(softmax, X, Y)
+    half = [[(name, shape, "float16") for name, shape, _ in values] for values in (X, Y)]
+    found = validate(original, numpy_program(narrow, *half), budget="cos>=0.999")
+    assert found.ok
+    assert [note.split(" in the")[0] for note in found.notes] == [
+        "input 'x' is float32",
+        "output 'y' is float32",
+    ]
+    assert not validate(original, numpy_program(narrow, *half)).ok
 
 
 def test_sizes_that_the_original_refuses_are_skipped(numpy_program: Any) -> None:
