@@ -35,7 +35,7 @@ _PAYLOADS = ("data/weights/model_weights_config.json", "data/constants/model_con
 
 _CALLS = frozenset(
     "Symbol Integer Rational Float Add Mul Pow Mod Max Min Abs floor ceiling Eq Ne Le Lt Ge Gt And Or Not"
-    " StrictLessThan LessThan StrictGreaterThan GreaterThan Equality Unequality"
+    " StrictLessThan LessThan StrictGreaterThan GreaterThan Equality Unequality Piecewise ExprCondPair ITE"
     " FloorDiv ModularIndexing Where PythonMod CleanDiv CeilToInt FloorToInt CeilDiv LShift RShift"
     " PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt RoundDecimal"
     " IsNonOverlappingAndDenseIndicator ToFloat Identity".split()
