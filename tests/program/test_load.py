@@ -320,10 +320,7 @@ def test_size_expressions_of_cases(archive: Path, tmp_path: Path) -> None:
     case = "ExprCondPair(Integer(3), Equality(Symbol('s0', integer=True), Integer(1)))"
     text = f"Piecewise({case}, ExprCondPair(Integer(5), true))"
     path = changed(archive, tmp_path / "m.pt2", expression(text))
-    try:
-        rewriter.load(path)
-    except InputError as error:  # the rest of the archive says otherwise
-        assert "is no size expression" not in str(error)
+    assert rewriter.load(path).graph.inputs
 
 
 @pytest.mark.parametrize(
