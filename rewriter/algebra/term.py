@@ -31,6 +31,7 @@ __all__ = [
     "Position",
     "Read",
     "Term",
+    "VIEWS",
     "depends_on",
     "leaves",
     "read",

@@ -7,23 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewriter.algebra.index import resolve
-from rewriter.algebra.prims import (
-    Concat,
-    Constant,
-    Einsum,
-    Expand,
-    Gather,
-    Iota,
-    Leaf,
-    Map,
-    Permute,
-    Prim,
-    Reduce,
-    Reshape,
-    Slice,
-)
+from rewriter.algebra.prims import Constant, Einsum, Iota, Leaf, Map, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
-from rewriter.algebra.term import Read
+from rewriter.algebra.term import VIEWS, Read
 from rewriter.lower.canonical import arrange_operand, laid_out
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.program.program import Program, Replacement
@@ -155,13 +141,9 @@ def _tried(rule: Rule, name: str, prim: Prim) -> Found | Refused | None:
 
 def _computes(prim: Prim) -> bool:
     """Whether a value is computed, and not merely moved, copied or cast."""
-    match prim.form:
-        case Map(fn):
-            return fn not in ("identity", "cast")
-        case Leaf() | Constant() | Iota() | Reshape() | Permute() | Expand() | Slice() | Concat() | Gather():
-            return False
-        case _:
-            return True
+    if isinstance(prim.form, Map):
+        return prim.form.fn not in ("identity", "cast")
+    return not isinstance(prim.form, (*VIEWS, Leaf, Constant, Iota))
 
 
 def _between(top: Prim, stop: set[str]) -> frozenset[str]:
