@@ -162,7 +162,7 @@ class Budget:
     def __str__(self) -> str:
         where = f"@{self.output}" if self.output else ""
         unit = "dB" if self.metric == "sqnr" else ""
-        return f"{self.metric}{where}{self.sign}{self.bound:g}{unit}"
+        return f"{self.metric}{where}{self.sign}{self.bound:.12g}{unit}"
 
 
 @dataclass(frozen=True, slots=True)

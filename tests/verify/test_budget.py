@@ -114,3 +114,7 @@ def test_task_metrics() -> None:
     assert not parse_budget("task.wer<=0.04").met(float("nan"))
     with pytest.raises(InputError, match=r"no task metric .acc., only wer, wer\.change"):
         parse_budget("task.acc>=0.9").check({}, {}, tasks)
+
+
+def test_a_bound_is_told_as_it_was_given() -> None:
+    assert str(parse_budget("cos>=0.9999999")) == "cos>=0.9999999"
