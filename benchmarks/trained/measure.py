@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
 
@@ -15,7 +16,7 @@ import rewriter
 from benchmarks.form_call import Call
 from benchmarks.trained.cases import Case
 from benchmarks.trained.records import Folder, Measurement
-from benchmarks.trained.workloads import WORKLOADS
+from benchmarks.trained.workloads import WORKLOADS, Inputs, Workload
 from rewriter.engine import Rewriting
 from rewriter.passes import SoftmaxAttention
 from rewriter.program.program import Program
@@ -37,46 +38,68 @@ def measure(folder: Folder, cases: Sequence[Case], rounds: int, threads: int) ->
         print(f"{number}/{len(cases)} {case}: {told}{speed}", flush=True)
 
 
+@dataclass
+class _Run:
+    """A program on everything that is measured, one input after the other; first outputs are kept."""
+
+    program: Program
+    inputs: Mapping[str, Inputs]
+    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    calls: int = 0
+
+    def __call__(self) -> None:
+        name = list(self.inputs)[self.calls % len(self.inputs)]
+        self.calls += 1
+        output = torch.as_tensor(self.program.run(*self.inputs[name])[0])
+        self.outputs.setdefault(name, output.float())
+
+
 def _measured(cases: Sequence[Case], rounds: int) -> Iterator[tuple[Case, Measurement]]:
     workload = WORKLOADS[cases[0].workload]()
-    original = workload.program()
-    exact = SoftmaxAttention()(original)
-    references = workload.references(exact.run)
-    base = workload.quality(exact.run, references)
-    used = growth(lambda: exact.run(*workload.timed))
-    data = [dict(zip(original.graph.inputs, workload.choosing, strict=True))]
+    inputs = workload.measuring
+    exact = SoftmaxAttention()(workload.program())
+    original = _Run(exact, inputs)
+    used = growth(original)
+    while len(original.outputs) < len(inputs):
+        original()
+    base = workload.quality(original.outputs, original.outputs, exact.run)
     for case in cases:
-        select = Selector.parse(f"{workload.sites},{case.select}")
-        form, _ = parse_apply(case.form)
-        rewritten, done = rewriter.rewrite(exact, [(form, select)], data=data)
+        rewritten, done = _rewritten(case, exact, workload)
         if not done.committed:
             reasons = {site.reason or "" for site in done.refused}
             yield case, Measurement("; ".join(sorted(reasons)), (0, len(done.refused)), notes=_notes())
             continue
-        quality = workload.quality(rewritten.run, references)
-        more = growth(lambda program=rewritten: program.run(*workload.timed))  # type: ignore[misc]
+        more = growth(_Run(rewritten, inputs))
+        run = _Run(rewritten, inputs)
         timing = interleaved(
-            {
-                "exact": partial(exact.run, *workload.timed),
-                "rewritten": partial(rewritten.run, *workload.timed),
-            },
-            rounds=rounds,
+            {"exact": _Run(exact, inputs), "rewritten": run},
+            rounds=max(rounds, len(inputs)),
+            warmup=0,  # both ran for their memory
             clock=_clock(),
         )
         yield (
             case,
             Measurement(
                 sites=(len(done.committed), len(done.committed) + len(done.refused)),
-                quality=quality,
+                quality=workload.quality(run.outputs, original.outputs, rewritten.run),
                 original=base,
                 speed=timing.ratio("exact", "rewritten"),
                 spread=timing.spread("exact", "rewritten"),
-                attention=_call(case.form, _first(exact, done), workload.tokens, rounds),
+                attention=_call(case.form, _first(exact, done), workload.tokens, max(rounds, 3)),
                 promised=_promised(done, workload.tokens),
                 memory=more / used if more is not None and used else None,
                 notes=_notes(),
             ),
         )
+
+
+def _rewritten(case: Case, exact: Program, workload: Workload) -> tuple[Program, Rewriting]:
+    form, _ = parse_apply(case.form)
+    chosen = "keep=" in case.form or case.select != "all"
+    data = [dict(zip(exact.graph.inputs, workload.choosing, strict=True))] if chosen else []
+    return rewriter.rewrite(
+        exact, [(form, Selector.parse(f"{workload.sites},{case.select}"))], data=data or None
+    )
 
 
 def _first(program: Program, done: Rewriting) -> AttentionSite:

@@ -22,6 +22,7 @@ __all__ = ["WORKLOADS", "Workload"]
 
 Inputs = tuple[torch.Tensor, ...]
 Quality = dict[str, float]
+Outputs = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,11 @@ class Workload(ABC):
     @property
     @abstractmethod
     def measuring(self) -> Mapping[str, Inputs]:
-        """What quality is measured on, by name; the first is also what is timed."""
-
-    def references(self, run: Run) -> dict[str, torch.Tensor]:
-        """Return what the original gives on everything that is measured."""
-        return {name: torch.as_tensor(run(*x)[0]).float() for name, x in self.measuring.items()}
+        """What quality and time are measured on, by name."""
 
     @abstractmethod
-    def quality(self, run: Run, references: Mapping[str, torch.Tensor]) -> Quality:
-        """Return quality by metric."""
-
-    @property
-    def timed(self) -> Inputs:
-        """What is timed."""
-        return next(iter(self.measuring.values()))
+    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
+        """Return quality by metric, of outputs by what they were measured on and of whatever else is run."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +86,11 @@ class Images(Workload):
     def measuring(self) -> Mapping[str, Inputs]:
         return {"flower": (self._photograph("flower.jpg"),)}
 
-    def quality(self, run: Run, references: Mapping[str, torch.Tensor]) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
         found: Quality = {}
         cosines = []
-        for name, inputs in self.measuring.items():
-            features = torch.as_tensor(run(*inputs)[0]).float()
-            cosines.append(F.cosine_similarity(features, references[name], dim=-1)[0])
+        for name, features in outputs.items():
+            cosines.append(F.cosine_similarity(features, originals[name], dim=-1)[0])
         patches = torch.cat([c[1:] for c in cosines])
         found["cosine"] = float(patches.mean())
         found["cosine, 5 % quantile"] = float(patches.quantile(0.05))
@@ -143,10 +134,10 @@ class Text(Workload):
         }
         return {name: (self._ids(parts),) for name, parts in texts.items()}
 
-    def quality(self, run: Run, references: Mapping[str, torch.Tensor]) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
         rows = []
         for name, inputs in self.measuring.items():
-            rows.append(_language(torch.as_tensor(run(*inputs)[0])[0], references[name][0], inputs[0][0]))
+            rows.append(_language(outputs[name][0], originals[name][0], inputs[0][0]))
         return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
     def _ids(self, parts: Sequence[str]) -> torch.Tensor:
@@ -177,13 +168,13 @@ class Passages(Workload):
             "data sets of scikit-learn": self._encoded(_descriptions()),
         }
 
-    def quality(self, run: Run, references: Mapping[str, torch.Tensor]) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
         tokens, passages = [], []
         for name, inputs in self.measuring.items():
-            states = torch.as_tensor(run(*inputs)[0]).float()
+            states, original = outputs[name], originals[name]
             kept = inputs[1].bool()
-            tokens.append(F.cosine_similarity(states, references[name], dim=-1)[kept])
-            found, expected = ((x * kept[..., None]).sum(1) for x in (states, references[name]))
+            tokens.append(F.cosine_similarity(states, original, dim=-1)[kept])
+            found, expected = ((x * kept[..., None]).sum(1) for x in (states, original))
             passages.append(F.cosine_similarity(found, expected, dim=-1))
         each = torch.cat(tokens)
         return {
@@ -224,16 +215,15 @@ class Speech(Workload):
     def measuring(self) -> Mapping[str, Inputs]:
         return {"clip": self._clip(1)}
 
-    def quality(self, run: Run, references: Mapping[str, torch.Tensor]) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
         from rewriter.models_zoo.whisper import word_error_rate
 
-        (name, inputs), *_ = self.measuring.items()
-        scores = torch.as_tensor(run(*inputs)[0]).float()
+        (name,) = outputs
         error = word_error_rate(run)
         return {
             "accuracy": 1 - error,
             "word error rate": error,
-            "KL": _divergence(scores[0], references[name][0])[0],
+            "KL": _divergence(outputs[name][0], originals[name][0])[0],
         }
 
     def _clip(self, at: int) -> Inputs:
