@@ -146,6 +146,9 @@ def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom
         if e.shape(x)[axis] != size or dim.start.terms:
             x = _taken(e, x, axis, dim.start, size, int(step))
         order.extend(atoms)
+    shape = [product(a.size for a in g) if any(a in order for a in g) else ONE for g in groups]
+    if order == [a for g in groups for a in g] and tuple(e.shape(x)) == tuple(shape):
+        return x
     sizes = [a.size for a in order]
     if tuple(e.shape(x)) != tuple(sizes):
         x = e.reshape(x, sizes)
@@ -157,7 +160,6 @@ def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom
         spread = [a for g in groups for a in g if a in order or g in partial]
         x = e.reshape(x, [a.size if a in order else ONE for a in spread])
         x = e.expand(x, [a.size for a in spread])
-    shape = [product(a.size for a in g) if any(a in order for a in g) else ONE for g in groups]
     return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
 
 

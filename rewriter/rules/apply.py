@@ -12,6 +12,8 @@ from rewriter.lower.errors import EmitError
 from rewriter.program.program import Program, Replacement
 from rewriter.rules.check import Check, check
 from rewriter.rules.find import find
+from rewriter.rules.graph_rule import Change, GraphRule
+from rewriter.rules.rerun import rerun
 from rewriter.rules.rule import Rule
 from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import Emit
@@ -35,6 +37,8 @@ class Fused:
         Why not, in a sentence; None if it is committed.
     check
         What probing found, or None where nothing was run.
+    gain
+        What there is less of, with figures, where a rule says it.
     """
 
     rule: str
@@ -42,6 +46,7 @@ class Fused:
     committed: bool
     reason: str | None = None
     check: Check | None = None
+    gain: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -51,6 +56,8 @@ class Fused:
             "committed": self.committed,
             "reason": self.reason,
         }
+        if self.gain is not None:
+            found["gain"] = self.gain
         if self.check is not None:
             found["float64_error"] = self.check.error
             found["float64_error_of_original"] = self.check.original_error
@@ -112,7 +119,22 @@ def fuse(
     verify
         False skips the probes.
     """
+    whole: list[Fused] = []
+    for rule in rules:
+        if isinstance(rule, GraphRule):
+            program, done = _changed(program, rule, seed, target, verify)
+            whole += done
+    program, fusion = _fused(program, [r for r in rules if not isinstance(r, GraphRule)], seed, target, verify)
+    return program, Fusion((*whole, *fusion.matches))
+
+
+def _fused(
+    program: Program, rules: Sequence[Rule], seed: int, target: str | None, verify: bool
+) -> tuple[Program, Fusion]:
+    """Apply rules that are formulas."""
     options: dict[str, Any] = {} if target is None else {"target": target}
+    # plain nodes, not functions: they are few, and runtimes fuse them with their neighbours
+    form: dict[str, Any] = {"inline": True} if program.format == "onnx" else {}
     found, refused = find(program, rules)
     entries = {r.output: Fused(r.rule, r.output, False, r.reason) for r in refused}
     edits: list[Replacement] = []
@@ -127,7 +149,52 @@ def fuse(
     ordered = tuple(entries[name] for name in program.prims() if name in entries)
     if not edits:
         return program, Fusion(ordered)
-    return program.replace(edits, **options), Fusion(ordered)
+    return program.replace(edits, **options, **form), Fusion(ordered)
+
+
+def _changed(
+    program: Program, rule: GraphRule, seed: int, target: str | None, verify: bool
+) -> tuple[Program, list[Fused]]:
+    """Apply a rule that looks at the whole graph: all of its changes at once, or those that pass alone."""
+    changes, declined = rule.changes(program)
+    left = [Fused(rule.name, d.output, False, d.reason) for d in declined]
+    if not changes:
+        return program, left
+    together, done = _tried(program, rule, changes, seed, target, verify)
+    if together is not None or len(changes) == 1:
+        return together or program, [*done, *left]
+    alone = [_tried(program, rule, [change], seed, target, verify) for change in changes]
+    passed = [change for change, (made, _) in zip(changes, alone, strict=True) if made is not None]
+    refused = [entry for made, found in alone for entry in found if made is None]
+    if not passed:
+        return program, [*refused, *left]
+    together, done = _tried(program, rule, passed, seed, target, verify)
+    return together or program, [*done, *refused, *left]
+
+
+def _tried(
+    program: Program, rule: GraphRule, changes: Sequence[Change], seed: int, target: str | None, verify: bool
+) -> tuple[Program | None, list[Fused]]:
+    """Return the program with changes made, if they pass, and what happened."""
+    options: dict[str, Any] = {} if target is None else {"target": target}
+    if program.format == "onnx":
+        options["inline"] = True
+    edits = [edit for change in changes for edit in change.insertions]
+    found: Check | None = None
+    made: Program | None = None
+    try:
+        made = program.insert(edits, {}, **options)
+        found = rerun(program, made, edits, seed) if verify else None
+        reason = found.reason if found is not None else None
+    except EmitError as error:
+        reason = f"it cannot be written for this target: {error}"
+    except RewriterError as error:
+        reason = f"it could not be run: {error}"
+    except runtime_errors() as error:
+        reason = f"it could not be run: {first_line(error)}"
+    ok = reason is None
+    done = [Fused(rule.name, c.output, ok, reason, found, c.gain if ok else None) for c in changes]
+    return made if ok else None, done
 
 
 def _checked(program: Program, entry: Fused, edit: Replacement, emit: Emit, seed: int) -> Fused:

@@ -15,7 +15,7 @@ from rewriter.verify.metrics import is_floating
 from rewriter.verify.noise import judge_site
 from rewriter.verify.site import Emit
 
-__all__ = ["Check", "check"]
+__all__ = ["Check", "check", "probes"]
 
 SIZES = (3, 5, 7, 11, 13)
 """What dynamic dimensions are set to first: odd, and no two the same; then all of them to 1."""
@@ -65,7 +65,7 @@ def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Che
     prims = program.prims()
     old = program.extract(edit.inputs, [edit.output])
     worst: Check | None = None
-    for name, arrays in _probes([prims[n] for n in edit.inputs], edit.inputs, seed):
+    for name, arrays in probes([prims[n] for n in edit.inputs], edit.inputs, seed):
         new = emit(edit.inputs, edit.build, arrays)
         try:
             (exact,) = evaluate([prims[edit.output]], dict(arrays))
@@ -82,7 +82,16 @@ def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Che
     return worst
 
 
-def _probes(prims: Sequence[Prim], names: Sequence[str], seed: int) -> Iterator[tuple[str, Arrays]]:
+def probes(prims: Sequence[Prim], names: Sequence[str], seed: int) -> Iterator[tuple[str, Arrays]]:
+    """Yield numbers for tensors, of several sizes and magnitudes, each with what it is called.
+
+    Parameters
+    ----------
+    prims, names
+        The tensors.
+    seed
+        Of the numbers.
+    """
     symbols = base_symbols(n for prim in prims for n in prim.shape)
     odd = {s: SIZES[k % len(SIZES)] for k, s in enumerate(symbols)}
     bindings: list[tuple[str, Binding]] = [("odd sizes", odd)]

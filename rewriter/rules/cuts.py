@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rewriter.algebra.index import Atom, einsum_index, resolve
+from rewriter.algebra.index import Atom, einsum_index, operand_index, resolve
 from rewriter.algebra.prims import Einsum, Map
 from rewriter.algebra.sizes import Size
 from rewriter.algebra.term import Apply, Number, Position, Read, Term, read
@@ -43,12 +43,21 @@ def opened(term: Term) -> Term:
     """Return a term one operator deep, behind views, copies and casts."""
     while isinstance(term, Read):
         inner = term.unfolded(1)
+        if isinstance(inner, Apply):
+            return _applied(inner, read(term.prim, term.index))
         if isinstance(inner, Read) and inner.prim is term.prim and inner.index == term.index:
             return inner
         term = inner
     if isinstance(term, Position) and not term.value.terms and term.value.start.static:
         return Number(float(int(term.value.start)))
     return term
+
+
+def _applied(term: Apply, at: Read) -> Apply:
+    """Return the function with its operands as the graph names them, and not what is behind their views."""
+    index, shape = resolve(at.index), at.prim.shape
+    operands = tuple(Read(x, operand_index(x.shape, shape, index)) for x in at.prim.inputs)
+    return Apply(term.fn, operands, term.dtype, term.whole)
 
 
 def identical(a: Term, b: Term, deep: int = _DEEP) -> bool:

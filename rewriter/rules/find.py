@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewriter.algebra.index import resolve
+from rewriter.algebra.index import Affine, resolve
 from rewriter.algebra.prims import Constant, Einsum, Iota, Leaf, Map, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
-from rewriter.algebra.term import VIEWS, Read
+from rewriter.algebra.sizes import ZERO, Size
+from rewriter.algebra.term import VIEWS, Read, substitute
 from rewriter.lower.canonical import arrange_operand, laid_out
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.program.program import Program, Replacement
-from rewriter.rules.match import match
+from rewriter.rules.match import Bound, match
 from rewriter.rules.pattern import Call, Choice, Fold, Pattern, Product, Softmax, Sum, parts_of
 from rewriter.rules.rule import Match, Rule
 from rewriter.sites.formula import Operand
@@ -23,6 +24,10 @@ __all__ = ["Found", "Refused", "find"]
 
 NEAR = 12
 """How many steps a function that a formula cannot do without may be behind its result."""
+
+
+PLACES = 8
+"""Into how many a value is taken apart at most."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Found:
     def _emit(self, e: Emitter, handles: Mapping[str, Handle]) -> Handle:
         rule, found = self.rule, self.match
         values = {
-            name: arrange_operand(e, handles, operand, found.groups(rule.layouts[name]), found.dtype)
+            name: arrange_operand(e, handles, operand, found.groups(_layout(rule, name)), found.dtype)
             for name, operand in self.operands.items()
         }
         result = rule.lower(e, found, values)
@@ -127,16 +132,41 @@ def _tried(rule: Rule, name: str, prim: Prim) -> Found | Refused | None:
     if reason is not None:
         return Refused(rule.name, name, reason)
     operands: dict[str, Operand] = {}
-    for value in rule.layouts:
-        if not fits.has(value):
-            continue
-        term = bound.terms[value]
-        assert isinstance(term, Read), "only values are bound"
-        operand = choose_operand(term, fits.groups(rule.layouts[value]), peel=False)
+    terms = _values(rule, bound)
+    if isinstance(terms, str):
+        return Refused(rule.name, name, terms)
+    for value, term in terms.items():
+        operand = choose_operand(term, fits.groups(_layout(rule, value)), peel=False)
         if isinstance(operand, str):
             return Refused(rule.name, name, f"{value} is held by no tensor of the graph: {operand}")
         operands[value] = operand[0]
     return Found(rule, fits, operands, _between(prim, {o.value for o in operands.values()}))
+
+
+def _layout(rule: Rule, value: str) -> str:
+    return rule.layouts[value.partition(".")[0]]
+
+
+def _values(rule: Rule, bound: Bound) -> dict[str, Read] | str:
+    """Return the values that a rule is given, or why they cannot be taken apart."""
+    found: dict[str, Read] = {}
+    for value in rule.layouts:
+        term = bound.terms.get(value)
+        if term is None:
+            continue
+        assert isinstance(term, Read), "only values are bound"
+        if value not in rule.apart:
+            found[value] = term
+            continue
+        axis = bound.atoms(rule.apart[value])
+        count = axis[0].size if len(axis) == 1 else ZERO
+        if not count.static or not 1 < int(count) <= PLACES:
+            return f"{value} is taken apart where there are 2 to {PLACES} of it; here there are {count}"
+        for k in range(int(count)):
+            one = substitute(term, {axis[0]: Affine(Size.of(k))})
+            assert isinstance(one, Read)
+            found[f"{value}.{k}"] = one
+    return found
 
 
 def _computes(prim: Prim) -> bool:

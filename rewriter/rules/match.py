@@ -10,10 +10,10 @@ from itertools import permutations
 from typing import Any, TypeVar
 
 from rewriter.algebra.index import Affine, Atom, fresh, resolve
-from rewriter.algebra.prims import Leaf, Prim, Reduce
+from rewriter.algebra.prims import Concat, Leaf, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
 from rewriter.algebra.sizes import ONE, ZERO, product
-from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, substitute
+from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, source, substitute
 from rewriter.rules.cuts import contraction, identical, opened, products, sums
 from rewriter.rules.pattern import (
     Axis,
@@ -128,6 +128,8 @@ def _tensor(pattern: Tensor, term: Term, bound: Bound) -> Found:
         return
     if pattern.constant and not _is_constant(term):
         return
+    if pattern.stacked is not None and not _is_stacked(term, bound.atoms(pattern.stacked.name)):
+        return
     if pattern.over is not None:
         allowed = {a for axis in pattern.over if axis.name in bound.axes for a in bound.atoms(axis.name)}
         if len({a.name for a in pattern.over} & bound.axes.keys()) < len(pattern.over):
@@ -135,6 +137,16 @@ def _tensor(pattern: Tensor, term: Term, bound: Bound) -> Found:
         if not depends_on(term) <= allowed:
             return
     yield bound._with_term(pattern.name, term), 1.0
+
+
+def _is_stacked(term: Read, along: tuple[Atom, ...]) -> bool:
+    """Whether a term is read from values that are put together along one axis, one for each place."""
+    *_, end = source(term)
+    if not isinstance(end.prim.form, Concat):
+        return False
+    axis = end.prim.form.axis
+    one_each = all(part.shape[axis] == ONE for part in end.prim.inputs)
+    return one_each and resolve(end.index)[axis].dense() == (along, ONE)
 
 
 def _is_constant(term: Term) -> bool:

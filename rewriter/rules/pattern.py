@@ -45,6 +45,7 @@ __all__ = [
     "softmax",
     "spread",
     "sqrt",
+    "stack",
     "sum_",
     "tanh",
     "tensor",
@@ -108,11 +109,14 @@ class Tensor(Pattern):
         Axes that it may depend on, or None for any.
     constant
         Whether it must be a weight or another constant of the model.
+    stacked
+        The axis along which it must be put together of other values, one each; None for any value.
     """
 
     name: str
     over: tuple[Axis, ...] | None = None
     constant: bool = False
+    stacked: Axis | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -219,6 +223,11 @@ def tensor(name: str, over: tuple[Axis, ...] | None = None) -> Tensor:
 def constant(name: str, over: tuple[Axis, ...] | None = None) -> Tensor:
     """Return a pattern for a weight or another constant of the model."""
     return Tensor(name, over, constant=True)
+
+
+def stack(name: str, along: Axis) -> Tensor:
+    """Return a pattern for values that are stacked along an axis."""
+    return Tensor(name, stacked=along)
 
 
 def number(name: str) -> Known:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rewriter.algebra.index import Atom
+from rewriter.algebra.index import Atom, resolve
 from rewriter.algebra.sizes import Size, product
 from rewriter.rules.match import Bound
 from rewriter.rules.pattern import Pattern
@@ -54,16 +54,24 @@ class Match:
         return product(atom.size for atom in self.bound.atoms(axis))
 
     def groups(self, layout: str) -> list[tuple[Atom, ...]]:
-        """Return the atoms of each axis of a layout; see `Rule.layouts`."""
+        """Return the atoms of each axis of a layout; none for an axis of size 1. See `Rule.layouts`."""
         words = layout.split()
         named = {atom for word in words if word != "..." for atom in self.bound.atoms(word)}
         found: list[tuple[Atom, ...]] = []
         for word in words:
             if word == "...":
-                found += [(atom,) for atom in self.bound.result if atom not in named]
+                found += self._others(named)
             else:
                 found.append(self.bound.atoms(word))
         return found
+
+    def _others(self, named: set[Atom]) -> Iterator[tuple[Atom, ...]]:
+        """Yield the atoms of each axis of the result but those that are named."""
+        for dim in resolve(self.bound.root.index):
+            atoms = tuple(atom for atom, _ in dim.terms)
+            left = tuple(atom for atom in atoms if atom not in named)
+            if left or not atoms:
+                yield left
 
 
 class Rule(ABC):
@@ -82,6 +90,10 @@ class Rule(ABC):
     layouts
         Axes of the values that `lower` is given, by name: ``"... d"`` is every other axis of the result,
         each by itself, and then ``d``.
+    apart
+        Values that `lower` is given one by one along an axis of known length: ``{"x": "n"}`` makes ``"x.0"``,
+        ``"x.1"``, … of ``"x"``, each with the layout of ``"x"``. Values that are stacked along the axis are
+        read where they were before.
     result
         Axes of what `lower` returns.
     """
@@ -89,6 +101,7 @@ class Rule(ABC):
     name: ClassVar[str]
     formula: ClassVar[Pattern]
     layouts: ClassVar[Mapping[str, str]]
+    apart: ClassVar[Mapping[str, str]] = {}
     result: ClassVar[str] = "..."
 
     @property
@@ -120,7 +133,8 @@ class Rule(ABC):
         match
             What was found.
         values
-            A handle for each name of `layouts` that the match has, with those axes, in ``match.dtype``.
+            A handle for each name of `layouts` that the match has, with those axes, in ``match.dtype``; for
+            a name of `apart`, one for each place.
 
         Returns
         -------
