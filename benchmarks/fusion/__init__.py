@@ -1,0 +1,1 @@
+"""Measures what fusion templates cost before and after: `python -m benchmarks.fusion`."""

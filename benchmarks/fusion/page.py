@@ -1,0 +1,78 @@
+"""Measurements as docs/fusion.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.fusion.measure import Record
+
+__all__ = ["page"]
+
+NOISE = 1.03
+"""What a gain must be more than."""
+
+_HEAD = """\
+# Subgraphs in fewer passes
+
+Written by `python -m benchmarks.fusion`; never edited by hand. Each template is a small module that spells
+something out; it is rewritten as `rewriter rewrite --apply NAME` does, verified, and timed against the
+original in turns, in one process, on one thread, by the processor's time. *Target* is what runs it:
+PyTorch, ONNX Runtime on standard operators (`onnx`), or on its own as well (`ort`); ONNX Runtime optimises
+original and result with all it has. *Operators* are those that compute, views left out. *Passes* is how
+often they read or write as many bytes as the largest value has; what a runtime fuses by itself is not
+counted. A gain is one at both sizes. What is slower at one of them, or gains at neither, is declined:
+`--apply exact` leaves it out for that target; asked for by name it is done.
+"""
+
+_COLUMNS = (
+    "template",
+    "found in",
+    "target",
+    "operators",
+    "passes",
+    "size",
+    "ms",
+    "faster",
+    "size",
+    "ms",
+    "faster",
+    "",
+)
+
+
+def page(records: Sequence[Record], notes: str) -> str:
+    """Return the page in Markdown."""
+    return "\n".join([_HEAD, notes, "", *_table(records)]) + "\n"
+
+
+def verdict(record: Record) -> str:
+    """Return whether a rewrite pays."""
+    if record.declined is not None:
+        return f"not written: {record.declined}"
+    gains = [ratio > NOISE for ratio in record.ratio]
+    losses = [ratio < 1 / NOISE for ratio in record.ratio]
+    if any(losses):
+        return "declined: slower"
+    if all(gains):
+        return "gain"
+    return "gain at one size" if any(gains) else "declined: no gain"
+
+
+def _table(records: Sequence[Record]) -> Iterator[str]:
+    yield f"| {' | '.join(_COLUMNS)} |"
+    yield "| --- | --- | --- |" + " ---: |" * 8 + " --- |"
+    for record in records:
+        yield f"| {' | '.join(_row(record))} |"
+
+
+def _row(record: Record) -> list[str]:
+    cells = [record.template, record.where, record.target]
+    if record.declined is not None:
+        return [*cells, *[""] * 8, verdict(record)]
+    (a, b), (p, q) = record.operators, record.passes
+    cells += [f"{a} → {b}", f"{p:.1f} → {q:.1f}"]
+    for size, (before, after), ratio, (low, high) in zip(
+        record.sizes, record.milliseconds, record.ratio, record.spread, strict=True
+    ):
+        cells += [f"{size:,}", f"{before:.3g} → {after:.3g}", f"{ratio:.2f} ({low:.2f}–{high:.2f})"]
+    return [*cells, verdict(record)]
