@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from rewriter.engine import Pass
     from rewriter.forms import Form
     from rewriter.passes.agent import AgentAttention
+    from rewriter.passes.blend import Blend
+    from rewriter.passes.branch_softmax import BranchSoftmax
+    from rewriter.passes.branch_sum import BranchSum
     from rewriter.passes.clipped import ClippedAttention
     from rewriter.passes.flow import FlowAttention
     from rewriter.passes.gated import GatedAttention
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgentAttention",
+    "Blend",
+    "BranchSoftmax",
+    "BranchSum",
     "CATALOG",
     "ClippedAttention",
     "FlowAttention",
@@ -68,6 +74,9 @@ CATALOG = {
 """Name of the form -> where the pass is; imported when it is asked for."""
 
 RULES = {
+    "blend": "rewriter.passes.blend:Blend",
+    "branch-softmax": "rewriter.passes.branch_softmax:BranchSoftmax",
+    "branch-sum": "rewriter.passes.branch_sum:BranchSum",
     "gelu": "rewriter.passes.gelu:Gelu",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",

@@ -97,7 +97,8 @@ class Emitter(Protocol):
         name, settings
             ``"layer_norm"`` of ``x, weight, bias`` and ``"rms_norm"`` of ``x, weight``, over the last axis,
             with ``eps``; ``"gelu"`` of ``x`` with ``tanh``, whether by that approximation; ``"silu"`` of
-            ``x``.
+            ``x``; ``"lerp"`` of ``x, y, w``: ``x + w · (y - x)``; ``"addcmul"`` of ``x, a, b``:
+            ``x + a · b``. The operands of the last two are broadcast.
         operands
             In that order, of one dtype; None for a weight or bias that there is not.
         """

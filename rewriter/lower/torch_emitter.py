@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rewriter.algebra.prims import broadcast
 from rewriter.algebra.sizes import ONE, Size, SizeLike
 from rewriter.lower.attention import masked_causally, spelled_out, with_sinks, zero_where_empty
 from rewriter.lower.emitter import EmptyRow
@@ -238,8 +239,8 @@ class TorchEmitter:
     def standard(self, name: str, *operands: Tensor | None, **settings: Any) -> Tensor | None:
         """Call PyTorch's operator, if it has one."""
         found = standard(name, operands, settings)
-        assert operands[0] is not None
-        return None if found is None else self._known(found, self.shape(operands[0]))
+        shapes = [self.shape(x) for x in operands if x is not None]
+        return None if found is None else self._known(found, broadcast(*shapes))
 
     def attention(
         self,

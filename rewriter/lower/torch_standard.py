@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,4 +25,10 @@ def standard(name: str, operands: tuple[Tensor | None, ...], settings: dict[str,
             return F.gelu(x, approximate="tanh" if settings["tanh"] else "none")
         case "silu":
             return F.silu(x)
+        case "lerp":
+            end, weight = others
+            return torch.lerp(x, end, weight)
+        case "addcmul":
+            a, b = others
+            return torch.addcmul(x, a, b)
     return None

@@ -1,0 +1,76 @@
+"""Formulas that gates and fusion blocks share: what finds a block, and what rewrites it, reads the same.
+
+``x`` and ``y`` are feature maps, ``w`` and ``z`` what weighs them, ``n`` runs over branches.
+"""
+
+from __future__ import annotations
+
+from rewriter.rules.pattern import (
+    Pattern,
+    any_of,
+    axis,
+    call,
+    constant,
+    maximum,
+    sigmoid,
+    softmax,
+    stack,
+    sum_,
+    tanh,
+    tensor,
+)
+
+__all__ = [
+    "BLEND",
+    "BRANCH_SOFTMAX",
+    "BRANCH_SUM",
+    "GATED",
+    "GATED_RESIDUAL",
+    "GATED_TWICE",
+    "PRODUCT",
+    "SUM",
+]
+
+_x, _y, _z, _w, _n = tensor("x"), tensor("y"), tensor("z"), tensor("w"), axis("n")
+
+
+def _squashed(z: Pattern, places: str) -> Pattern:
+    """Return what makes a gate of a number: a curve that saturates, or a softmax."""
+    clipped = maximum(call("minimum", z + 3.0, 6.0), 0.0) * (1 / 6)
+    raised = call("minimum", maximum(z + 3.0, 0.0), 6.0) * (1 / 6)
+    lowered = call("minimum", maximum(z * (1 / 6) + 0.5, 0.0), 1.0)
+    return any_of(
+        f"squash_{places}",
+        sigmoid=sigmoid(z),
+        hard_sigmoid=any_of("", clipped=clipped, raised=raised, lowered=lowered),
+        tanh=tanh(z),
+        softmax=softmax(z, axis(places)),
+    )
+
+
+GATED = _x * _squashed(_z, "p")
+"""A gate: ``x · squash(z)``."""
+
+GATED_TWICE = _x * _squashed(_z, "p") * _squashed(tensor("z2"), "q")
+"""Two gates at once: ``x · squash(z) · squash(z2)``."""
+
+PRODUCT = _x * _z
+"""A gate that nothing squashes."""
+
+SUM = _x + _z
+"""Something of few axes that is added everywhere."""
+
+GATED_RESIDUAL = _x + tanh(constant("alpha")) * _z
+"""A branch that a learned number lets in: ``x + tanh(alpha) · z``."""
+
+_between = any_of("", apart=_y * (1.0 - _w) + _x * _w, together=_y + _w * (_x - _y))
+_around = _y * (1.0 - _w) + _x * (1.0 + _w)
+
+BLEND = any_of("total", two=2.0 * _between, one=_between, around=_around)
+"""Between two maps: ``x · w + y · (1 - w)``, or twice that, or ``x · (1 + w) + y · (1 - w)``."""
+
+BRANCH_SUM = sum_(stack("x", _n), _n)
+"""The sum of maps that are stacked first."""
+
+BRANCH_SOFTMAX = sum_(_x * softmax(tensor("a"), _n), _n)
+"""Between several maps: ``sum over n of x[n] · softmax(a)[n]``."""
