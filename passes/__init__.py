@@ -81,7 +81,7 @@ RULES = {
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
 }
-"""Name of the rule -> where it is. All of them together are ``exact``."""
+"""Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""
 
 
 def get(name: str) -> type[Pass]:
@@ -132,7 +132,7 @@ def parse_rules(text: str) -> tuple[Rule, ...] | None:
 
     name = text.strip()
     if name == "exact":
-        return tuple(_rule(where) for where in RULES.values())
+        return tuple(_rule(where, asked=False) for where in RULES.values())
     if name in RULES:
         return (_rule(RULES[name]),)
     if is_callable_name(name) and name.partition(":")[0] not in CATALOG:
@@ -140,14 +140,14 @@ def parse_rules(text: str) -> tuple[Rule, ...] | None:
     return None
 
 
-def _rule(where: str) -> Rule:
+def _rule(where: str, *, asked: bool = True) -> Rule:
     from rewriter.rules import Rule
     from rewriter.verify.callables import find_callable
 
     found = find_callable(where, "rule")
     if not (isinstance(found, type) and issubclass(found, Rule)):
         raise InputError(f"rule {where}: expected a class derived from rewriter.rules.Rule")
-    return found()
+    return found(asked=asked)
 
 
 class Sequential:

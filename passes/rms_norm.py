@@ -31,6 +31,7 @@ class RmsNorm(Rule):
     name = "rms-norm"
     formula = any_of("", scaled=_normal * constant("weight", over=(_d,)), plain=_normal)
     layouts: ClassVar = {"x": "... d", "weight": "d"}
+    pays = frozenset({"onnx", "ort", "triton"})  # PyTorch spells it out itself on a CPU
     result = "... d"
 
     def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:

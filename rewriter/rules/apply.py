@@ -124,7 +124,9 @@ def fuse(
         if isinstance(rule, GraphRule):
             program, done = _changed(program, rule, seed, target, verify)
             whole += done
-    program, fusion = _fused(program, [r for r in rules if not isinstance(r, GraphRule)], seed, target, verify)
+    program, fusion = _fused(
+        program, [r for r in rules if not isinstance(r, GraphRule)], seed, target, verify
+    )
     return program, Fusion((*whole, *fusion.matches))
 
 
@@ -135,7 +137,7 @@ def _fused(
     options: dict[str, Any] = {} if target is None else {"target": target}
     # plain nodes, not functions: they are few, and runtimes fuse them with their neighbours
     form: dict[str, Any] = {"inline": True} if program.format == "onnx" else {}
-    found, refused = find(program, rules)
+    found, refused = find(program, rules, **options)
     entries = {r.output: Fused(r.rule, r.output, False, r.reason) for r in refused}
     edits: list[Replacement] = []
     for at, one in enumerate(reversed(found)):

@@ -20,7 +20,7 @@ from rewriter.rules.rule import Match, Rule
 from rewriter.sites.formula import Operand
 from rewriter.sites.operands import choose_operand
 
-__all__ = ["Found", "Refused", "find"]
+__all__ = ["Found", "Near", "Refused", "find", "needed"]
 
 NEAR = 12
 """How many steps a function that a formula cannot do without may be behind its result."""
@@ -95,25 +95,32 @@ class Refused:
     reason: str
 
 
-def find(program: Program, rules: Sequence[Rule]) -> tuple[list[Found], list[Refused]]:
+def find(
+    program: Program, rules: Sequence[Rule], target: str = "native"
+) -> tuple[list[Found], list[Refused]]:
     """Return where rules fit, outermost first, none inside another, and where they had to be refused.
 
     Linear in the graph: a rule is tried only where the functions that its formula cannot do without are near.
     """
     prims = program.prims()
-    needs = [(rule, _needed(rule.formula)) for rule in rules]
-    near = _Near(frozenset(head for _, heads in needs for head in heads))
+    needs = [(rule, needed(rule.formula)) for rule in rules]
+    near = Near(frozenset(head for _, heads in needs for head in heads))
     found: list[Found] = []
     refused: list[Refused] = []
     inside: set[str] = set()
+    declined: dict[str, set[str]] = {rule.name: set() for rule in rules}
+    target = {"fx": "torch"}.get(program.format, program.format) if target == "native" else target
     for name, prim in reversed(list(prims.items())):
         if name in inside or not _computes(prim):
             continue
         heads = near.behind(prim)
-        for rule, needed in needs:
-            if not needed <= heads:
+        for rule, functions in needs:
+            if not functions <= heads or name in declined[rule.name]:
                 continue
             tried = _tried(rule, name, prim)
+            if isinstance(tried, Found) and (reason := rule.declined(target)) is not None:
+                declined[rule.name] |= tried.inside
+                tried = Refused(rule.name, name, reason)
             if isinstance(tried, Found):
                 found.append(tried)
                 inside |= tried.inside
@@ -191,11 +198,11 @@ def _between(top: Prim, stop: set[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _needed(pattern: Pattern) -> frozenset[str]:
+def needed(pattern: Pattern) -> frozenset[str]:
     """Return the functions that a formula has in every alternative."""
     match pattern:
         case Choice(_, options):
-            return frozenset.intersection(*(_needed(p) for _, p in options))
+            return frozenset.intersection(*(needed(p) for _, p in options))
         case Call(fn):
             own = {fn}
         case Fold(kind):
@@ -204,10 +211,10 @@ def _needed(pattern: Pattern) -> frozenset[str]:
             own = {"softmax"}
         case Sum() | Product() | _:
             own = set()
-    return frozenset(own).union(*(_needed(p) for p in parts_of(pattern)))
+    return frozenset(own).union(*(needed(p) for p in parts_of(pattern)))
 
 
-class _Near:
+class Near:
     """Which functions are computed at most `NEAR` steps behind a value."""
 
     def __init__(self, heads: frozenset[str]) -> None:

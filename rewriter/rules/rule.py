@@ -96,6 +96,14 @@ class Rule(ABC):
         read where they were before.
     result
         Axes of what `lower` returns.
+    pays
+        Targets where it is measured to be a gain (``python -m benchmarks.fusion``); ``exact`` leaves a rule
+        out elsewhere.
+
+    Parameters
+    ----------
+    asked
+        Whether it was asked for by name, and is applied where it does not pay.
     """
 
     name: ClassVar[str]
@@ -103,6 +111,10 @@ class Rule(ABC):
     layouts: ClassVar[Mapping[str, str]]
     apart: ClassVar[Mapping[str, str]] = {}
     result: ClassVar[str] = "..."
+    pays: ClassVar[frozenset[str]] = frozenset({"torch", "triton", "onnx", "ort"})
+
+    def __init__(self, *, asked: bool = True) -> None:
+        self.asked = asked
 
     @property
     def spec(self) -> str:
@@ -121,6 +133,12 @@ class Rule(ABC):
     def refuse(self, match: Match) -> str | None:
         """Return why a match is to be left as it is, in a sentence, or None."""
         return None
+
+    def declined(self, target: str) -> str | None:
+        """Return why the rule is left out of ``exact`` for a target, in a sentence, or None."""
+        if self.asked or target.partition(":")[0] in self.pays:
+            return None
+        return f"it is measured to be no faster for {target}; --apply {self.spec} does it all the same"
 
     @abstractmethod
     def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:

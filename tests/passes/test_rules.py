@@ -187,9 +187,25 @@ def test_plans_replay_rules() -> None:
     program = traced(lambda m, x: gelu(m, layer_norm(m, x)))
     fused, record = rewriter.rewrite(program, [], rules=parse_rules("exact") or ())
     plan = Plan.from_json(record.plan.to_json())
-    assert [rule.name for rule in plan.rules] == sorted(RULES)
+    assert [rule.name for rule in plan.rules] == ["gelu", "layer-norm"]
     again, _ = rewriter.rewrite(program, plan)
     assert [n.op for n in again.graph.nodes] == [n.op for n in fused.graph.nodes]
+
+
+class Elsewhere(Gelu):
+    """Pays nowhere."""
+
+    pays = frozenset()
+
+
+def test_what_does_not_pay_is_done_only_if_asked_for() -> None:
+    program = traced(gelu)
+    fused, record = fuse(program, [Elsewhere(asked=False)])
+    assert fused is program
+    (left,) = record.refused
+    assert "no faster for torch" in (left.reason or "") and "Elsewhere" in (left.reason or "")
+    _, record = fuse(program, [Elsewhere()])
+    assert len(record.committed) == 1
 
 
 def test_names_of_rules() -> None:
