@@ -242,7 +242,9 @@ def rewrite(
     if not every:
         return rewritten, record
     rewritten, fusion = fuse(rewritten, every, seed=seed, target=target, verify=verify)
-    return rewritten, replace(record, plan=replace(record.plan, rules=every), fused=fusion.matches)
+    done = {entry.rule for entry in fusion.committed}
+    plan = replace(record.plan, rules=tuple(rule for rule in every if rule.name in done))
+    return rewritten, replace(record, plan=plan, fused=fusion.matches)
 
 
 class _Target(TypedDict, total=False):
