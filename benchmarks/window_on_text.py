@@ -60,12 +60,12 @@ def rows(args: argparse.Namespace) -> Iterator[list[str]]:
     choose, measure = texts(args.model, args.tokens)
     data = [{original.graph.inputs[0]: choose}]
     exact = SoftmaxAttention()(original)
-    window = {"window": args.window, "sinks": args.sinks}
-    half = WindowAttention(**window, select="best=0.5", data=data)
+    window = partial(WindowAttention, args.window, args.sinks, data=data)
+    half = window(select="best=0.5")
     programs = {
         "original": original,
         "`softmax`, exact": exact,
-        "`window`, every layer": WindowAttention(**window)(exact),
+        "`window`, every layer": window()(exact),
         "`window`, best half": half(exact),
     }
     reference = original.run(measure)[0].float()
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("smollm2-135m", "byte-lm"), default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--sinks", type=int, default=4)
+    parser.add_argument("--sinks", default="4", help="a number, or auto")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     threads = torch.get_num_threads()

@@ -48,7 +48,7 @@ class WindowAttention(Pass):
     def __init__(
         self,
         window: int | str,
-        sinks: int = 0,
+        sinks: int | str = "auto",
         grid: str | None = None,
         stride: int | str | None = None,
         dilation: int | str | None = None,

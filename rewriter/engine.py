@@ -428,17 +428,15 @@ class _Engine:
         placed = [(site, form.at(site)) for site in sites]
         if self._data is None:
             return placed
-        offered = {site.id: [c for c in own.choices() if refusal(c, site) is None] for site, own in placed}
-        self._measure([(site, c) for site, _ in placed for c in offered[site.id]], verify=False)
-        return [(site, self._chosen(site, offered[site.id]) or own) for site, own in placed]
+        offered = {s.id: [c for c in form.choices(s) if refusal(c, s) is None] for s in sites}
+        self._measure([(site, c) for site in sites for c in offered[site.id]], verify=False)
+        return [(site, self._chosen(form, site, offered[site.id]) or own) for site, own in placed]
 
-    def _chosen(self, site: AttentionSite, choices: Sequence[Form]) -> Form | None:
-        """Return the first choice whose measured error it accepts."""
-        for choice in choices:
-            error = self._errors[site.id, str(choice)]
-            if not isinstance(error, str) and choice.accepts(error):
-                return choice
-        return None
+    def _chosen(self, form: Form, site: AttentionSite, choices: Sequence[Form]) -> Form | None:
+        """Return the choice that the form makes by what was measured; None if no choice could be run."""
+        errors = [(choice, self._errors[site.id, str(choice)]) for choice in choices]
+        measured = [(choice, error) for choice, error in errors if not isinstance(error, str)]
+        return form.choose(site, measured) if measured else None
 
     def _best(
         self, form: Form, sites: Sequence[AttentionSite], selector: Selector

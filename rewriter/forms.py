@@ -144,13 +144,21 @@ class Form(ABC):
         """Return the form with what it leaves to the site (``auto``) filled in, as far as the site shows."""
         return self
 
-    def choices(self) -> tuple[Form, ...]:
+    def choices(self, site: AttentionSite) -> tuple[Form, ...]:
         """Return what recorded data is to choose from, the most wanted first; none if there is no choice."""
         return ()
 
-    def accepts(self, error: float) -> bool:
-        """Return whether one of the `choices` may change its site by so much (relative)."""
-        return True
+    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
+        """Return which of its `choices` a site gets, None for what it gets without data.
+
+        Parameters
+        ----------
+        site
+            Where.
+        measured
+            At least one of the choices, in their order, with how much it changes the site (relative).
+        """
+        return measured[0][0]
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return the sentence why the form is not legal for a site of its kinds and traits, or None if it is.

@@ -84,11 +84,11 @@ def test_best_keeps_a_fraction(best: float | None, count: int, kept: int) -> Non
 
 APPLIED = {
     "softmax": ("softmax", Selector()),
-    "window:window=8": ("window:window=8,sinks=0", Selector()),
+    "window:window=8": ("window:window=8,sinks=auto", Selector()),
     " window:window=8, sinks=2@causal": ("window:window=8,sinks=2", Selector("causal", facts=("causal",))),
     "softmax@best=.25": ("softmax", Selector("best=.25", best=0.25)),
     "window:window=3,grid=2x5@1-2": (
-        "window:window=3,sinks=0,grid=2x5",
+        "window:window=3,sinks=auto,grid=2x5",
         Selector("1-2", numbers=(range(1, 3),)),
     ),
 }
@@ -106,7 +106,9 @@ FORMS: dict[str, Any] = {
     "window:window=x": "window is 'x'; expected a number, or one per axis as in 7x7",
     "window:window=0": "expected at least 1",
     "window:window=3,window=4": "given twice",
-    "window:width=3": "has no parameter 'width=3'; it has window: str, sinks: int = 0, grid: str",
+    "window:window=3,sinks=-1": "sinks is -1; expected 0 or more, or auto",
+    "window:window=3,sinks=1x2": "sinks is 1x2; expected 0 or more, or auto",
+    "window:width=3": "has no parameter 'width=3'; it has window: str, sinks: str = auto, grid: str",
     "window:window": "has no parameter 'window'",
     "softmax:a=1": "it has none",
     "softmax@": "nothing after @",

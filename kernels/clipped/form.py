@@ -18,6 +18,8 @@ from rewriter.kernels.softmax.lowering import (
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from rewriter.kernels.softmax.definition import Operands
@@ -86,13 +88,13 @@ class Clipped(Form):
             f" at most {self.error}; give data, a larger error, or gamma itself"
         )
 
-    def choices(self) -> tuple[Clipped, ...]:
+    def choices(self, site: AttentionSite) -> tuple[Clipped, ...]:
         """Return this form with every gamma that it may be given, the strongest first; none if it has one."""
         return tuple(replace(self, gamma=float(f"{g:.3g}")) for g in LADDER) if self._open else ()
 
-    def accepts(self, error: float) -> bool:
-        """Return whether a site may change by so much."""
-        return self.error is None or error <= self.error
+    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
+        """Return the strongest that changes the site by at most `error`."""
+        return next((form for form, error in measured if self.error is None or error <= self.error), None)
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit blocks of queries, or one fused call where nothing is stretched."""

@@ -14,6 +14,7 @@ from rewriter.kernels.softmax.lowering import (
     kernel_operands,
     kernel_settings,
 )
+from rewriter.kernels.window import protected
 from rewriter.kernels.window.axes import AxisWindow, tile_axes, totals
 from rewriter.kernels.window.lowering import emit_axes, emit_groups, emit_sliding, tile_length
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
@@ -23,6 +24,8 @@ from rewriter.kernels.window.time import masked_time, tiles_time
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from rewriter.kernels.softmax.definition import Operands
@@ -58,7 +61,9 @@ class Window(Form):
         axes (``window=13`` is 13 × 13). ``auto`` is the window that the site's own mask is proved to be.
     sinks
         First tokens that stay connected to everything: every query sees them and they see every key, as
-        far as the site's own mask allows. A class token and registers, or attention sinks.
+        far as the site's own mask allows. A class token and registers, or attention sinks. ``auto``: 4 at
+        causal sites, the tokens before the grid that the graph shows, else 0, and more where recorded data
+        shows that the site rests on them; 0 where the window hides nothing.
     grid
         The tokens after the sinks are a row-major grid: ``HxW``, ``TxHxW``, or ``auto`` for the one that
         the graph shows, else a square one.
@@ -81,7 +86,7 @@ class Window(Form):
     traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
 
     window: int | str
-    sinks: int = 0
+    sinks: int | str = "auto"
     grid: str | None = None
     stride: int | str | None = None
     dilation: int | str | None = None
@@ -94,12 +99,18 @@ class Window(Form):
             value = getattr(self, name)
             if value is not None and value != "auto":
                 object.__setattr__(self, name, normal(self.name, name, value, bound))
-        if self.sinks < 0:
-            raise ValueError(f"sinks is {self.sinks}; expected 0 or more")
+        self._check_sinks()
         if self.borders not in (None, "clip", "shift"):
             raise ValueError(f"borders is {self.borders!r}; expected clip or shift")
         self._check_grid()
         self._check_groups()
+
+    def _check_sinks(self) -> None:
+        given = str(self.sinks)
+        if given != "auto" and not (given.isdecimal() and given.isascii() and len(given) < 10):
+            raise ValueError(f"sinks is {self.sinks}; expected 0 or more, or auto")
+        if given != "auto":
+            object.__setattr__(self, "sinks", int(given))
 
     def _check_grid(self) -> None:
         if self.grid is not None and self.grid != "auto":
@@ -142,14 +153,44 @@ class Window(Form):
         return not (set(self._numbers(1)[1] + self._numbers(1)[2]) - {1}) and self.borders != "shift"
 
     def at(self, site: AttentionSite) -> Form:
-        """Return it with the window that the mask is proved to be and the grid that the graph shows."""
+        """Return it with the window that the mask is proved to be, the grid of the graph, and sinks."""
         if self.window == "auto":
             found = window_of(site)
-            return self if found is None else replace(self, **found)
+            return self if found is None else replace(self, **found)._with_sinks(site)
         shown = shown_grid(site) if self.grid == "auto" else None
         if shown is None or len(shown[0]) not in (2, 3) or not self._is_for(len(shown[0])):
+            return self._with_sinks(site)
+        return replace(self, grid=joined(shown[0]), sinks=max(self._first(None), shown[1]))
+
+    def _with_sinks(self, site: AttentionSite) -> Window:
+        """Return it with a number for the sinks: none where the window hides nothing."""
+        if self.sinks != "auto":
             return self
-        return replace(self, grid=joined(shown[0]), sinks=max(self.sinks, shown[1]))
+        bare = replace(self, sinks=0)
+        if self.grid is not None or bare.fidelity(site) is Fidelity.EXACT:
+            return bare
+        return replace(self, sinks=protected.of_site(site))
+
+    def _first(self, band: Band | None) -> int:
+        """Return how many sinks it has at a site with this mask."""
+        return self.sinks if isinstance(self.sinks, int) else protected.of_band(band)
+
+    def choices(self, site: AttentionSite) -> tuple[Form, ...]:
+        """Return it with each number of sinks that may do, the fewest first; none if it has one."""
+        own = self.at(site)
+        if self.sinks != "auto" or self.grid is not None or not isinstance(own, Window):
+            return ()
+        if own.window == "auto" or own.fidelity(site) is Fidelity.EXACT:
+            return ()
+        return tuple(replace(own, sinks=n) for n in protected.ladder(site))
+
+    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
+        """Return it with the fewest sinks that are about as good as any number of them."""
+        errors = {form.parameters["sinks"]: error for form, error in measured}
+        if 0 not in errors:
+            return None
+        sinks = protected.fewest(errors, protected.of_site(site))
+        return next((form for form, _ in measured if form.parameters["sinks"] == sinks), None)
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where the window is proved to hide nothing that the site shows."""
@@ -177,7 +218,7 @@ class Window(Form):
             return f"{site.id}: its keys do not depend on the inputs, so no query stands among them"
         if self.grid is None:
             return self._why_no_axis(site)
-        return why_no_grid(site, self.grid, self.sinks) or self._why_not_these_axes(site)
+        return why_no_grid(site, self.grid, self._first(None)) or self._why_not_these_axes(site)
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:
         band = site.facts.band
@@ -199,7 +240,7 @@ class Window(Form):
             )
         if not (band.offset.at_least(0) and (site.keys - site.queries - band.offset).at_least(0)):
             return f"{site.id}: query 0 stands at key {band.offset}, not proved to lie among {site.keys} keys"
-        if self.sinks and band.offset != ZERO and not band.causal:
+        if self._first(band) and band.offset != ZERO and not band.causal:
             return (
                 f"{site.id}: sinks need a causal site or one that starts at key 0, not at key {band.offset}"
             )
@@ -224,14 +265,15 @@ class Window(Form):
                 return emit_sliding(e, given, band.left, band.right, 0, a.empty_row)
             return emit_dense(e, given)
         empty_row: EmptyRow = "never" if a.bias is None else "zero"
+        sinks = self._first(a.band)
         if self.grid is None and self._plain:
             back, ahead = self._reach(a.band)
-            return emit_sliding(e, a, back, ahead, self.sinks, empty_row)
+            return emit_sliding(e, a, back, ahead, sinks, empty_row)
         axes = self._axes(a.band, a.shape["I"], a.shape["J"])
         if axes is None:
             axis = self._line(a.band, 0)
-            return emit_groups(e, a, axis, self._length(axis), self.sinks, empty_row)
-        return emit_axes(e, a, tile_axes(axes, self.sinks), [x.size for x in axes], self.sinks, empty_row)
+            return emit_groups(e, a, axis, self._length(axis, sinks), sinks, empty_row)
+        return emit_axes(e, a, tile_axes(axes, sinks), [x.size for x in axes], sinks, empty_row)
 
     def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
         """Emit one call of the fused kernel; that of softmax where the window hides nothing."""
@@ -247,7 +289,7 @@ class Window(Form):
             **{name: list(values) for name, values in zip(names, numbers_of_axes, strict=True)},
             "borders": self.borders or "clip",
             "grid": None if grid is None else list(grid),
-            "sinks": self.sinks,
+            "sinks": self._first(a.band),
         }
         return e.kernel("window", kernel_operands(a), settings, [a.shape[x] for x in "BHIE"])
 
@@ -260,7 +302,7 @@ class Window(Form):
         return window_attention(
             x,
             window=window,
-            sinks=self.sinks,
+            sinks=self._first(x.band),
             grid=grid,
             stride=stride,
             dilation=dilation,
@@ -297,27 +339,30 @@ class Window(Form):
         elif self.grid is not None or not self._plain:
             return self._tile_of_axes(self._axes(band, site.queries, site.keys), site)
         else:
-            reach, sinks = sum(self._reach(band)), self.sinks
+            reach, sinks = sum(self._reach(band)), self._first(band)
         length = tile_length(reach, sinks, queries, keys)
         return None if length is None else _Tile(length, length + reach + sinks)
 
     def _tile_of_axes(self, axes: tuple[AxisWindow, ...] | None, site: AttentionSite) -> _Tile | None:
         if axes is None and self.grid is not None:
             return None
+        band = site.facts.band
+        sinks = self._first(band)
         if axes is None:
-            axis = self._line(site.facts.band, 0)
-            length = self._length(axis)
-            return _Tile(length, axis.tile_of_many(length)[1] + self.sinks)
-        first = self.sinks if site.facts.band is None or not site.facts.band.causal else 0
-        tiles, length, reach = totals(tile_axes(axes, self.sinks))
-        return _Tile(length, reach + self.sinks, tiles, first)
+            axis = self._line(band, 0)
+            length = self._length(axis, sinks)
+            return _Tile(length, axis.tile_of_many(length)[1] + sinks)
+        first = sinks if band is None or not band.causal else 0
+        tiles, length, reach = totals(tile_axes(axes, sinks))
+        return _Tile(length, reach + sinks, tiles, first)
 
     @property
     def telling_length(self) -> int | None:
         """Return a length of some tiles beyond the window."""
-        return (
-            None if self.window == "auto" else (max(self._numbers_of_text("window")) + self.sinks + 300) | 1
-        )
+        if self.window == "auto":
+            return None
+        sinks = self.sinks if isinstance(self.sinks, int) else protected.CAUSAL
+        return (max(self._numbers_of_text("window")) + sinks + 300) | 1
 
     def _numbers_of_text(self, name: str) -> tuple[int, ...]:
         value: int | str = getattr(self, name)
@@ -330,7 +375,7 @@ class Window(Form):
 
     def _hides_nothing(self, band: Band | None, queries: Size, keys: Size) -> bool:
         """Whether every key that the site lets a query see is proved to be in the window."""
-        if Size.of(self.sinks).at_least(keys):
+        if Size.of(self._first(band)).at_least(keys):
             return True
         if self.window == "auto":
             return False
@@ -364,7 +409,7 @@ class Window(Form):
 
     def _line(self, band: Band | None, tokens: int) -> AxisWindow:
         """Return the window along a sequence."""
-        axis = replace(self._axis((tokens,), 0), hidden=self.sinks)
+        axis = replace(self._axis((tokens,), 0), hidden=self._first(band))
         if band is None:
             return axis
         return replace(axis, causal=band.causal, left=band.left, right=band.right)
@@ -380,9 +425,9 @@ class Window(Form):
             and queries == keys
         )
 
-    def _length(self, axis: AxisWindow) -> int:
+    def _length(self, axis: AxisWindow, sinks: int) -> int:
         """Return the length of tiles on a sequence of unknown length."""
-        best = tile_length(axis.window, self.sinks, None, None) or axis.stride
+        best = tile_length(axis.window, sinks, None, None) or axis.stride
         return max(1, best // axis.stride) * axis.stride
 
     def _axis(self, grid: tuple[int, ...], axis: int) -> AxisWindow:
@@ -391,7 +436,7 @@ class Window(Form):
 
     def _sides(self, tokens: int) -> tuple[int, ...] | None:
         """Return the sizes of the grid's axes, or None if it does not fit the tokens."""
-        found = sides(self.grid or "", tokens, self.sinks)
+        found = sides(self.grid or "", tokens, self._first(None))
         if found is None:
             return None
         return found if self._is_for(len(found)) else None

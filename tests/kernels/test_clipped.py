@@ -186,11 +186,13 @@ def test_what_it_is_for_a_site() -> None:
 def test_gamma_is_chosen_by_data_or_refused() -> None:
     form = Clipped(error=0.05)
     assert "give data" in (form.why_not(site()) or "") and form.fidelity(site()) is Fidelity.CALIBRATED
-    choices = form.choices()
+    choices = form.choices(site())
     assert [c.gamma for c in choices] == sorted(c.gamma or 0 for c in choices)
-    assert all(c.error == 0.05 and c.why_not(site()) is None and not c.choices() for c in choices)
-    assert form.accepts(0.05) and not form.accepts(0.0501)
-    assert Clipped(gamma=-0.1).choices() == ()
+    assert all(c.error == 0.05 and c.why_not(site()) is None and not c.choices(site()) for c in choices)
+    errors = [0.2, 0.0501, 0.05, 0.01]
+    assert form.choose(site(), list(zip(choices, errors, strict=False))) == choices[2]
+    assert form.choose(site(), [(choices[0], 0.0501)]) is None
+    assert Clipped(gamma=-0.1).choices(site()) == ()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_parameters_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_it_reads_back_what_it_prints() -> None:
-    for form in (Clipped(), *FORMS, Clipped(error=0.05), *Clipped(error=0.05).choices()):
+    for form in (Clipped(), *FORMS, Clipped(error=0.05), *Clipped(error=0.05).choices(site())):
         assert Clipped.parse(str(form).partition(":")[2].split(",")) == form
 
 

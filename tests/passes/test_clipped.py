@@ -155,7 +155,8 @@ def test_gamma_is_the_strongest_that_keeps_the_error(tmp_path: Path) -> None:
     assert applied.fidelity is Fidelity.CALIBRATED and applied.measured_on == "data"
     (chosen,) = [s.form for s in step.report.plan.steps]
     assert isinstance(chosen, Clipped) and chosen.gamma is not None
-    stronger = [c for c in Clipped(error=0.05).choices() if c.gamma is not None and c.gamma < chosen.gamma]
+    choices = Clipped(error=0.05).choices(p.sites[0])
+    stronger = [c for c in choices if c.gamma is not None and c.gamma < chosen.gamma]
     _, report = rewriter.rewrite(p, [(stronger[-1], Selector.parse("all"))], data=data)
     assert report.sites[0].error is not None and report.sites[0].error > 0.05
     again, replayed = rewriter.rewrite(p, step.report.plan)  # needs no data
