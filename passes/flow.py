@@ -17,11 +17,11 @@ class FlowAttention(Pass):
     flows out, queries are allocated what flows in.
 
     Applies when
-        every query sees every key with an unchanged score: self- or cross-attention, given or learned
-        queries.
+        every query sees every key with an unchanged score (self- or cross-attention, given or learned
+        queries), or itself and every key before it.
     Refuses when
         the site is of another kind, has another normaliser, a soft cap or sinks, mixes its heads, changes
-        scores or weights, or is masked or biased.
+        scores or weights, or is masked or biased otherwise.
     Numbers
         Another function: unusable on a model that was trained with a softmax, for training or fitting.
 

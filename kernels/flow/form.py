@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from rewriter.algebra.sizes import ZERO
 from rewriter.forms import Canonical, Cost, Fidelity, Form
-from rewriter.kernels.flow.lowering import emit_flow
+from rewriter.kernels.flow.lowering import emit_causal_flow, emit_flow
 from rewriter.kernels.linear.form import sums_cost
 from rewriter.kernels.linear.lowering import emit_wide
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, Handle
-    from rewriter.sites.site import AttentionSite
+    from rewriter.sites.site import AttentionSite, Band
 
 __all__ = ["Flow"]
 
@@ -39,23 +40,34 @@ class Flow(Form):
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why what flows is not that of all tokens, or None."""
-        if site.facts.dense:
+        band = site.facts.band
+        if site.facts.dense or (band is not None and site.facts.only_band and self._up_to_now(site, band)):
             return None
         return (
             f"{site.id} is masked or biased ({site.facts.mask}); what flows out of a key is a sum over all"
             " queries, and a mask of keys does not say which queries are padding"
         )
 
+    @staticmethod
+    def _up_to_now(site: AttentionSite, band: Band) -> bool:
+        """Whether each token sees itself and all before it."""
+        return band.causal and band.left is None and band.offset == ZERO and site.queries == site.keys
+
+    def adapt(self, a: Canonical) -> Canonical:
+        """Take a causal mask that the bias holds for the band that it is proved to be."""
+        return replace(a, band=a.implied, bias=None) if a.band is None else a
+
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit the sums; half precision is summed in float32."""
-        return emit_wide(e, a, emit_flow)
+        a = self.adapt(a)
+        return emit_wide(e, a, emit_flow if a.band is None else emit_causal_flow)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute the flows."""
-        from rewriter.kernels.flow.definition import flow_attention
+        from rewriter.kernels.flow.definition import causal_flow_attention, flow_attention
 
-        return flow_attention(x)
+        return flow_attention(x) if x.band is None else causal_flow_attention(x)
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of keys times values, and of that times queries."""
-        return replace(sums_cost(site, site.qk_dim, None, copies=5), passes=3)
+        return replace(sums_cost(site, site.qk_dim, site.facts.band, copies=5), passes=3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
 from rewriter.kernels.flow.constants import FLOW_EPSILON
 from rewriter.kernels.linear.features import Identity
@@ -10,7 +10,7 @@ from rewriter.kernels.linear.lowering import Tokens, emit_sums
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.heads import for_every_head
 
-__all__ = ["emit_flow"]
+__all__ = ["emit_causal_flow", "emit_flow"]
 
 
 def emit_flow(e: Emitter, a: Canonical) -> Handle:
@@ -29,6 +29,31 @@ def emit_flow(e: Emitter, a: Canonical) -> Handle:
     sums = emit_sums(e, Tokens(q, k, e.map("mul", v, competition), None, Identity()))
     allocation = e.map("sigmoid", _per(e, received, shape["I"], shape["J"]))
     return e.map("mul", e.map("div", sums, incoming), allocation)
+
+
+def emit_causal_flow(e: Emitter, a: Canonical) -> Handle:
+    """Emit flows from earlier tokens, in single precision or wider, ``[B, H, I, E]``; each sum in chunks."""
+    shape, dtype = a.shape, e.dtype(a.q)
+    k, v = (for_every_head(e, x, shape["B"], shape["H"], shape["G"]) for x in (a.k, a.v))
+    q, k = e.map("sigmoid", a.q), e.map("sigmoid", k)
+    small = e.constant(FLOW_EPSILON, dtype)
+    one = e.expand(e.constant(1.0, dtype), (shape["B"], shape["H"], shape["I"], ONE))
+    count = e.map("cast", e.map("add", e.iota(shape["I"]), e.constant(1, "int64")), dtype=dtype)
+    count = e.reshape(count, (shape["I"], ONE))
+
+    def mean(x: Handle, others: Handle, values: Handle) -> Handle:
+        """Emit the mean of ``(x_i · others_j) values_j`` over ``j <= i``."""
+        return e.map("div", emit_sums(e, Tokens(x, others, values, a.band, Identity())), count)
+
+    incoming = e.map("add", mean(q, k, one), small)
+    outgoing = e.map("add", mean(k, q, one), small)
+    received = mean(q, e.map("div", k, outgoing), one)
+    given = mean(k, e.map("div", q, incoming), one)
+    most, least = (e.constant(n, dtype) for n in (1.0, -1.0))
+    offer = e.map("exp", e.map("maximum", e.map("minimum", given, most), least))
+    competition = e.map("div", offer, mean(one, offer, one))
+    result = mean(e.map("div", q, incoming), k, e.map("mul", v, competition))
+    return e.map("mul", result, e.map("sigmoid", received))
 
 
 def _flow(e: Emitter, x: Handle, others: Handle) -> Handle:

@@ -99,6 +99,8 @@ def emit_sums(e: Emitter, x: Tokens, counted: bool = False) -> Handle:
         return _dense(e, x, counted)
     if order == "factored":
         return _factored(e, x, partial(_state, counted=counted))
+    if (found := _by_one_operator(e, x, counted)) is not None:
+        return found
     if e.target == "triton" and not isinstance(x.map, Taylor):  # its features fill no tile
         return _scanned(cast("KernelEmitter", e), x, sizes, counted)
     return _chunked(e, x, sizes, counted)
@@ -215,13 +217,27 @@ def _weights(e: Emitter, x: Tokens) -> Handle:
     return x.weight if e.shape(x.weight) == shape else e.expand(x.weight, shape)
 
 
+def _by_one_operator(e: Emitter, x: Tokens, counted: bool) -> Handle | None:
+    """Emit causal sums by the operator that the target has for them; None, and nothing, where it has none."""
+    assert x.band is not None
+    if x.band.offset != ZERO or isinstance(x.map, Taylor):  # its features are not what is prepared
+        return None
+    found = e.standard("causal_sums", x.q, x.k, x.v)
+    if found is None or not counted:
+        return found
+    return e.concat([found, e.standard("causal_sums", x.q, x.k, _column(e, x))], 3)
+
+
+def _column(e: Emitter, x: Tokens) -> Handle:
+    """Emit the weights of all keys, ``[B, G, J, 1]``."""
+    ones = e.expand(e.constant(1.0, e.dtype(x.v)), (ONE, ONE, ONE, ONE)) if x.weight is None else x.weight
+    return e.expand(ones, (*e.shape(x.v)[:3], ONE))
+
+
 def _scanned(e: KernelEmitter, x: Tokens, sizes: dict[str, Size], counted: bool) -> Handle:
     """Emit the fused kernel of causal sums."""
     assert x.band is not None
-    v = x.v
-    if counted:
-        ones = e.expand(e.constant(1.0, e.dtype(v)), (ONE, ONE, ONE, ONE)) if x.weight is None else x.weight
-        v = e.concat([v, e.expand(ones, (*e.shape(v)[:3], ONE))], 3)
+    v = e.concat([x.v, _column(e, x)], 3) if counted else x.v
     shape = [sizes["B"], sizes["H"], sizes["I"], e.shape(v)[3]]
     return e.kernel("scan", (x.q, x.k, v, None), {"offset": x.band.offset}, shape)
 

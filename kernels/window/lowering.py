@@ -32,6 +32,8 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
     if a.band is not None:
         back = back if a.band.left is None else min(back, a.band.left)
         ahead = ahead if a.band.right is None else min(ahead, a.band.right)
+    if not sinks and (found := _by_one_operator(e, a, back, ahead)) is not None:
+        return found
     length = tile_length(back + ahead, sinks, queries.known(), keys.known())
     if length is None:
         return _masked(e, a, back, ahead, sinks, empty_row)
@@ -197,6 +199,15 @@ def attend_axes(
             at = e.iota(a.shape["I"])
             found = e.map("where", e.map("lt", at, e.constant(sinks, "int64")), at, found)
     return token_major(e, e.gather(parts[0] if len(parts) == 1 else e.concat(parts, 1), found, 1))
+
+
+def _by_one_operator(e: Emitter, a: Canonical, back: int, ahead: int) -> Handle | None:
+    """Emit a window by the operator that the target has for it, or nothing and return None."""
+    starts = a.band is None or a.band.offset == ZERO
+    if a.bias is not None or a.sink is not None or not starts or a.shape["I"] != a.shape["J"]:
+        return None
+    settings = {"scale": a.scale, "left": back, "right": ahead, "softcap": a.softcap}
+    return e.standard("sliding_attention", a.q, a.k, a.v, **settings)
 
 
 def _inside(e: Emitter, at: Handle, size: Size) -> Handle:

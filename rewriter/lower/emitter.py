@@ -98,7 +98,9 @@ class Emitter(Protocol):
             ``"layer_norm"`` of ``x, weight, bias`` and ``"rms_norm"`` of ``x, weight``, over the last axis,
             with ``eps``; ``"gelu"`` of ``x`` with ``tanh``, whether by that approximation; ``"silu"`` of
             ``x``; ``"lerp"`` of ``x, y, w``: ``x + w · (y - x)``; ``"addcmul"`` of ``x, a, b``:
-            ``x + a · b``. The operands of the last two are broadcast.
+            ``x + a · b``, the operands of these two broadcast; ``"convolution"`` of ``x, weight, bias`` with
+            ``strides``, ``padding`` (zeros before and after each axis), ``dilations``, ``groups``, and the
+            ``shape`` of the result.
         operands
             In that order, of one dtype; None for a weight or bias that there is not.
         """

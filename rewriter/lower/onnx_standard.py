@@ -1,4 +1,4 @@
-"""ONNX's own operators, or ONNX Runtime's, for functions that rules find."""
+"""ONNX's own operators, or ONNX Runtime's, for functions that have one."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Operands = tuple[Tensor | None, ...]
 Settings = Mapping[str, Any]
 
 _MICROSOFT = "com.microsoft"
+_ATTENTION_DTYPES = ("float32", "float16")  # the operator computes float64 in float32
 
 
 def standard(e: OnnxEmitter, name: str, operands: Operands, settings: Settings) -> Tensor | None:
@@ -61,13 +62,73 @@ def _silu(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | No
     return None
 
 
+def _sliding_attention(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
+    q, k, v = operands
+    if not _asked_for(e, 25) or q is None or k is None or v is None or q.dtype not in _ATTENTION_DTYPES:
+        return None
+    names = {"left": "left_window_size", "right": "right_window_size"}
+    window = {attribute: settings[name] for name, attribute in names.items() if settings[name] is not None}
+    if settings["softcap"] is not None:
+        window["softcap"] = float(settings["softcap"])
+    shape = (*q.shape[:3], v.shape[3])
+    return e.node("Attention", [q, k, v], shape, q.dtype, scale=float(settings["scale"]), **window)
+
+
+def _causal_sums(e: OnnxEmitter, operands: Operands, _: Settings) -> Tensor | None:
+    q, k, v = operands
+    if not _asked_for(e, 27) or q is None or k is None or v is None:
+        return None
+    batch, heads, length, _ = q.shape
+    groups, width = v.shape[1], v.shape[3]
+    known = (heads, groups, q.shape[3], width)
+    if not all(size.static for size in known):
+        return None
+    packed = [_packed(e, x) for x in (q, k, v)]
+    settings = {"q_num_heads": int(heads), "kv_num_heads": int(groups), "update_rule": "linear", "scale": 1.0}
+    shape = (batch, length, heads * width)
+    out = e.node("LinearAttention", packed, shape, q.dtype, after=1, **settings)
+    return e.permute(e.reshape(out, (batch, length, heads, width)), (0, 2, 1, 3))
+
+
+def _packed(e: OnnxEmitter, x: Tensor) -> Tensor:
+    """Write ``[B, N, H * D]`` for ``[B, H, N, D]``."""
+    batch, heads, length, width = x.shape
+    return e.reshape(e.permute(x, (0, 2, 1, 3)), (batch, length, heads * width))
+
+
+def _asked_for(e: OnnxEmitter, opset: int) -> bool:
+    """Whether the target names an opset that has the operator: few runtimes have the newest ones."""
+    return e.target.startswith("onnx:") and e.opset >= opset
+
+
+def _convolution(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
+    x, weight, bias = operands
+    if x is None or weight is None:
+        return None
+    pads = [n for end in zip(*settings["padding"], strict=True) for n in end]
+    inputs = [x, weight, *([bias] if bias is not None else [])]
+    return e.node(
+        "Conv",
+        inputs,
+        settings["shape"],
+        x.dtype,
+        strides=list(settings["strides"]),
+        pads=pads,
+        dilations=list(settings["dilations"]),
+        group=settings["groups"],
+    )
+
+
 def _ones(e: OnnxEmitter, x: Tensor) -> Tensor:
     return e.expand(e.constant(1.0, x.dtype), x.shape[-1:])
 
 
 _OPERATORS: dict[str, Callable[[OnnxEmitter, Operands, Settings], Tensor | None]] = {
+    "causal_sums": _causal_sums,
+    "convolution": _convolution,
     "gelu": _gelu,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "silu": _silu,
+    "sliding_attention": _sliding_attention,
 }

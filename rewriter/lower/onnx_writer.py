@@ -73,18 +73,19 @@ class OnnxWriter:
         dtype: str,
         domain: str = "",
         output: int = 0,
+        after: int = 0,
         **attributes: Any,
     ) -> Tensor:
-        """Write a node of which one output is read (and is the last one), of this shape and dtype."""
+        """Write a node of which one output is read, of this shape and dtype; ``after`` more follow it."""
         name = f"{self._prefix}{op.lower()}_{len(self.nodes)}"
-        outputs = [ir.Value(name=f"{name}.unread_{k}") for k in range(output)]
-        outputs.append(ir.Value(name=name, type=ir.TensorType(onnx_type(dtype))))
+        outputs = [ir.Value(name=f"{name}.unread_{k}") for k in range(output + after)]
+        outputs.insert(output, ir.Value(name=name, type=ir.TensorType(onnx_type(dtype))))
         values = [None if x is None else x.value for x in inputs]
         settings = ir.convenience.convert_attributes(attributes)
         self.nodes.append(ir.Node(domain, op, values, settings, outputs=outputs, name=name))
         if domain:
             self.domains[domain] = 1
-        return Tensor(outputs[-1], tuple(shape), dtype)
+        return Tensor(outputs[output], tuple(shape), dtype)
 
     def constant(self, array: np.ndarray | float | bool, dtype: str) -> Tensor:
         """Write a known value; equal ones are one node."""

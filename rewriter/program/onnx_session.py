@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rewriter.errors import InputError
+from rewriter.program.onnx_reference import ReferenceSession
 from rewriter.program.onnx_tensors import inner_graphs, payload, skeleton
 from rewriter.program.onnx_wire import splice_payloads
 
@@ -20,6 +21,9 @@ __all__ = ["PATIENCE", "Session"]
 
 PATIENCE = "REWRITER_PATIENCE"
 """Environment variable: seconds that one run of a model with inner graphs, such as loops, may take."""
+
+NEWER = 25
+"""Models of this opset or later that ONNX Runtime cannot load are run by ONNX's reference evaluator."""
 
 _SECONDS = 600.0
 
@@ -40,7 +44,8 @@ class Session:
     Raises
     ------
     InputError
-        If ONNX Runtime cannot run the model: an operator or a type without a kernel, wrong types.
+        If ONNX Runtime cannot run the model: an operator or a type without a kernel, wrong types. Where it
+        has an opset that is newer than ONNX Runtime may be, ONNX's reference evaluator is tried, too.
     """
 
     def __init__(self, model: ir.Model, source: str) -> None:
@@ -48,6 +53,7 @@ class Session:
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         self._runtime = onnxruntime
+        self._reference: ReferenceSession | None = None
         onnxruntime.set_default_logger_severity(4)  # failures are exceptions already
         self._failures = tuple(
             kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)
@@ -74,17 +80,22 @@ class Session:
                 [p.initializer for p in shared],
                 [self._value(array, p.tensor.dtype) for array, p in zip(self._arrays, shared, strict=True)],
             )
+        inner = any(inner_graphs(a) for node in _nodes(model) for a in node.attributes.values())
         try:
             self._session = onnxruntime.InferenceSession(message, options, providers=["CPUExecutionProvider"])
         except self._failures as error:
-            raise InputError(f"ONNX Runtime cannot load {source}: {_first_line(error)}.") from error
-        inner = any(inner_graphs(a) for node in _nodes(model) for a in node.attributes.values())
+            if inner or model.opset_imports.get("", 0) < NEWER:
+                raise InputError(f"ONNX Runtime cannot load {source}: {_first_line(error)}.") from error
+            self._reference = ReferenceSession(model, source)
+            return
         self._patience = float(os.environ.get(PATIENCE) or _SECONDS) if inner else None
         self._outputs = [(o.name, _NOT_IN_NUMPY.get(o.type)) for o in self._session.get_outputs()]
         self._inputs = {i.name: _NOT_IN_NUMPY.get(i.type) for i in self._session.get_inputs()}
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run on inputs by name; what the model does not read is left out."""
+        if self._reference is not None:
+            return self._reference(arrays)
         feed = {name: np.asarray(arrays[name], order="C") for name in self._inputs if name in arrays}
         options = self._runtime.RunOptions()
         try:
