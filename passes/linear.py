@@ -21,14 +21,15 @@ class LinearAttention(Pass):
     Refuses when
         the site is of another kind, has another normaliser, a soft cap or sinks, mixes its heads, changes
         scores or weights, lets a query see a window, or adds to its scores what depends on query and key;
-        with `softmax` features when it is causal.
+        with `softmax` features when it is causal; with weights that cannot be read or are for other heads or
+        features.
     Numbers
         Another function: unusable on a model that was trained with a softmax, for training or fitting. A
         query that sees no key gives 0.
 
     Parameters
     ----------
-    feature_map
+    feature_map, weights
         See `rewriter.kernels.linear.form.Linear`.
     select
         Which sites; see `rewriter.selectors`.
@@ -42,5 +43,12 @@ class LinearAttention(Pass):
 
     form_type = Linear
 
-    def __init__(self, feature_map: str = "elu", *, select: str = "all", **options: Unpack[Options]) -> None:
-        super().__init__(Linear(feature_map), select, **options)
+    def __init__(
+        self,
+        feature_map: str = "elu",
+        weights: str | None = None,
+        *,
+        select: str = "all",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(Linear(feature_map, weights), select, **options)

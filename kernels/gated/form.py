@@ -11,6 +11,7 @@ import numpy as np
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.gated.lowering import emit_gated, emit_gated_kernel
 from rewriter.kernels.gated.weights import GateWeights, read_gate
+from rewriter.kernels.softmax.fitted import check_path
 from rewriter.kernels.softmax.form import Softmax, dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense, emit_softmax_kernel
 from rewriter.sites.site import Trait
@@ -52,8 +53,7 @@ class Gated(Form):
     def __post_init__(self) -> None:
         if math.isnan(self.bias):
             raise ValueError("bias is nan; expected a number, or inf for an open gate")
-        if self.weights is not None and "," in self.weights:
-            raise ValueError(f"weights is {self.weights!r}; expected a path without a comma")
+        check_path(self.weights)
         if self.weights is not None and self.bias != math.inf:
             raise ValueError(
                 "bias and weights are both given; expected one of them: the file has a bias of its own"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+
+from rewriter.kernels.softmax.fitted import read_arrays
 
 __all__ = ["GateWeights", "read_gate"]
 
@@ -35,26 +35,14 @@ def read_gate(path: str) -> GateWeights:
     ValueError
         With the reason, if it is no such file.
     """
-    try:
-        with np.load(Path(path), allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"weights {path}: not a readable .npz of plain arrays ({error})") from error
-    if "weight" not in found or found.keys() - {"weight", "bias"}:
-        names = ", ".join(sorted(found)) or "nothing"
-        raise ValueError(f"weights {path}: expected weight [heads, features] and bias [heads], found {names}")
+    found = read_arrays(path, {"weight": 2}, {"bias": 1})
     weight = found["weight"]
     bias = found.get("bias", np.zeros(weight.shape[:1], np.float32))
-    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+    if bias.shape != weight.shape[:1]:
         raise ValueError(
             f"weights {path}: expected weight [heads, features] and bias [heads],"
             f" found {list(weight.shape)} and {list(bias.shape)}"
         )
-    if (
-        weight.dtype.kind != "f"
-        or bias.dtype.kind != "f"
-        or not np.isfinite(weight).all()
-        or np.isnan(bias).any()
-    ):
-        raise ValueError(f"weights {path}: expected finite floating-point numbers")
+    if not np.isfinite(weight).all() or np.isnan(bias).any():
+        raise ValueError(f"weights {path}: expected finite numbers")
     return GateWeights(weight, bias)

@@ -16,6 +16,7 @@ __all__ = [
     "efficient_attention",
     "elu_features",
     "fastmax_features",
+    "hedgehog_features",
     "linear_attention",
     "relu_features",
     "taylor_features",
@@ -60,7 +61,30 @@ def fastmax_features(x: torch.Tensor, order: int) -> torch.Tensor:
     return taylor_features(centred / (variance + VARIANCE_EPSILON).sqrt(), order)
 
 
-def linear_attention(x: Operands, features: Features, *, scaled: bool = False) -> torch.Tensor:
+def hedgehog_features(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Return ``softmax([y, -y])`` over the features, with ``y = x weight + bias``.
+
+    Zhang et al., *The Hedgehog & the Porcupine: Expressive Linear Attentions with Softmax Mimicry*.
+
+    Parameters
+    ----------
+    x
+        ``[B, H, N, D]``.
+    weight, bias
+        ``[H, D, F]`` and ``[H, F]``: each head has its own.
+
+    Returns
+    -------
+    torch.Tensor
+        ``[B, H, N, 2 F]``.
+    """
+    y = torch.einsum("bhnd,hdf->bhnf", x, weight.to(x)) + bias.to(x)[:, None]
+    return torch.cat([y, -y], dim=-1).softmax(dim=-1)
+
+
+def linear_attention(
+    x: Operands, features: Features, of_keys: Features | None = None, *, scaled: bool = False
+) -> torch.Tensor:
     """Return ``[B, H, I, E]``: weights are products of features, divided by their sum over the keys.
 
     The weight of key ``j`` for query ``i`` is ``φ(q_i) · φ(k_j) · exp(bias_j)`` where the band shows the
@@ -74,11 +98,13 @@ def linear_attention(x: Operands, features: Features, *, scaled: bool = False) -
         Operands without soft cap and sinks; without a band the bias depends on keys only.
     features
         ``φ``, of float32 or wider.
+    of_keys
+        The map of keys ``[B, H, J, D]``, repeated for the heads that share them, where it is another one.
     scaled
         Multiply the queries by the scale, which is not used otherwise.
     """
     q, k, v = _wide(x)
-    q, k = features(q * x.scale if scaled else q), features(k)
+    q, k = features(q * x.scale if scaled else q), (of_keys or features)(k)
     if x.band is None:
         weight = torch.ones(1, 1, k.shape[2], 1) if x.bias is None else x.bias[..., -1:, :].mT.exp()
         weight = weight.to(k)

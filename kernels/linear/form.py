@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.linear.features import Elu, FeatureMap, Identity, Relu, Standardised, Taylor
+from rewriter.kernels.linear.hedgehog import emit_features, read_projections, why_not_these
 from rewriter.kernels.linear.legality import why_no_sums
 from rewriter.kernels.linear.lowering import (
     Tokens,
@@ -19,6 +22,7 @@ from rewriter.kernels.linear.lowering import (
     order_of,
     sizes_of,
 )
+from rewriter.kernels.softmax.fitted import check_path
 from rewriter.kernels.softmax.form import BYTES
 from rewriter.kernels.softmax.time import copy_time, product_time
 from rewriter.lower.heads import for_every_head
@@ -59,7 +63,12 @@ class Linear(Form):
     feature_map
         ``elu``: elu(x) + 1. ``relu``: max(x, 0). ``taylor1`` and ``taylor2``: the exponential of the score up
         to that power. ``fastmax1`` and ``fastmax2``: the same of standardised queries and keys. ``softmax``:
-        over the features of a query and over the tokens of a key, not for causal sites.
+        over the features of a query and over the tokens of a key, not for causal sites. ``hedgehog``: learned
+        projections of ``weights`` and their negatives, and a softmax over them.
+    weights
+        For ``hedgehog``: a ``.npz`` file with ``q`` and ``k``, ``[heads, width, features]``, and ``q_bias``
+        and ``k_bias``, ``[heads, features]`` (0 if they are missing), fitted for this site. No comma in its
+        path.
     """
 
     name: ClassVar[str] = "linear"
@@ -67,16 +76,22 @@ class Linear(Form):
     kinds: ClassVar[frozenset[str]] = frozenset({"attention", "latent-attention"})
 
     feature_map: str = "elu"
+    weights: str | None = None
 
     def __post_init__(self) -> None:
-        if self.feature_map not in FEATURE_MAPS:
+        names = (*FEATURE_MAPS, "hedgehog")
+        if self.feature_map not in names:
+            raise ValueError(f"feature_map is {self.feature_map!r}; expected one of {', '.join(names)}")
+        if (self.feature_map == "hedgehog") != (self.weights is not None):
             raise ValueError(
-                f"feature_map is {self.feature_map!r}; expected one of {', '.join(FEATURE_MAPS)}"
+                f"feature_map is {self.feature_map}, weights is {self.weights}; expected weights for"
+                " hedgehog, and for no other map"
             )
+        check_path(self.weights)
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
-        """Return `Fidelity.TRAINING_FREE`: nothing is fitted, and nothing is exact."""
-        return Fidelity.TRAINING_FREE
+        """Return `Fidelity.DISTILLED` with weights: else nothing is fitted; nothing is exact."""
+        return Fidelity.TRAINING_FREE if self.weights is None else Fidelity.DISTILLED
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why the site's mask leaves no sums over keys, or None."""
@@ -85,13 +100,15 @@ class Linear(Form):
                 f"{site.id} is masked along its sequence ({site.facts.mask}); the softmax over the tokens of"
                 " a key sees all of them"
             )
+        if self.weights is not None and (reason := why_not_these(self.weights, site)) is not None:
+            return reason
         if self._map.size(site.qk_dim).known() is None:
             return f"{site.id} has {site.qk_dim} features per head; a feature map needs a number"
         return why_no_sums(site)
 
     @property
     def _map(self) -> FeatureMap:
-        return FEATURE_MAPS[self.feature_map]
+        return FEATURE_MAPS.get(self.feature_map, Identity())
 
     @property
     def _scaled(self) -> bool:
@@ -108,6 +125,9 @@ class Linear(Form):
 
     def _emit(self, e: Emitter, a: Canonical) -> Handle:
         q, k, v = a.q, a.k, a.v
+        if self.weights is not None:
+            learned = read_projections(self.weights)
+            q, k = emit_features(e, q, learned.q), emit_features(e, k, learned.k)
         bias = None if a.bias is None else _of_keys(e, a.bias)
         if bias is not None and e.shape(bias)[1] != ONE != a.shape["H"]:
             k, v = (for_every_head(e, x, a.shape["B"], a.shape["H"], a.shape["G"]) for x in (k, v))
@@ -126,12 +146,33 @@ class Linear(Form):
 
         if self.feature_map == "softmax":
             return efficient_attention(x)
+        if self.weights is not None:
+            return self._learned(x)
         return linear_attention(x, FEATURES[self.feature_map], scaled=self._scaled)
+
+    def _learned(self, x: Operands) -> torch.Tensor:
+        import torch
+
+        from rewriter.kernels.linear.definition import hedgehog_features, linear_attention
+
+        learned, share = read_projections(self.weights or ""), x.q.shape[1] // x.k.shape[1]
+        maps = []
+        for projection, times in ((learned.q, 1), (learned.k, share)):
+            arrays = (torch.from_numpy(array) for array in (projection.weight, projection.bias))
+            weight, bias = (array.repeat_interleave(times, dim=0) for array in arrays)
+            maps.append(partial(hedgehog_features, weight=weight, bias=bias))
+        return linear_attention(x, *maps)
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of the sums, or of all products where those are fewer."""
         features = self._map.size(site.qk_dim)
-        return sums_cost(site, features, site.facts.band, PASSES[self.feature_map])
+        if self.weights is None:
+            return sums_cost(site, features, site.facts.band, PASSES[self.feature_map])
+        with suppress(ValueError):  # a site that the file is not for is refused
+            features = Size.of(read_projections(self.weights).features)
+        sums = sums_cost(site, features, site.facts.band, PASSES["softmax"])
+        tokens = site.batch * (site.heads * site.queries + site.kv_heads * site.keys)
+        return replace(sums, flops=sums.flops + tokens * site.qk_dim * features)
 
 
 def sums_cost(site: AttentionSite, features: Size, band: Band | None, copies: int = 0) -> Cost:

@@ -142,7 +142,7 @@ FILES: dict[str, tuple[dict[str, Any] | bytes | None, str]] = {
     "a pickle": ({"weight": np.array([{}], object)}, "not a readable"),
     "other names": ({"w": np.ones((4, 16))}, "found w"),
     "empty": ({}, "found nothing"),
-    "one axis": ({"weight": np.ones(4)}, r"found [4] and [4]"),
+    "one axis": ({"weight": np.ones(4)}, r"weight is float64 [4]; expected floating-point numbers on 2 axes"),
     "another bias": ({"weight": np.ones((4, 16)), "bias": np.ones(3)}, "[3]"),
     "integers": ({"weight": np.ones((4, 16), np.int64)}, "floating-point"),
     "not a number": ({"weight": np.full((4, 16), np.nan)}, "finite"),
