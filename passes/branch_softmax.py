@@ -6,6 +6,7 @@
 The stack is never made, and the products are not kept: of 9 N + 1 transfers of a map between memory and
 processor 3 N + 1 remain, and 4 of 15 for two branches where the target interpolates.
 Selective kernels, split attention and adaptive feature aggregation are this. Refused: more than 8 branches.
+What a graph computes as one matrix product reads each map once already, and does not count.
 
 Source: Li, Wang, Hu, Yang: Selective Kernel Networks, 2019, equations 5 and 6.
 """

@@ -12,6 +12,7 @@ from rewriter.rules.pattern import (
     call,
     constant,
     maximum,
+    number,
     sigmoid,
     softmax,
     stack,
@@ -26,7 +27,6 @@ __all__ = [
     "BRANCH_SUM",
     "GATED",
     "GATED_RESIDUAL",
-    "GATED_TWICE",
     "PRODUCT",
     "SUM",
 ]
@@ -34,25 +34,22 @@ __all__ = [
 _x, _y, _z, _w, _n = tensor("x"), tensor("y"), tensor("z"), tensor("w"), axis("n")
 
 
-def _squashed(z: Pattern, places: str) -> Pattern:
+def _squashed(z: Pattern) -> Pattern:
     """Return what makes a gate of a number: a curve that saturates, or a softmax."""
     clipped = maximum(call("minimum", z + 3.0, 6.0), 0.0) * (1 / 6)
     raised = call("minimum", maximum(z + 3.0, 0.0), 6.0) * (1 / 6)
     lowered = call("minimum", maximum(z * (1 / 6) + 0.5, 0.0), 1.0)
     return any_of(
-        f"squash_{places}",
+        "squash",
         sigmoid=sigmoid(z),
         hard_sigmoid=any_of("", clipped=clipped, raised=raised, lowered=lowered),
         tanh=tanh(z),
-        softmax=softmax(z, axis(places)),
+        softmax=softmax(z, axis("p")),
     )
 
 
-GATED = _x * _squashed(_z, "p")
+GATED = _x * _squashed(_z)
 """A gate: ``x · squash(z)``."""
-
-GATED_TWICE = _x * _squashed(_z, "p") * _squashed(tensor("z2"), "q")
-"""Two gates at once: ``x · squash(z) · squash(z2)``."""
 
 PRODUCT = _x * _z
 """A gate that nothing squashes."""
@@ -60,7 +57,9 @@ PRODUCT = _x * _z
 SUM = _x + _z
 """Something of few axes that is added everywhere."""
 
-GATED_RESIDUAL = _x + tanh(constant("alpha")) * _z
+_alpha = any_of("", one=number("alpha"), several=constant("alpha"))
+
+GATED_RESIDUAL = _x + tanh(_alpha) * _z
 """A branch that a learned number lets in: ``x + tanh(alpha) · z``."""
 
 _between = any_of("", apart=_y * (1.0 - _w) + _x * _w, together=_y + _w * (_x - _y))
@@ -72,5 +71,5 @@ BLEND = any_of("total", two=2.0 * _between, one=_between, around=_around)
 BRANCH_SUM = sum_(stack("x", _n), _n)
 """The sum of maps that are stacked first."""
 
-BRANCH_SOFTMAX = sum_(_x * softmax(tensor("a"), _n), _n)
+BRANCH_SOFTMAX = sum_(_x * softmax(tensor("a"), _n), _n, kept=True)
 """Between several maps: ``sum over n of x[n] · softmax(a)[n]``."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rewriter.algebra.prims import Prim
     from rewriter.algebra.sizes import Size
+    from rewriter.blocks.block import Block, NearMiss
     from rewriter.lower.emitter import Emitter
     from rewriter.sites.refusal import Refusal
     from rewriter.sites.site import AttentionSite
@@ -187,6 +188,18 @@ class Program(ABC):
     def sites(self) -> tuple[AttentionSite, ...]:
         """Every place where attention is computed, in graph order."""
         return self._raised[0]
+
+    @cached_property
+    @collector_paused()
+    def _weighed(self) -> tuple[tuple[Block, ...], tuple[NearMiss, ...]]:
+        from rewriter.blocks import blocks
+
+        return blocks(self)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Gates and fusion blocks, in graph order."""
+        return self._weighed[0]
 
     @property
     def refused(self) -> tuple[Refusal, ...]:

@@ -78,7 +78,7 @@ def verdict_line(ok: bool, text: str) -> Text:
 def inspection_view(
     record: Mapping[str, Any], shares: Mapping[str, float] | None = None, sizes: Binding | None = None
 ) -> RenderableType:
-    """Return the tables of ``inspect``: sites with their facts, and near-misses with reasons.
+    """Return the tables of ``inspect``: sites with their facts, gates, and near-misses with reasons.
 
     Parameters
     ----------
@@ -91,7 +91,8 @@ def inspection_view(
     title = Text(f"{record['model']}", style="bold")
     title.append(
         f"  {record['format']}, {_count(record['nodes'], 'node')}, {_count(len(sites), 'site')},"
-        f" {_count(len(refused), 'near-miss', 'near-misses')}",
+        f" {_count(len(refused), 'near-miss', 'near-misses')}"
+        + (f", {_count(len(record['blocks']), 'block')}" if record["blocks"] else ""),
         style="dim",
     )
     if any(r["missed"] for r in refused):
@@ -105,9 +106,11 @@ def inspection_view(
     besides = _besides(sites)
     if besides is not None:
         parts.append(besides)
+    if record["blocks"]:
+        parts.append(_blocks(record["blocks"]))
     if refused:
         parts.append(_refused(refused))
-    if not sites and not refused:
+    if not sites and not refused and not record["blocks"]:
         parts.append(Text("Nothing here looks like attention."))
     return spaced(parts)
 
@@ -124,6 +127,21 @@ def _refused(refused: Iterable[Mapping[str, Any]]) -> Table:
         at = f" (at {r['at']})" if r["at"] is not None else ""
         stage = Text(r["reached"], style="yellow" if r["missed"] else "")
         view.add_row(Text(r["anchor"]), r["nearest"], stage, Text(r["reason"] + at))
+    return view
+
+
+def _blocks(blocks: Iterable[Mapping[str, Any]]) -> Table:
+    columns = ("block", "mechanism", ">shape", "weights along", "besides", "output")
+    view = table(*columns, title="Gates and fusion blocks", give=["besides", "output"])
+    for b in blocks:
+        view.add_row(
+            b["id"],
+            b["mechanism"] or "",
+            " × ".join(_length(n) for n in b["shape"]),
+            "axes " + ", ".join(map(str, b["axes"])) if b["axes"] else "no axis",
+            ", ".join(b["traits"]),
+            Text(b["output"]),
+        )
     return view
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from rewriter.blocks.block import Block
 from rewriter.program.program import Program
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["coverage", "inspection", "refusal_record", "site_record"]
+__all__ = ["block_record", "coverage", "inspection", "refusal_record", "site_record"]
 
 
 def inspection(program: Program, model: str) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def inspection(program: Program, model: str) -> dict[str, Any]:
         "coverage": coverage(program),
         "sites": [site_record(site) for site in program.sites],
         "refused": [refusal_record(refusal) for refusal in program.refused],
+        "blocks": [block_record(block) for block in program.blocks],
     }
 
 
@@ -64,6 +66,21 @@ def site_record(site: AttentionSite) -> dict[str, Any]:
         "grid": None if grid is None else [size.plain() for size in grid],
         "prefix_tokens": prefix,
         "consumers": [{"value": value, "reader": reader} for value, reader in site.consumers],
+    }
+
+
+def block_record(block: Block) -> dict[str, Any]:
+    """Return one entry of ``blocks``: a gate or a fusion block."""
+    return {
+        "id": block.id,
+        "kind": block.kind,
+        "mechanism": block.mechanism,
+        "output": block.output,
+        "sources": list(block.sources),
+        "shape": [size.plain() for size in block.shape],
+        "axes": list(block.axes),
+        "traits": list(block.traits),
+        "nodes": block.nodes,
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rewriter.algebra.index import Affine, resolve
 from rewriter.algebra.prims import Constant, Einsum, Iota, Leaf, Map, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
-from rewriter.algebra.sizes import ZERO, Size
+from rewriter.algebra.sizes import Size, product
 from rewriter.algebra.term import VIEWS, Read, substitute
 from rewriter.lower.canonical import arrange_operand, laid_out
 from rewriter.lower.emitter import Emitter, Handle
@@ -20,7 +20,7 @@ from rewriter.rules.rule import Match, Rule
 from rewriter.sites.formula import Operand
 from rewriter.sites.operands import choose_operand
 
-__all__ = ["Found", "Near", "Refused", "find", "needed"]
+__all__ = ["PLACES", "Found", "Near", "Refused", "find", "needed"]
 
 NEAR = 12
 """How many steps a function that a formula cannot do without may be behind its result."""
@@ -166,9 +166,9 @@ def _values(rule: Rule, bound: Bound) -> dict[str, Read] | str:
             found[value] = term
             continue
         axis = bound.atoms(rule.apart[value])
-        count = axis[0].size if len(axis) == 1 else ZERO
-        if not count.static or not 1 < int(count) <= PLACES:
-            return f"{value} is taken apart where there are 2 to {PLACES} of it; here there are {count}"
+        count = product(atom.size for atom in axis)
+        if len(axis) != 1 or not count.static or int(count) > PLACES:
+            return f"{value} is taken apart into {PLACES} at most; here there are {count}"
         for k in range(int(count)):
             one = substitute(term, {axis[0]: Affine(Size.of(k))})
             assert isinstance(one, Read)

@@ -293,16 +293,22 @@ def _fold(pattern: Fold, term: Term, bound: Bound) -> Found:
         yield from _mean(pattern, term, bound)
         return
     under = _under(pattern.kind, term)
-    if under is None:
+    if under is None or (pattern.kept and not _is_kept(term)):
         return
     body, dropped = under
     _settle(body)
     atoms = tuple(p for a in dropped for p in a.parts())
-    for found, names in _named(pattern.over, atoms, bound):
+    for found, names in _named(pattern.over, atoms, bound, depends_on(body)):
         renamed = substitute(body, names) if names else body
         for inner, scale in _matched(pattern.body, renamed, found):
             if pattern.kind == "sum" or _close(scale, 1.0):
                 yield inner, scale
+
+
+def _is_kept(term: Term) -> bool:
+    """Whether a sum is of one value of the graph, and not of products that are summed at once."""
+    at = opened(term)
+    return isinstance(at, Read) and len(at.prim.inputs) == 1
 
 
 def _under(kind: str, term: Term) -> tuple[Term, list[Atom]] | None:
@@ -332,31 +338,43 @@ def _settle(term: Term) -> None:
 
 
 def _named(
-    over: Sequence[Axis], atoms: tuple[Atom, ...], bound: Bound
+    over: Sequence[Axis], atoms: tuple[Atom, ...], bound: Bound, used: frozenset[Atom]
 ) -> Iterator[tuple[Bound, Mapping[Atom, Affine]]]:
-    """Yield ways to name the atoms that are summed over: known axes, axes of the result, or new ones."""
+    """Yield ways to name the atoms that are summed over: known axes, axes of the result, or new ones.
+
+    ``used`` are the atoms that what is summed depends on: two of its axes are never made one.
+    """
     if len(over) != 1 and len(over) != len(atoms):
         return
     shares = [atoms] if len(over) == 1 else [(a,) for a in atoms]
     for order in permutations(shares) if len(over) > 1 else [tuple(shares)]:
-        yield from _assigned(over, order, bound, {})
+        yield from _assigned(over, order, bound, {}, used)
 
 
 def _assigned(
-    over: Sequence[Axis], shares: Sequence[tuple[Atom, ...]], bound: Bound, names: Mapping[Atom, Affine]
+    over: Sequence[Axis],
+    shares: Sequence[tuple[Atom, ...]],
+    bound: Bound,
+    names: Mapping[Atom, Affine],
+    used: frozenset[Atom],
 ) -> Iterator[tuple[Bound, Mapping[Atom, Affine]]]:
     if not over:
         yield bound, names
         return
     axis, own = over[0], shares[0]
-    for atoms in _candidates(axis, own, bound):
+    for atoms in _candidates(axis, own, bound, used):
         renamed = {a: Affine.of(b) for a, b in zip(own, atoms, strict=True) if a is not b}
-        yield from _assigned(over[1:], shares[1:], bound._with_axis(axis.name, atoms), {**names, **renamed})
+        yield from _assigned(
+            over[1:], shares[1:], bound._with_axis(axis.name, atoms), {**names, **renamed}, used
+        )
 
 
-def _candidates(axis: Axis, own: tuple[Atom, ...], bound: Bound) -> Iterator[tuple[Atom, ...]]:
+def _candidates(
+    axis: Axis, own: tuple[Atom, ...], bound: Bound, used: frozenset[Atom]
+) -> Iterator[tuple[Atom, ...]]:
     def fits(atoms: Sequence[Atom]) -> bool:
-        return len(atoms) == len(own) and all(a.size == b.size for a, b in zip(atoms, own, strict=True))
+        alike = len(atoms) == len(own) and all(a.size == b.size for a, b in zip(atoms, own, strict=True))
+        return alike and not any(a in used for a in atoms if a not in own)
 
     if axis.name in bound.axes:
         known = bound.atoms(axis.name)

@@ -183,11 +183,12 @@ class Call(Pattern):
 
 @dataclass(frozen=True)
 class Fold(Pattern):
-    """``sum``, ``mean``, ``max`` or ``min`` of the body over axes."""
+    """``sum``, ``mean``, ``max`` or ``min`` of the body over axes; if ``kept``, of one value of the graph."""
 
     kind: str
     over: tuple[Axis, ...]
     body: Pattern
+    kept: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind}[{' '.join(a.name for a in self.over)}]({self.body})"
@@ -245,9 +246,12 @@ def any_of(name: str, **options: Pattern) -> Choice:
     return Choice(name, tuple(options.items()))
 
 
-def sum_(body: Pattern, *over: Axis) -> Fold:
-    """Return the sum over axes; of a product, a contraction."""
-    return Fold("sum", over, body)
+def sum_(body: Pattern, *over: Axis, kept: bool = False) -> Fold:
+    """Return the sum over axes; of a product, a contraction.
+
+    ``kept`` leaves out products that a graph multiplies and sums at once, as matrices are.
+    """
+    return Fold("sum", over, body, kept)
 
 
 def mean(body: Pattern, *over: Axis) -> Fold:
@@ -389,7 +393,7 @@ def parts_of(pattern: Pattern) -> Iterator[Any]:
             yield from parts
         case Call(_, args):
             yield from (a for a in args if isinstance(a, Pattern))
-        case Fold(_, _, body) | Softmax(_, body):
+        case Fold(body=body) | Softmax(body=body):
             yield body
         case Choice(_, options):
             yield from (p for _, p in options)

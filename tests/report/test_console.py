@@ -43,6 +43,17 @@ SITE = {
     "prefix_tokens": None,
     "consumers": [],
 }
+BLOCK = {
+    "id": "channel-gate.3",
+    "kind": "channel-gate",
+    "mechanism": "squeeze-excite",
+    "output": "mul_3",
+    "sources": ["x"],
+    "shape": ["batch", 64, 14, 14],
+    "axes": [0, 1],
+    "traits": ["pooled by mean", "sigmoid"],
+    "nodes": 6,
+}
 REFUSED = {
     "anchor": "softmax_[bold]11",
     "reason": "a softmax over classes: no contraction follows it",
@@ -57,6 +68,7 @@ RECORD = {
     "nodes": 12345,
     "sites": [SITE],
     "refused": [REFUSED],
+    "blocks": [BLOCK],
     "coverage": 100.0,
 }
 DISTANCE = Distance(
@@ -120,6 +132,8 @@ def test_inspection(width: int) -> None:
         assert part in text
     assert "/model/" in text
     assert "softmax_[bold]11" in "".join(text.split())  # a name is no markup
+    for part in ("1 block", "channel-gate.3", "squeeze-excite", "batch × 64 × 14 × 14", "axes 0, 1"):
+        assert part in text
     for part in ("pooling", "normaliser", "(at other)", "constant k, v"):
         assert "".join(part.split()) in "".join(text.split())
     assert "coverage" not in text
@@ -127,7 +141,7 @@ def test_inspection(width: int) -> None:
 
 def test_nothing_found_is_said() -> None:
     assert "Nothing here looks like attention" in shown(
-        inspection_view({**RECORD, "sites": [], "refused": []}), 80
+        inspection_view({**RECORD, "sites": [], "refused": [], "blocks": []}), 80
     )
 
 

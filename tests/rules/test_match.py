@@ -21,6 +21,7 @@ from rewriter.rules import (
     rsqrt,
     sigmoid,
     softmax,
+    stack,
     sum_,
     tensor,
 )
@@ -77,6 +78,8 @@ FIRES: list[tuple[str, Pattern, Callable[..., Tensor]]] = [
     ("the same value computed twice", X**2 * Y, lambda m, x, y: (x + y) * (x + y) * y),
     ("two axes", mean(X, D, E), lambda m, x, y: x.mean((1, 2))),
     ("one name for two axes", mean(X, D), lambda m, x, y: x.mean((1, 2))),
+    ("a stack", sum_(stack("x", D), D), lambda m, x, y: torch.stack([x, y], 1).sum(1)),
+    ("a sum of what is kept", sum_(X * Y, D, kept=True), lambda m, x, y: (x * y).sum(-1)),
     ("an axis that is cut", mean(X, D), lambda m, x, y: x.reshape(2, 5, 2, 3).mean((2, 3))),
 ]
 
@@ -99,6 +102,10 @@ KEEPS: list[tuple[str, Pattern, Callable[..., Tensor]]] = [
     ("a smaller sum", sum_(X * Y, D), lambda m, x, y: x + y),
     ("softmax over another axis", mean(softmax(X, D), D), lambda m, x, y: x.softmax(1).mean(2)),
     ("no constant", sum_(X * constant("w"), D), lambda m, x, y: torch.einsum("bnd,bmd->bnm", x, y)),
+    ("no stack", sum_(stack("x", D), D), lambda m, x, y: x.sum(1)),
+    ("a stack along another axis", sum_(stack("x", D), D), lambda m, x, y: torch.stack([x, y], 1).sum(2)),
+    ("no stack of one each", sum_(stack("x", D), D), lambda m, x, y: torch.cat([x, y], 1).sum(1)),
+    ("a matrix product keeps nothing", sum_(X * Y, D, kept=True), lambda m, x, y: x @ y.transpose(1, 2)),
     ("another function", sigmoid(X) * Y, lambda m, x, y: x.tanh() * y),
     ("a product that is clipped", X * Y, lambda m, x, y: (x * y).relu()),
     ("a cast to whole numbers", X**2, lambda m, x, y: x.int() * x),
@@ -127,3 +134,10 @@ def test_numbers_and_choices_are_told() -> None:
 def test_a_weight_over_another_axis_is_refused() -> None:
     pattern = mean(X, D) * constant("w", over=(D,))
     assert matched(pattern, lambda m, x, y: x.mean(-1) * m.weight[:5]) is None
+
+
+def test_two_axes_of_one_size_stay_two() -> None:
+    stacked = sum_(stack("x", D), D)
+    found = matched(stacked, lambda m, x, y: torch.stack([x, y], 1).sum(1))  # a batch of 2, a stack of 2
+    assert found is not None
+    assert not set(found.atoms("d")) & set(found.result)
