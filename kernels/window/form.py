@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from rewriter.algebra.sizes import ZERO, Size
@@ -16,6 +17,13 @@ from rewriter.kernels.softmax.lowering import (
 )
 from rewriter.kernels.window import protected
 from rewriter.kernels.window.axes import AxisWindow, tile_axes, totals
+from rewriter.kernels.window.head_groups import (
+    define_apart,
+    emit_apart,
+    sites_apart,
+    total_cost,
+    why_not_apart,
+)
 from rewriter.kernels.window.lowering import emit_axes, emit_groups, emit_sliding, tile_length
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
 from rewriter.kernels.window.proved import holds_the_mask, repeats_the_blocks, window_of
@@ -35,6 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["Window"]
 
 
+_PER_GROUP = ("window", "stride", "dilation", "offset")
+"""Parameters that may differ by group of heads."""
+
+
 class _Tile(NamedTuple):
     """How many queries and keys a tile has, and how many tiles there are: 0 for as many as queries need.
 
@@ -51,7 +63,8 @@ class _Tile(NamedTuple):
 class Window(Form):
     """Windows along one axis or on a grid: sliding, neighbourhood, dilated, blocked, shifted, haloed.
 
-    What is given per axis is one number for all, or several as in ``7x7``.
+    What is given per axis is one number for all, or several as in ``7x7``. Window, stride, dilation and
+    offset may be several joined by ``/``, for as many groups of consecutive heads: ``2x16/16x2``.
 
     Parameters
     ----------
@@ -94,6 +107,9 @@ class Window(Form):
     borders: str | None = None
 
     def __post_init__(self) -> None:
+        if parts := self._parts:
+            self._join(parts)
+            return
         least = {"window": 1, "stride": 1, "dilation": 1, "offset": 0}
         for name, bound in least.items():
             value = getattr(self, name)
@@ -104,6 +120,30 @@ class Window(Form):
             raise ValueError(f"borders is {self.borders!r}; expected clip or shift")
         self._check_grid()
         self._check_groups()
+
+    @property
+    def _parts(self) -> tuple[Window, ...]:
+        """Return what each group of heads gets, where they differ; else none."""
+        given = {name: str(getattr(self, name)).split("/") for name in _PER_GROUP}
+        counts = {len(values) for values in given.values()} - {1}
+        if len(counts) > 1:
+            raise ValueError(f"{self}: expected as many groups of heads in each parameter")
+        if not counts:
+            return ()
+        own = {name: values for name, values in given.items() if len(values) > 1}
+        return tuple(
+            replace(self, **{name: values[k] for name, values in own.items()}) for k in range(counts.pop())
+        )
+
+    def _join(self, parts: Sequence[Window]) -> None:
+        """Take on what the parts made of their parameters."""
+        if any(part.window == "auto" for part in parts):
+            raise ValueError(f"window is {self.window}; expected a number for each group of heads")
+        object.__setattr__(self, "sinks", parts[0].sinks)
+        for name in _PER_GROUP:
+            values = [getattr(part, name) for part in parts]
+            if "/" in str(getattr(self, name)):
+                object.__setattr__(self, name, "/".join(map(str, values)))
 
     def _check_sinks(self) -> None:
         given = str(self.sinks)
@@ -154,6 +194,10 @@ class Window(Form):
 
     def at(self, site: AttentionSite) -> Form:
         """Return it with the window that the mask is proved to be, the grid of the graph, and sinks."""
+        if self._parts:
+            placed = [part.at(site) for part in self._parts]
+            widest = max(placed, key=lambda part: int(part.parameters["sinks"]))
+            return replace(self, grid=widest.parameters["grid"], sinks=widest.parameters["sinks"])
         if self.window == "auto":
             found = window_of(site)
             return self if found is None else replace(self, **found)._with_sinks(site)
@@ -178,7 +222,7 @@ class Window(Form):
     def choices(self, site: AttentionSite) -> tuple[Form, ...]:
         """Return it with each number of sinks that may do, the fewest first; none if it has one."""
         own = self.at(site)
-        if self.sinks != "auto" or self.grid is not None or not isinstance(own, Window):
+        if self.sinks != "auto" or self.grid is not None or not isinstance(own, Window) or self._parts:
             return ()
         if own.window == "auto" or own.fidelity(site) is Fidelity.EXACT:
             return ()
@@ -194,6 +238,9 @@ class Window(Form):
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where the window is proved to hide nothing that the site shows."""
+        if self._parts:
+            every = {part.fidelity(site) for part in self._parts}
+            return Fidelity.EXACT if every == {Fidelity.EXACT} else Fidelity.TRAINING_FREE
         exact = self._hides_nothing(site.facts.band, site.queries, site.keys) or self._holds_the_mask(site)
         return Fidelity.EXACT if exact else Fidelity.TRAINING_FREE
 
@@ -207,6 +254,9 @@ class Window(Form):
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why the site has no sequence that a window can slide along, or None."""
+        if self._parts:
+            reasons = (part.why_not(site) for part in self._parts)
+            return why_not_apart(site, len(self._parts)) or next(filter(None, reasons), None)
         if self.window == "auto":
             return (
                 f"{site.id}: its mask ({site.facts.mask}) is not proved to be a window, blocks or a"
@@ -257,6 +307,8 @@ class Window(Form):
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit tiles, or everything where the window hides nothing."""
+        if self._parts:
+            return emit_apart(e, a, [partial(part.emit, e) for part in self._parts])
         given, a = a, self.adapt(a)
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             # a band that is bounded on both sides saves work although nothing is approximated
@@ -277,6 +329,8 @@ class Window(Form):
 
     def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
         """Emit one call of the fused kernel; that of softmax where the window hides nothing."""
+        if self._parts:
+            return emit_apart(e, a, [partial(part.emit_kernel, e) for part in self._parts])
         given, a = a, self.adapt(a)
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             return emit_softmax_kernel(e, given)
@@ -297,6 +351,8 @@ class Window(Form):
         """Compute it densely, with a mask."""
         from rewriter.kernels.window.definition import window_attention
 
+        if self._parts:
+            return define_apart(x, [part.definition for part in self._parts])
         grid = self._sides(x.k.shape[2]) if self.grid is not None else None
         window, stride, dilation, offset = self._numbers(1 if grid is None else len(grid))
         return window_attention(
@@ -312,6 +368,8 @@ class Window(Form):
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score that the tiles compute, on keys outside of the window too."""
+        if self._parts:
+            return total_cost([part.cost(sites_apart(site, len(self._parts))) for part in self._parts])
         found = self._tile(site)
         if found is None:
             whole = Softmax().cost(site)
@@ -359,6 +417,8 @@ class Window(Form):
     @property
     def telling_length(self) -> int | None:
         """Return a length of some tiles beyond the window."""
+        if self._parts:
+            return max(part.telling_length or 0 for part in self._parts)
         if self.window == "auto":
             return None
         sinks = self.sinks if isinstance(self.sinks, int) else protected.CAUSAL
