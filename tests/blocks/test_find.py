@@ -131,7 +131,8 @@ class Crossed(nn.Module):
         self.linear = nn.Conv2d(CHANNELS, CHANNELS, 1)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        return x * self.linear(guide.mean((2, 3), keepdim=True)).sigmoid()
+        gated: Tensor = x * self.linear(guide.mean((2, 3), keepdim=True)).sigmoid()
+        return gated
 
 
 def test_a_gate_of_another_stream_is_a_near_miss() -> None:
