@@ -18,22 +18,24 @@ __all__ = ["bisect_view"]
 SHOWN = 12
 """Attempts that are listed."""
 
+SPELT = 3
+"""Sites of a set that is always written out."""
+
 
 def bisect_view(
     report: BisectReport, written: Reproduction | None = None, plan: str | None = None
 ) -> RenderableType:
     """Return what was tried, the verdict, and what was written."""
-    view = table("as in the original", "meets", "what was measured", title=_title(report))
+    columns = ("as in the original", "meets", "what was measured")
+    view = table(*columns, title=_title(report), give=[columns[0], columns[2]])
     for attempt in _telling(report):
-        names = ", ".join(attempt.reverted) or "nothing"
-        view.add_row(
-            Text(names), Text("✓", "green") if attempt.ok else Text("✗", "red"), Text(attempt.verdict)
-        )
+        mark = Text("✓", "green") if attempt.ok else Text("✗", "red")
+        view.add_row(Text(_reverted(attempt, report)), mark, Text(attempt.verdict))
     parts: list[RenderableType] = [view]
     left = len(report.attempts) - SHOWN
     if left > 0:
         parts.append(Text(f"and {left} more attempts", style="dim"))
-    if report.blamed:
+    if not report.ok:
         parts.append(sites_view(report.per_site))
     parts.append(verdict_line(report.ok, report.verdict))
     if written is not None:
@@ -47,6 +49,15 @@ def bisect_view(
 
 def _title(report: BisectReport) -> str:
     return f"{report.original} against {report.rewritten}"
+
+
+def _reverted(attempt: Attempt, report: BisectReport) -> str:
+    """Return the set of an attempt, in a few words where it is all there is."""
+    sites = {site.site for site in report.per_site.sites}
+    reverted = set(attempt.reverted)
+    if len(reverted) < SPELT or not sites <= reverted:
+        return ", ".join(attempt.reverted) or "nothing"
+    return f"all {len(sites)} sites" + (", and all between them" if reverted > sites else "")
 
 
 def _telling(report: BisectReport) -> Sequence[Attempt]:

@@ -123,7 +123,9 @@ class BisectReport:
         if self.before.ok:
             return f"nothing to revert: {self.before.verdict}"
         if self.blamed is None:
-            return "no set of sites meets the budget when it is reverted: the fault is elsewhere"
+            first = next(iter(self.per_site.blamed), None)
+            nearest = f", nearest to {first}" if first is not None else ""
+            return f"no set of sites is enough when it is reverted: the fault is elsewhere{nearest}"
         known = {
             "smallest": "no smaller set does",
             "1-minimal": "none of them can be left out, though a smaller set of others may do",
@@ -200,8 +202,8 @@ def bisect(
     Raises
     ------
     InputError
-        When signatures differ, data or budgets do not fit, or a model with merged tokens comes without its
-        plan.
+        When signatures differ, data or budgets do not fit, a model with merged tokens comes without its plan,
+        or the models differ and there is no site to revert.
     """
     tell, budgets = progress or silent, parse_budgets(budget)
     masks = (mask,) if isinstance(mask, str) else tuple(mask)
@@ -215,6 +217,11 @@ def bisect(
     with open_record(resume, search.key(rewritten, resume)) as record:
         search.record = record
         found = minimum(_ranked(source.sites, sites), search.attempt, exhaustive=EXHAUSTIVE)
+        if found.members is None and source.lacking is not None:
+            verdict = search.known[frozenset()].verdict
+            raise InputError(
+                f"nothing can be reverted, as {source.lacking}, and the models differ: {verdict}"
+            )
         if found.members is None and source.stretches:
             units = _ranked((*source.stretches, *source.sites), sites)
             found = minimum(units, search.attempt, exhaustive=EXHAUSTIVE)
@@ -240,12 +247,25 @@ class _Blended:
     """Sites are reverted one by one, in place."""
 
     def __init__(self, original: Program, rewritten: Program) -> None:
+        for program in (original, rewritten):
+            if program.format == "module":
+                raise InputError(
+                    f"{program.source} is run as it is, so that no site of it can be reverted; give (module,"
+                    " args), which is traced"
+                )
         self._blend = Blend(original, rewritten)
         self.sites, self.stretches = self._blend.sites, self._blend.stretches
         self.pairing = str(self._blend.pairing)
-        if not self.sites:
-            reason = next(iter(self._blend.missing.values()), f"{original.source} has no sites")
-            raise InputError(f"no site of {original.source} is known in {rewritten.source}: {reason}")
+
+    @property
+    def lacking(self) -> str | None:
+        """Why nothing can be reverted, or None."""
+        if self.sites:
+            return None
+        first, second = self._blend.original.source, self._blend.rewritten.source
+        if not self._blend.missing:
+            return f"{first} has no sites"
+        return f"no site of {first} is known in {second}: {next(iter(self._blend.missing.values()))}"
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -260,6 +280,7 @@ class _Replanned:
     """Sites change what later ones are given, so that every attempt applies what is left of the plan."""
 
     stretches: tuple[str, ...] = ()
+    lacking: str | None = None
 
     def __init__(self, original: Program, rewritten: Program, plan: Plan | None) -> None:
         if plan is None:
@@ -445,7 +466,18 @@ def _measured(found: Judgement) -> str:
     rows = [
         f"{o.budget.metric}{f' of {o.output}' if o.output else ''} {o.measured:.4g}" for o in found.budget
     ]
-    return ", ".join(rows) or found.verdict
+    if rows or found.ok:
+        return ", ".join(rows) or found.verdict
+    failed = [
+        (o.distance.max_abs, o.tolerance, o.output)
+        for case in found.cases
+        for o in case.outputs
+        if not o.ok and o.distance is not None and not o.distance.pattern and o.tolerance
+    ]
+    if not failed:
+        return found.verdict
+    error, tolerance, output = max(failed, key=lambda row: row[0] / row[1])
+    return f"error {error:.3g} of {output}, {tolerance:.3g} allowed"
 
 
 def _without(plan: Plan | None, reverted: Iterable[str]) -> Plan | None:

@@ -60,7 +60,7 @@ class Blend:
         self._at = {site: 2 * k + 1 for k, site in enumerate(self.sites)}
         self._carried: dict[tuple[tuple[int, ...], ...], list[Exchange]] = {}
         named = original.format == rewritten.format and all(p.paired_by != "order" for p in self._pairs)
-        for k in range(len(self._pairs) + 1 if named else 0):
+        for k in range(len(self._pairs) + 1 if named and self._pairs else 0):
             if self._same_names(self.stages[2 * k]):
                 self._at[self._stretch_name(k)] = 2 * k
         self.stretches = tuple(name for name in self._at if name not in self.sites)

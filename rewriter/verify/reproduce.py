@@ -129,7 +129,7 @@ def reproduce(blend: Blend, unit: str, case: Case, directory: Path, value: str |
             part.save(path)
         names = part_inputs(ours.program, ours.inputs)
         arrays = {new: ours.sample[n] for new, n in zip(parts[0].graph.inputs, names, strict=True)}
-        np.savez(directory / "inputs.npz", allow_pickle=False, **arrays)
+        np.savez(directory / "inputs.npz", *arrays.values(), allow_pickle=False)
     except OSError as error:
         raise InputError(f"{directory} cannot be written: {error.strerror or error}") from error
     found = _read_back(paths, arrays)

@@ -246,4 +246,4 @@ def _complaint(output: OutputReport) -> str:
 
 
 def _over(found: Distance, tolerance: float | None) -> str:
-    return f"{found.max_abs:.2e} is over the tolerance {tolerance or 0.0:.2e}"
+    return f"{found.max_abs:.3g} is over the tolerance {tolerance or 0.0:.3g}"

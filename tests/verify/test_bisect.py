@@ -7,17 +7,20 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from rewriter.engine import rewrite
 from rewriter.errors import InputError
 from rewriter.program.fx import trace
+from rewriter.program.load import load
 from rewriter.program.program import Program
 from rewriter.selectors import parse_apply
 from rewriter.verify.bisect import bisect, deciding_cases
 from rewriter.verify.compare import validate
 from rewriter.verify.hybrid import Blend
+from rewriter.verify.module_program import ModuleProgram
 from rewriter.verify.reproduce import reproduce
 from rewriter.verify.running import run
 from tests.merging.vits import TOKENS, WIDTH, Vit
@@ -138,3 +141,36 @@ def test_the_worst_site_alone_is_a_small_pair_of_models(
     assert not report.ok
     right = reproduce(blend, "attention.1", case, tmp_path)
     assert right.distance is not None and right.distance.max_abs == 0
+
+
+def _as_exporters_name(program: Program, path: Path) -> Program:
+    """Return the program with every value that is neither input nor output under a name like ``/x``."""
+    program.save(path)
+    model = onnx.load(path)
+    inner = {name for node in model.graph.node for name in node.output}
+    inner -= {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"/{name}" if name in inner else name for name in names]
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+    return load(path)
+
+
+def test_parts_whose_inputs_have_names_like_paths_can_be_compared(tmp_path: Path) -> None:
+    original = _as_exporters_name(_model("onnx"), tmp_path / "a.onnx")
+    other = _as_exporters_name(onnx_layers(4, 2, "mask corner"), tmp_path / "b.onnx")
+    (case,) = deciding_cases(original, None, 0, 1, True)
+    found = reproduce(Blend(original, other), "attention.2", case, tmp_path)
+    assert any(name.startswith("/") for name in load(found.original).graph.inputs)
+    assert not validate(found.original, found.rewritten, found.data).ok
+
+
+def test_models_without_sites_are_equal_or_cannot_be_reverted() -> None:
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    original, other = (trace(module, (torch.randn(2, 4),)) for module in (first, second))
+    assert bisect(original, original).blamed == ()
+    with pytest.raises(InputError, match=r"nothing can be reverted, as Linear has no sites.* allowed"):
+        bisect(original, other)
+    with pytest.raises(InputError, match="run as it is"):
+        bisect(original, ModuleProgram(first, original))
