@@ -46,8 +46,8 @@ class Pooled(Form):
     sinks
         First tokens that stay connected to everything: a class token and registers, or attention sinks.
     grid
-        The tokens after the sinks are a row-major grid: ``HxW``, or ``auto`` for the one that the graph
-        shows, else a square one.
+        The tokens after the sinks are a row-major grid: ``HxW``, ``TxHxW``, or ``auto`` for the one that
+        the graph shows, else a square one.
     """
 
     name: ClassVar[str] = "pooled"
@@ -71,8 +71,8 @@ class Pooled(Form):
             raise ValueError(f"sinks is {self.sinks}; expected 0 or more")
         if self.grid is not None and self.grid != "auto":
             shape = normal(self.name, "grid", self.grid, 1)
-            if isinstance(shape, int) or shape.count("x") != 1:
-                raise ValueError(f"grid is {self.grid!r}; expected auto, or rows and columns as in 32x32")
+            if isinstance(shape, int) or shape.count("x") not in (1, 2):
+                raise ValueError(f"grid is {self.grid!r}; expected auto, or two or three sizes as in 32x32")
         for axis in self._axes():
             if axis.window % axis.pool or axis.stride % axis.pool or not axis.stride <= axis.window:
                 raise ValueError(
@@ -83,7 +83,7 @@ class Pooled(Form):
                 raise ValueError(f"sinks is {self.sinks}, stride {axis.stride}; expected at most the stride")
 
     def _axes(self) -> tuple[PooledAxis, ...]:
-        count = 1 if self.grid is None else 2
+        count = self._count
         windows, pools = (numbers(value, count) for value in (self.window, self.pool))
         if self.stride is None:
             strides = tuple(max(1, w // 2 // p) * p for w, p in zip(windows, pools, strict=True))
@@ -91,10 +91,18 @@ class Pooled(Form):
             strides = numbers(self.stride, count)
         return tuple(map(PooledAxis, windows, strides, pools))
 
+    @property
+    def _count(self) -> int:
+        """How many axes there are; of a grid that the graph is to show, as many as numbers are given."""
+        if self.grid is None:
+            return 1
+        given = (self.window, self.pool, self.stride) if self.grid == "auto" else (self.grid,)
+        return max(2, *(str(value).count("x") + 1 for value in given))
+
     def at(self, site: AttentionSite) -> Form:
         """Return it with the grid that the graph shows, and as many sinks as there are tokens before it."""
         shown = shown_grid(site) if self.grid == "auto" else None
-        if shown is None or len(shown[0]) != 2:
+        if shown is None or len(shown[0]) not in (2, 3) or not self._fits(len(shown[0])):
             return self
         return replace(self, grid=joined(shown[0]), sinks=max(self.sinks, shown[1]))
 
@@ -112,8 +120,15 @@ class Pooled(Form):
                 f"{site.id} has {site.queries} queries and {site.keys} keys, as in cross-attention or behind"
                 " a cache; averages need one number for both"
             )
-        grid = None if self.grid is None else why_no_grid(site, self.grid, self.sinks)
-        return self._why_not_the_mask(site) or grid
+        return self._why_not_the_mask(site) or self._why_not_the_grid(site)
+
+    def _why_not_the_grid(self, site: AttentionSite) -> str | None:
+        if self.grid is None:
+            return None
+        reason = why_no_grid(site, self.grid, self.sinks)
+        if reason is None and self._sides(int(site.keys)) is None:
+            return f"{site.id}: the grid has not as many axes as {self} has numbers"
+        return reason
 
     def _why_not_the_mask(self, site: AttentionSite) -> str | None:
         facts, band = site.facts, site.facts.band
@@ -219,10 +234,14 @@ class Pooled(Form):
             return axes[0].window >= -(-found[0] // axes[0].stride) * axes[0].stride
         return all(a.reach >= -(-size // a.pool) for a, size in zip(axes, found, strict=True))
 
-    def _sides(self, tokens: int) -> tuple[int, int] | None:
-        """Return rows and columns of the grid, or None if it does not fit the tokens."""
+    def _fits(self, axes: int) -> bool:
+        """Whether as many numbers are given as there are axes, or one for all."""
+        return all(str(value).count("x") in (0, axes - 1) for value in (self.window, self.pool, self.stride))
+
+    def _sides(self, tokens: int) -> tuple[int, ...] | None:
+        """Return the sizes of the grid's axes, or None if it does not fit the tokens."""
         found = sides(self.grid or "", tokens, self.sinks)
-        return None if found is None or len(found) != 2 else (found[0], found[1])
+        return None if found is None or len(found) != self._count else found
 
 
 def _patterned(facts: Facts) -> bool:

@@ -94,11 +94,16 @@ def line(a: Canonical, window: int, stride: int, pool: int, sinks: int, causal: 
     )
 
 
-def plane(a: Canonical, grid: Place, window: int, stride: int, pool: int, sinks: int) -> torch.Tensor:
+def on_grid(a: Canonical, grid: Place, window: int, stride: int, pool: int, sinks: int) -> torch.Tensor:
     cells = [-(-size // pool) for size in grid]
 
     def place(j: int) -> Place | None:
-        return None if j < sinks else divmod(j - sinks, grid[1])
+        found = []
+        at = j - sinks
+        for size in reversed(grid):
+            at, coordinate = divmod(at, size)
+            found.insert(0, coordinate)
+        return None if j < sinks else tuple(found)
 
     def near(mine: Place, cell: Place) -> bool:
         halo = -(-(window - stride) // (2 * pool))
@@ -108,7 +113,7 @@ def plane(a: Canonical, grid: Place, window: int, stride: int, pool: int, sinks:
                 return False
         return True
 
-    return one_by_one(a, place, lambda p: (p[0] // pool, p[1] // pool), near, False)
+    return one_by_one(a, place, lambda p: tuple(x // pool for x in p), near, False)
 
 
 SETTINGS = [(8, 4, 2), (6, 2, 2), (4, 4, 4), (6, 3, 3), (12, 4, 4)]
@@ -130,18 +135,16 @@ def test_definition_and_tiles_are_attention_key_by_key(
         torch.testing.assert_close(emitted(form, a), want, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("grid", [(8, 8), (7, 10), (3, 9)], ids=str)
+@pytest.mark.parametrize("grid", [(8, 8), (7, 10), (3, 9), (3, 4, 7), (5, 3, 2)], ids=str)
 @pytest.mark.parametrize("sinks", [0, 1, 3])
 @pytest.mark.parametrize(("window", "stride", "pool"), [(4, 2, 2), (4, 4, 2), (6, 3, 3)])
-def test_grids_are_attention_key_by_key(
-    window: int, stride: int, pool: int, sinks: int, grid: tuple[int, int]
-) -> None:
-    form = Pooled(window, pool, stride, sinks, f"{grid[0]}x{grid[1]}")
+def test_grids_are_attention_key_by_key(window: int, stride: int, pool: int, sinks: int, grid: Place) -> None:
+    form = Pooled(window, pool, stride, sinks, "x".join(map(str, grid)))
     for bias in (None, "keys"):
         a = canonical(math.prod(grid) + sinks, batch=2, heads=2, groups=1, bias=bias, dtype=torch.float64)
         if a.bias is not None:
             a.bias[a.bias.isfinite()] = 0.0
-        want = plane(a, grid, window, stride, pool, sinks)
+        want = on_grid(a, grid, window, stride, pool, sinks)
         torch.testing.assert_close(form.definition(operands(a)), want, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(emitted(form, a), want, rtol=1e-10, atol=1e-10)
 
@@ -203,6 +206,7 @@ EXACT: dict[str, tuple[Pooled, dict[str, Any], bool]] = {
     ),
     "unknown length": (Pooled(512, 4), {"queries": "n", "keys": "n"}, False),
     "whole grid": (Pooled(4, 2, grid="4x4"), {}, True),
+    "whole box": (Pooled("2x4x2", 2, grid="2x4x2"), {}, True),
     "one row of cells less": (Pooled("2x8", 2, grid="4x4"), {}, False),
     "sinks only": (Pooled(16, 4, 16, 16), {}, True),
 }
@@ -258,6 +262,11 @@ REFUSED: dict[str, tuple[Pooled, dict[str, Any], str]] = {
         {"geometry": Geometry(0, (Size.of(4), Size.of(4)))},
         "the graph shows a grid of 4x4",
     ),
+    "a window of three axes on a square": (
+        Pooled("4x4x4", 2, grid="auto"),
+        {},
+        "not as many axes",
+    ),
     "a causal grid": (Pooled(4, 2, grid="4x4"), {"facts": Facts(band=CAUSAL)}, "without such a mask"),
     "a grid of unknown size": (
         Pooled(4, 2, grid="auto"),
@@ -290,6 +299,8 @@ def test_a_mask_that_the_graph_holds_for_every_head_and_query_is_read_once() -> 
 def test_the_grid_is_the_one_that_the_graph_shows() -> None:
     here = site(queries=25, keys=25, geometry=Geometry(1, (Size.of(4), Size.of(6))))
     assert str(Pooled(4, 2, grid="auto").at(here)) == "pooled:window=4,pool=2,sinks=1,grid=4x6"
+    here = site(queries=25, keys=25, geometry=Geometry(1, (Size.of(2), Size.of(3), Size.of(4))))
+    assert str(Pooled("2x4x4", 2, grid="auto").at(here)) == "pooled:window=2x4x4,pool=2,sinks=1,grid=2x3x4"
 
 
 class Counting(TorchEmitter):
@@ -334,8 +345,9 @@ def test_less_is_computed_and_cost_counts_it(
         {"window": 8, "sinks": -1},
         {"window": 8, "sinks": 5},
         {"window": 8, "grid": "4"},
-        {"window": 8, "grid": "2x2x2"},
-        {"window": "8x8x8", "grid": "auto"},
+        {"window": 8, "grid": "2x2x2x2"},
+        {"window": "8x8x8", "grid": "4x4"},
+        {"window": "8x8", "pool": "2x2x2", "grid": "auto"},
         {"window": "8x8"},
     ],
     ids=str,
