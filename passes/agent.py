@@ -22,14 +22,14 @@ class AgentAttention(Pass):
     Refuses when
         the site is of another kind, has another normaliser, a soft cap, sinks or mixed heads, changes scores
         or weights, is causal or windowed, has a bias that differs from query to query, has fewer tokens than
-        there are agents, or does not fit the grid.
+        there are agents, or does not fit the grid or the weights.
     Numbers
         Approximate, training-free; exact where all queries are protected, and for one query or one key. As
         many agents as tokens is not exact. A query whose keys are all hidden gives 0.
 
     Parameters
     ----------
-    agents, protect, grid, pool, sharpness, shortcut
+    agents, protect, grid, pool, sharpness, shortcut, weights
         See `rewriter.kernels.agent.form.Agent`.
     select
         Which sites; see `rewriter.selectors`.
@@ -51,8 +51,9 @@ class AgentAttention(Pass):
         pool: str = "stride",
         sharpness: float = 1.0,
         shortcut: float = 0.0,
+        weights: str | None = None,
         *,
         select: str = "all",
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(Agent(agents, protect, grid, pool, sharpness, shortcut), select, **options)
+        super().__init__(Agent(agents, protect, grid, pool, sharpness, shortcut, weights), select, **options)

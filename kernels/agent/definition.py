@@ -14,6 +14,7 @@ __all__ = [
     "agent_attention",
     "attend_or_zero",
     "by_keys",
+    "convolved",
     "landmark_shares",
     "landmarks",
     "shown_tokens",
@@ -95,6 +96,35 @@ def with_exact_rows(x: Operands, result: torch.Tensor, protect: int) -> torch.Te
     return torch.cat([first, result[:, :, protect:]], dim=2)
 
 
+def convolved(
+    v: torch.Tensor, kernel: torch.Tensor, protect: int, grid: tuple[int, int] | None
+) -> torch.Tensor:
+    """Return the depth-wise convolution of the tokens after the first ones, ``[B, H, J, E]``; 0 for those.
+
+    Parameters
+    ----------
+    v
+        ``[B, G, J, E]``.
+    kernel
+        ``[H, E, rows, columns]``.
+    protect
+        How many first tokens there are.
+    grid
+        Rows and columns of the others, or None for a sequence, which is one row.
+    """
+    heads, width, *size = kernel.shape
+    v = v.repeat_interleave(heads // v.shape[1], dim=1)
+    batch, count = v.shape[0], v.shape[2] - protect
+    rows, columns = (1, count) if grid is None else grid
+    image = v[:, :, protect:].mT.reshape(batch, heads * width, rows, columns)
+    padding = [n // 2 for n in size]
+    found = torch.nn.functional.conv2d(
+        image, kernel.reshape(heads * width, 1, *size), padding=padding, groups=heads * width
+    )
+    body = found.reshape(batch, heads, width, count).mT
+    return torch.cat([body.new_zeros(batch, heads, protect, width), body], dim=2)
+
+
 def agent_attention(
     x: Operands,
     *,
@@ -104,23 +134,33 @@ def agent_attention(
     pool: str = "stride",
     sharpness: float = 1.0,
     shortcut: float = 0.0,
+    of_keys: torch.Tensor | None = None,
+    of_queries: torch.Tensor | None = None,
+    convolution: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return agent attention, ``[B, H, I, E]``; an agent that sees no key has the value 0.
 
-    That is ``softmax(sharpness · scale · q aᵀ) (softmax(scale · a kᵀ + bias) v) + shortcut · v``, where the
-    agents ``a`` are `landmarks` of the queries, and softmax attention for the protected queries.
+    That is ``softmax(sharpness · scale · q aᵀ + of_queries) (softmax(scale · a kᵀ + bias + of_keys) v) +
+    shortcut · v + convolution(v)``, where the agents ``a`` are `landmarks` of the queries, and softmax
+    attention for the protected queries.
 
     Operands are as in `rewriter.kernels.softmax.definition.attend`, without a band; the bias depends on keys
-    only.
+    only. The fitted parts are as in `rewriter.kernels.agent.fitted.Fitted`, None for zero.
 
     Source: Han et al., Agent Attention: On the Integration of Softmax and Linear Attention, 2024,
-    equations 3 and 4 without the agent bias and the convolution.
+    equations 3 and 4, with their agent biases and depth-wise convolution.
     """
     x = by_keys(x)
     q = x.q.to(torch.promote_types(x.q.dtype, torch.float32))
     few = landmarks(q, agents, protect, grid, pool, shown_tokens(x))
-    gathered = attend_or_zero(replace(x, q=few))
-    result = softmax_attention(Operands(q, few, gathered, scale=x.scale * sharpness))
+    bias = x.bias
+    if of_keys is not None:
+        bias = of_keys[None].to(q) if bias is None else bias + of_keys.to(bias)
+    gathered = attend_or_zero(replace(x, q=few, bias=bias))
+    second = None if of_queries is None else of_queries[None].to(q)
+    result = softmax_attention(Operands(q, few, gathered, second, x.scale * sharpness))
+    if convolution is not None:
+        result = result + convolved(x.v.to(q.dtype), convolution.to(q), protect, grid)
     if shortcut:
         result = result + shortcut * x.v.to(q.dtype).repeat_interleave(q.shape[1] // x.v.shape[1], dim=1)
     return with_exact_rows(x, result, protect)

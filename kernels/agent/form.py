@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.kernels.agent.fitted import Fitted, read_fitted, why_not_fitted
 from rewriter.kernels.agent.landmarks import Landmarks
 from rewriter.kernels.agent.lowering import emit_agents
+from rewriter.kernels.softmax.fitted import check_path
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.softmax.time import attention_time, copy_time
@@ -43,6 +45,11 @@ class Agent(Form):
         Factor on the scores of queries and agents.
     shortcut
         Share of a token's own value that is added to its result.
+    weights
+        A ``.npz`` file with parts that were fitted for this site, each zero if it is missing: ``keys``,
+        ``[heads, agents, keys]``, and ``queries``, ``[heads, queries, agents]``, are added to the scores, and
+        ``convolution``, ``[heads, features, rows, columns]``, is a depth-wise convolution of the values that
+        is added to the result. No comma in its path.
     """
 
     name: ClassVar[str] = "agent"
@@ -55,6 +62,7 @@ class Agent(Form):
     pool: str = "stride"
     sharpness: float = 1.0
     shortcut: float = 0.0
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         _ = self._landmarks
@@ -62,6 +70,7 @@ class Agent(Form):
             raise ValueError(f"sharpness is {self.sharpness}; expected more than 0")
         if not math.isfinite(self.shortcut):
             raise ValueError(f"shortcut is {self.shortcut}; expected a finite number")
+        check_path(self.weights)
 
     @property
     def _landmarks(self) -> Landmarks:
@@ -69,7 +78,9 @@ class Agent(Form):
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where all queries are protected, or there is one query or one key."""
-        return Fidelity.EXACT if self._exact(site.queries, site.keys) else Fidelity.TRAINING_FREE
+        if self._exact(site.queries, site.keys):
+            return Fidelity.EXACT
+        return Fidelity.TRAINING_FREE if self.weights is None else Fidelity.DISTILLED
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why agents cannot stand for the queries, or None."""
@@ -80,18 +91,29 @@ class Agent(Form):
                 f"{site.id} has {site.queries} queries and {site.keys} keys; a shortcut needs one number for"
                 " both"
             )
-        return self._landmarks.why_not(site)
+        reason = self._landmarks.why_not(site)
+        if reason is not None or self.weights is None:
+            return reason
+        return why_not_fitted(self.weights, site, self.agents)
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit two calls of attention, each with few queries or few keys."""
         if self._exact(a.shape["I"], a.shape["J"]):
             return emit_dense(e, a)
-        return emit_agents(e, a, self._landmarks, self.sharpness, self.shortcut)
+        fitted = None if self.weights is None else read_fitted(self.weights)
+        return emit_agents(e, a, self._landmarks, self.sharpness, self.shortcut, fitted)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely."""
+        import torch
+
         from rewriter.kernels.agent.definition import agent_attention
 
+        fitted = Fitted() if self.weights is None else read_fitted(self.weights)
+        of_keys, of_queries, convolution = (
+            None if part is None else torch.from_numpy(part)
+            for part in (fitted.keys, fitted.queries, fitted.convolution)
+        )
         return agent_attention(
             x,
             agents=self.agents,
@@ -100,6 +122,9 @@ class Agent(Form):
             pool=self.pool,
             sharpness=self.sharpness,
             shortcut=self.shortcut,
+            of_keys=of_keys,
+            of_queries=of_queries,
+            convolution=convolution,
         )
 
     def cost(self, site: AttentionSite) -> Cost:
@@ -114,7 +139,7 @@ class Agent(Form):
         return 3 * self.agents + self.protect + 1
 
     def _exact(self, queries: Size, keys: Size) -> bool:
-        alone = not self.shortcut and ONE in (queries, keys)
+        alone = not self.shortcut and self.weights is None and ONE in (queries, keys)
         return alone or Size.of(self.protect).at_least(queries)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
+from rewriter.kernels.agent.fitted import Fitted, emit_convolution
 from rewriter.kernels.agent.landmarks import FAINT, Landmarks, bins, middles
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
@@ -25,11 +26,25 @@ __all__ = [
 ]
 
 
-def emit_agents(e: Emitter, a: Canonical, landmarks: Landmarks, sharpness: float, shortcut: float) -> Handle:
+def emit_agents(
+    e: Emitter,
+    a: Canonical,
+    landmarks: Landmarks,
+    sharpness: float,
+    shortcut: float,
+    fitted: Fitted | None = None,
+) -> Handle:
     """Emit agent attention; ``[B, H, I, E]``."""
     a = by_keys(e, a)
     agents = emit_landmarks(e, a.q, landmarks, emit_shown(e, a))
-    return emit_two_stages(e, a, agents, landmarks.protect, sharpness, shortcut)
+    if fitted is None:
+        return emit_two_stages(e, a, agents, landmarks.protect, sharpness, shortcut)
+    added = None
+    if fitted.convolution is not None:
+        sides = None if landmarks.grid is None else landmarks.sides(int(a.shape["J"]))
+        added = emit_convolution(e, a, fitted.convolution, landmarks.protect, sides)
+    biases = (None if x is None else e.constant(x[None], e.dtype(a.q)) for x in (fitted.keys, fitted.queries))
+    return emit_two_stages(e, a, agents, landmarks.protect, sharpness, shortcut, *biases, added)
 
 
 def by_keys(e: Emitter, a: Canonical) -> Canonical:
@@ -40,34 +55,54 @@ def by_keys(e: Emitter, a: Canonical) -> Canonical:
 
 
 def emit_two_stages(
-    e: Emitter, a: Canonical, agents: Handle, protect: int, sharpness: float, shortcut: float
+    e: Emitter,
+    a: Canonical,
+    agents: Handle,
+    protect: int,
+    sharpness: float,
+    shortcut: float,
+    of_keys: Handle | None = None,
+    of_queries: Handle | None = None,
+    added: Handle | None = None,
 ) -> Handle:
-    """Emit agent attention through given agents ``[B, H, n, D]``; ``[B, H, I, E]``."""
-    first, gathered = emit_gathered(e, a, agents, protect)
-    result = e.attention(a.q, agents, gathered, scale=a.scale * sharpness)
+    """Emit agent attention through given agents ``[B, H, n, D]``; ``[B, H, I, E]``.
+
+    Biases of both softmaxes, ``[1, H, n, J]`` and ``[1, H, I, n]``, and what is added to the result, or None.
+    """
+    first, gathered = emit_gathered(e, a, agents, protect, of_keys)
+    result = e.attention(a.q, agents, gathered, scale=a.scale * sharpness, bias=of_queries)
     if shortcut:
         own = for_every_head(e, a.v, a.shape["B"], a.shape["H"], a.shape["G"])
         result = e.map("add", result, e.map("mul", own, e.constant(shortcut, e.dtype(own))))
+    if added is not None:
+        result = e.map("add", result, added)
     return emit_first_rows(e, first, result)
 
 
-def emit_gathered(e: Emitter, a: Canonical, landmarks: Handle, protect: int) -> tuple[Handle | None, Handle]:
+def emit_gathered(
+    e: Emitter, a: Canonical, landmarks: Handle, protect: int, of_keys: Handle | None = None
+) -> tuple[Handle | None, Handle]:
     """Emit attention of the first queries ``[B, H, protect, E]``, if any, and of landmarks ``[B, H, n, E]``.
 
-    One call computes both. Where there are fewer queries, the last one is repeated.
+    One call computes both. Where there are fewer queries, the last one is repeated. ``of_keys`` is added to
+    the scores of the landmarks.
     """
     if not protect:
-        return None, _attend(e, a, landmarks)
+        return None, _attend(e, a, landmarks, of_keys)
     if (a.shape["I"] - protect).at_least(0):
         first = e.slice(a.q, 2, 0, protect)
     else:
         first = e.gather(a.q, e.map("minimum", e.iota(protect), e.size(a.shape["I"] - 1)), 2)
-    both = _attend(e, a, e.concat([first, landmarks], 2))
+    of_keys = of_keys if of_keys is None else e.pad(of_keys, 2, protect, 0)
+    both = _attend(e, a, e.concat([first, landmarks], 2), of_keys)
     return e.slice(both, 2, 0, protect), e.slice(both, 2, protect, e.shape(landmarks)[2])
 
 
-def _attend(e: Emitter, a: Canonical, few: Handle) -> Handle:
+def _attend(e: Emitter, a: Canonical, few: Handle, added: Handle | None = None) -> Handle:
     """Emit attention of a few queries, where there are kernels by one that shares the keys among programs."""
+    if added is not None:
+        bias = added if a.bias is None else e.map("add", a.bias, added)
+        return emit_dense(e, replace(a, q=few, bias=bias))
     if e.target != "triton":
         return emit_dense(e, replace(a, q=few))
     shape = (a.shape["B"], a.shape["H"], e.shape(few)[2], a.shape["E"])
