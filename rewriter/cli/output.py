@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
 
 from rewriter.report.json_text import dumps
@@ -44,9 +45,25 @@ def emitted() -> bool:
     return bool(_written)
 
 
+class _Printable(Console):
+    """A console on which names of a model move no cursor, set no title and turn no text around."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render, with a question mark for whatever is not printable."""
+        for part in super().render(renderable, options):
+            if part.control or _plain(part.text):
+                yield part
+            else:
+                yield Segment("".join(c if _plain(c) else "?" for c in part.text), part.style)
+
+
+def _plain(text: str) -> bool:
+    return text.replace("\n", "").isprintable()
+
+
 def show(*parts: RenderableType) -> None:
-    """Print tables and text on standard output."""
-    console = Console()
+    """Print tables and text on standard output; what is not printable becomes a question mark."""
+    console = _Printable()
     for part in parts:
         console.print(part)
 
@@ -58,7 +75,7 @@ def width() -> int:
 
 def say(message: str, style: str = "") -> None:
     """Print one line on standard error, never wrapped: a path in it can be copied."""
-    Console(stderr=True).print(Text(message, style=style), soft_wrap=True)
+    _Printable(stderr=True).print(Text(message, style=style), soft_wrap=True)
 
 
 @contextmanager

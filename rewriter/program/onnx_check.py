@@ -20,6 +20,7 @@ __all__ = ["OLDEST_OPSET", "check_model", "standard_opset"]
 
 OLDEST_OPSET = 11
 _MOST_NODES = 2_000_000  # after every call of a function is expanded
+_DEEPEST_CALL = 64  # functions that call functions; what expands them refuses more than 100
 _EINSUM_TERM = r"[A-Za-z ]*(\.\.\.)?[A-Za-z ]*"
 _EINSUM = re.compile(rf"{_EINSUM_TERM}(,{_EINSUM_TERM}){{0,63}}(->{_EINSUM_TERM})?")
 
@@ -171,14 +172,7 @@ def _check_einsum(node: onnx.NodeProto, path: str) -> None:
 
 def _check_expansion(model: onnx.ModelProto, path: str) -> None:
     """Bound the number of nodes when every call of a function is replaced by its body."""
-    functions: dict[_FunctionId, Sequence[onnx.NodeProto]] = {}
-    for function in model.functions:
-        key = _function_id(function.domain, function.name, function.overload)
-        if key in functions:
-            raise InputError(
-                f"{path}: function {function.name!r} of domain {function.domain!r} is defined twice."
-            )
-        functions[key] = function.node
+    functions = _bodies(model, path)
     own: dict[_FunctionId, int] = {}
     calls: dict[_FunctionId, list[_FunctionId]] = {}
     callers: dict[_FunctionId, list[_FunctionId]] = {key: [] for key in functions}
@@ -189,9 +183,11 @@ def _check_expansion(model: onnx.ModelProto, path: str) -> None:
     waiting = {key: len(called) for key, called in calls.items()}
     ready = deque(key for key, count in waiting.items() if not count)
     total: dict[_FunctionId, int] = {}
+    depth: dict[_FunctionId, int] = {}
     while ready:
         key = ready.popleft()
         total[key] = own[key] + sum(total[callee] for callee in calls[key])
+        depth[key] = 1 + max((depth[callee] for callee in calls[key]), default=0)
         for caller in callers[key]:
             waiting[caller] -= 1
             if not waiting[caller]:
@@ -201,10 +197,28 @@ def _check_expansion(model: onnx.ModelProto, path: str) -> None:
         raise InputError(
             f"{path}: function {name!r} calls itself, directly or through others; ONNX functions may not."
         )
+    deepest = max(depth, key=depth.__getitem__, default=None)
+    if deepest is not None and depth[deepest] > _DEEPEST_CALL:
+        raise InputError(
+            f"{path}: function {deepest[1]!r} calls functions that call others, {depth[deepest]} deep;"
+            f" at most {_DEEPEST_CALL} is read."
+        )
     nodes, called = _count(model.graph.node, functions)
     nodes += sum(total[key] for key in called)
     if nodes > _MOST_NODES or any(n > _MOST_NODES for n in total.values()):
         raise InputError(f"{path} expands to more than {_MOST_NODES} nodes when its functions are inlined.")
+
+
+def _bodies(model: onnx.ModelProto, path: str) -> dict[_FunctionId, Sequence[onnx.NodeProto]]:
+    functions: dict[_FunctionId, Sequence[onnx.NodeProto]] = {}
+    for function in model.functions:
+        key = _function_id(function.domain, function.name, function.overload)
+        if key in functions:
+            raise InputError(
+                f"{path}: function {function.name!r} of domain {function.domain!r} is defined twice."
+            )
+        functions[key] = function.node
+    return functions
 
 
 def _count(

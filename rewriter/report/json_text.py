@@ -43,5 +43,8 @@ def plain(value: Any) -> Any:
 
 
 def dumps(value: Any) -> str:
-    """Return ``value`` as indented JSON, keys in the order given."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    """Return ``value`` as indented JSON, keys in the order given; what is not printable is escaped."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text)

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from rewriter.cli import app as app_module
-from rewriter.cli.output import emit_json, progress_bar
+from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.session import DEBUG, guarded
 from rewriter.errors import BudgetError, InputError
 
@@ -104,3 +106,15 @@ def test_an_error_is_one_short_line_whatever_a_file_names(capsys: pytest.Capture
     assert status(InputError("node \x1b[31m\0\x07\n" + "é" * 5000)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: node ?[31m?? éé") and line.isprintable() and len(line) < 1020
+
+
+def test_names_of_a_model_do_not_write_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[31m\x1b]0;title\x07\x9b2J\u202eb"
+    table = Table(name)
+    table.add_row(Text(name, style="bold"))
+    show(name.replace("[", "("), table, Text(name))
+    said = capsys.readouterr().out
+    assert "a?" in said and "b" in said and said.replace("\n", "").isprintable()
+    emit_json({name: [name]})
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable() and json_module.loads(said) == {name: [name]}

@@ -44,6 +44,7 @@ TEXTS = (
     "ä" * 300,
     "A" * 5000,
     "é\u202etxt",
+    '</style><script>alert(1)</script><img src=x onerror="alert(2)">',
 )
 """Names that break messages, paths and formats."""
 

@@ -18,7 +18,16 @@ import numpy as np
 import torch
 
 from tests.fuzz.kinds import Command, Maker, read_members, written_members
-from tests.fuzz.subjects import archive, arrays, attention, model_folder, plan
+from tests.fuzz.subjects import (
+    archive,
+    arrays,
+    attention,
+    image_model,
+    model_folder,
+    plan,
+    token_model,
+    tokenizer,
+)
 
 __all__ = ["REFUSED_FILES", "Bomb"]
 
@@ -224,7 +233,7 @@ def _read(name: str) -> tuple[Command, ...]:
         case "json":
             return ((*replay, "--plan", name, "--json"),)
         case _:
-            return (("inspect", name), ("validate", "good.onnx", name, "--json"))
+            return (("inspect", name), ("bisect", "good.onnx", name), ("bench", name, "good.onnx", "--json"))
 
 
 _READ = {
@@ -248,6 +257,77 @@ def _item_of_folder(what: str) -> Maker:
         _PLACES[what](path / "a.npz")
 
     return _place("data", make, ("validate", "good.onnx", "good.onnx", "--data", "data"))
+
+
+_WORDS = "text:{}:tokenizer=words.json,length=4,limit=2"
+_PICTURES = "images:{}:size=8,mean=0,std=1"
+
+
+def _texts(what: str, at: str) -> Maker:
+    """A text or its tokenizer is no file."""
+
+    def write(rng: random.Random, folder: Path) -> list[Command]:
+        (folder / "good.onnx").write_bytes(token_model().SerializeToString())
+        for name, content in (("t.txt", "a b a b a b a b"), ("words.json", tokenizer())):
+            if name == at:
+                _PLACES[what](folder / name)
+            else:
+                (folder / name).write_text(content, encoding="utf-8")
+        data = ("--data", _WORDS.format("t.txt"))
+        return [rng.choice([("validate", "good.onnx", "good.onnx", *data), ("bench", "good.onnx", *data)])]
+
+    return write
+
+
+def _pictures(make: Callable[[Path], None], inner: bool = True) -> Maker:
+    """A folder of pictures, or something in it, is none."""
+
+    def write(rng: random.Random, folder: Path) -> list[Command]:
+        (folder / "good.onnx").write_bytes(image_model().SerializeToString())
+        if inner:
+            (folder / "pictures").mkdir()
+        make(folder / "pictures" / "a.png" if inner else folder / "pictures")
+        return [("validate", "good.onnx", "good.onnx", "--data", _PICTURES.format("pictures"))]
+
+    return write
+
+
+def _picture_bomb(path: Path) -> None:
+    """A picture of sixty thousand pixels a side in a few kilobytes."""
+    size = 60_000
+    header = size.to_bytes(4, "big") * 2 + b"\x01\x00\x00\x00\x00"
+    packer = zlib.compressobj(9)
+    pixels = b"".join(packer.compress(b"\0" * (size // 8 + 1)) for _ in range(size)) + packer.flush()
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    with path.open("wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, data in chunks:
+            file.write(
+                len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+            )
+
+
+def _records(what: str) -> Maker:
+    """What work goes on from is no file."""
+    resume = ("--resume", "record")
+    window = ("--apply", "window:window=2", "--budget", "cos>=0.99")
+    return _place(
+        "record",
+        _PLACES[what],
+        ("validate", "good.onnx", "good.onnx", *resume),
+        ("bisect", "good.onnx", *window, *resume),
+    )
+
+
+_REPORTS = {
+    f"{option} is a {what}": _place("out.html", _PLACES[what], (*command, option, "out.html"))
+    for what in ("pipe", "folder", "device", "nothing")
+    for option, command in (
+        ("--report", ("validate", "good.onnx", "good.onnx")),
+        ("--junit", ("validate", "good.onnx", "good.onnx")),
+        ("--kept", ("bisect", "good.onnx", "--apply", "window:window=2", "--budget", "cos>=0.99")),
+    )
+}
 
 
 def _hub(change: Callable[[Path], None]) -> Maker:
@@ -352,7 +432,17 @@ REFUSED_FILES: Mapping[str, Maker] = {
         f"data folder: {what}": _item_of_folder(what)
         for what in ("pipe", "device", "folder", "loop of links")
     },
+    **{
+        f"{part}: {what}": _texts(what, name)
+        for part, name in (("text", "t.txt"), ("tokenizer", "words.json"))
+        for what in ("pipe", "folder", "device", "nothing", "file of a terabyte", "missing file")
+    },
+    **{f"picture: {what}": _pictures(_PLACES[what]) for what in ("pipe", "device", "loop of links")},
+    **{f"pictures: {what}": _pictures(_PLACES[what], inner=False) for what in ("pipe", "device", "folder")},
+    "picture: sixty thousand pixels a side": _pictures(_picture_bomb),
+    **{f"record: {what}": _records(what) for what in ("pipe", "folder", "device", "file of a terabyte")},
     **_READ,
     **_OUTPUTS,
+    **_REPORTS,
 }
 """Files that no command may accept."""

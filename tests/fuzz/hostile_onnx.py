@@ -204,6 +204,62 @@ def _renamed(change: Callable[[onnx.GraphProto], None]) -> onnx.ModelProto:
     return made
 
 
+def _every_name(text: str) -> Maker:
+    """Put a text into every name of a model, and ask for tables and a report."""
+
+    def write(rng: random.Random, folder: Path) -> list[Command]:
+        made = attention()
+        graph = made.graph
+        for node in graph.node:
+            node.name += text
+            for names in (node.input, node.output):
+                names[:] = [name + text for name in names]
+        for named in (*graph.initializer, *graph.input, *graph.output, graph):
+            named.name += text
+        (folder / "m.onnx").write_bytes(made.SerializeToString())
+        good = attention()
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(made)
+        weights = next(t for t in wrong.graph.initializer if t.name.startswith("w_q0"))
+        weights.raw_data = (np.frombuffer(weights.raw_data, np.float32) * 2).tobytes()
+        (folder / "w.onnx").write_bytes(wrong.SerializeToString())
+        (folder / "good.onnx").write_bytes(good.SerializeToString())
+        return [
+            ("inspect", "m.onnx"),
+            ("inspect", "m.onnx", "--json"),
+            ("validate", "m.onnx", "w.onnx", "--report", "out.html"),
+            ("validate", "m.onnx", "good.onnx"),
+            ("bisect", "m.onnx", "w.onnx", "--limit", "1"),
+        ]
+
+    return write
+
+
+def _nested_type(depth: int) -> Maker:
+    """An input that is a sequence of sequences of sequences, written by hand."""
+
+    def write(rng: random.Random, folder: Path) -> list[Command]:
+        made, kind = attention(), value("x", [1]).type.SerializeToString()
+        for _ in range(depth):
+            kind = _field(4, _field(1, kind))
+        whole = made.graph.SerializeToString() + _field(11, _field(1, b"s") + _field(2, kind))
+        made.ClearField("graph")
+        (folder / "m.onnx").write_bytes(made.SerializePartialToString() + _field(7, whole))
+        return [("inspect", "m.onnx"), ("validate", "m.onnx", "m.onnx", "--json")]
+
+    return write
+
+
+def _twice(part: str) -> onnx.ModelProto:
+    """Two inputs, outputs, weights or functions of one name."""
+    made = _functions({"f": ["Neg"]})
+    items = made.functions if part == "functions" else getattr(made.graph, part)
+    copy = type(items[0])()
+    copy.CopyFrom(items[0])
+    items.append(copy)
+    return made
+
+
 def _same_names(graph: onnx.GraphProto) -> None:
     graph.node[3].output[0] = graph.node[1].output[0]
 
@@ -286,6 +342,12 @@ REFUSED_MODELS: Mapping[str, Maker] = {
     "functions that double forty times": _case(
         partial(_functions, {"f0": ["Neg"], **{f"f{k + 1}": [f"f{k}", f"f{k}"] for k in range(40)}})
     ),
+    "functions in a chain of five thousand": _case(
+        partial(_functions, {"f0": ["Neg"], **{f"f{k + 1}": [f"f{k}"] for k in range(5_000)}})
+    ),
+    "types five thousand deep": _nested_type(5_000),
+    "two inputs of one name": _case(partial(_twice, "input")),
+    "two weights of one name": _case(partial(_twice, "initializer")),
     "two values of one name": _case(partial(_renamed, _same_names)),
     "missing value of a strange name": _case(partial(_renamed, _missing_input)),
     "missing value of a long name": _case(partial(_renamed, _long_name)),
@@ -383,5 +445,13 @@ HOSTILE_MODELS: Mapping[str, Maker] = {
     "weights of 8 bits": _case(partial(_weights_of, _typed(TensorProto.INT8))),
     "floats that are a list": _case(partial(_one, "Constant", {}, [], value_floats=[1.0] * 10)),
     "data in the model itself": _external("m.onnx"),
+    "types thirty deep": _nested_type(30),
+    "two outputs of one name": _case(partial(_twice, "output")),
+    "two functions of one name": _case(partial(_twice, "functions")),
+    "names that write to the terminal": _every_name("\x1b[31m\x1b]0;title\x07\r\x9b2J"),
+    "names that turn text around": _every_name("\u202e\u2066\u200b"),
+    "names of markup": _every_name("[red]x[/] {x} %s"),
+    "names of elements": _every_name('</style><script>alert(1)</script><img src=x onerror="alert(2)">'),
+    "names of quotes": _every_name("\"'><a href='javascript:alert(1)' onclick=\"x\">"),
 }
 """Models that a command may run or refuse, but not die of."""

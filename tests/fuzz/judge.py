@@ -7,14 +7,18 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 
 from tests.fuzz.worker import Ended
 
-__all__ = ["OUTPUTS", "RECORD", "Snapshot", "problems", "snapshot"]
+__all__ = ["OUTPUTS", "PAGE", "RECORD", "Snapshot", "page_problems", "problems", "snapshot"]
 
 OUTPUTS = frozenset({"out.onnx", "out.onnx.plan.json", "out.onnx.data", "out.pt2", "out.pt2.plan.json"})
 """What commands are asked to write, and may when they end well."""
+
+PAGE = "out.html"
+"""What they write whether a model is right or wrong."""
 
 RECORD = "record"
 """What is written to whatever comes of the work, and removed when it is done."""
@@ -57,12 +61,45 @@ def problems(
     if refused and ended.status != 2:
         found.append(f"not refused: exit status {ended.status}")
     found += _said(ended)
+    found += _raw(ended.out)
     if "--json" in arguments:
         found += _object(ended)
     touched = {name for name in before | after if before.get(name) != after.get(name)} - {RECORD}
-    if touched - (OUTPUTS if ended.status == 0 else frozenset()):
+    may = (OUTPUTS if ended.status == 0 else frozenset()) | ({PAGE} if ended.status != 2 else frozenset())
+    if touched - may:
         found.append(f"touched {', '.join(sorted(touched))}")
     return found
+
+
+def _raw(out: str) -> list[str]:
+    """Judge standard output: nothing in it moves the cursor, changes colours or turns text around."""
+    raw = sorted({c for c in out if c != "\n" and not c.isprintable()})
+    return [f"unprintable on standard output: {raw}"] if raw else []
+
+
+def page_problems(page: str) -> list[str]:
+    """Return what is in a report that names in a model put there."""
+    found = _Tags()
+    found.feed(page)
+    return [f"{what} in the report" for what in sorted(found.wrong)]
+
+
+class _Tags(HTMLParser):
+    """Elements and attributes that could run or fetch something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "iframe", "object", "embed", "link", "base", "form"):
+            self.wrong.add(f"<{tag}>")
+        for name, value in attrs:
+            fetches = name in ("src", "href", "action") and not (value or "").startswith(
+                ("#", "data:image/png;")
+            )
+            if name.startswith("on") or fetches:
+                self.wrong.add(f"{name}={value!r}")
 
 
 def _said(ended: Ended) -> list[str]:

@@ -37,6 +37,9 @@ Command = Sequence[str]
 Maker = Callable[[random.Random, Path], list[Command]]
 
 
+_BRIEF = ("--rounds", "3", "--seconds", "0", "--no-memory")
+
+
 def _commands(name: str, good: str, out: str, rng: random.Random) -> list[Command]:
     """Return one or two of the commands that read a model."""
     budget = rng.choice([(), ("--json",)])
@@ -47,6 +50,11 @@ def _commands(name: str, good: str, out: str, rng: random.Random) -> list[Comman
         ("validate", name, good, *budget),
         ("validate", good, name, *budget),
         ("validate", name, name, *budget),
+        ("validate", good, name, "--report", "out.html"),
+        ("bench", name, good, *_BRIEF, *budget),
+        ("bench", good, name, *_BRIEF, *budget),
+        ("bisect", good, name, "--limit", "1", *budget),
+        ("bisect", name, "--apply", "window:window=2", "--budget", "cos>=0.9999", "--limit", "1", *budget),
     ]
     return rng.sample(every, rng.choice([1, 1, 2]))
 
@@ -173,7 +181,12 @@ def _odd_arrays(rng: random.Random) -> dict[str, np.ndarray]:
 
 def _on_data(rng: random.Random, folder: Path, data: str) -> list[Command]:
     (folder / "good.onnx").write_bytes(attention().SerializeToString())
-    if rng.random() < 0.5:
+    way = rng.random()
+    if way < 0.2:
+        return [("bench", "good.onnx", "good.onnx", "--data", data, *_BRIEF)]
+    if way < 0.4:
+        return [("bisect", "good.onnx", "good.onnx", "--data", data, "--limit", "1", "--json")]
+    if way < 0.7:
         return [("validate", "good.onnx", "good.onnx", "--data", data)]
     applied = ("--apply", "softmax", "--data", data, "--json")
     return [("rewrite", "good.onnx", "-o", "out.onnx", *applied)]
@@ -208,7 +221,11 @@ def _plan(rng: random.Random, folder: Path) -> list[Command]:
         (folder / "p.json").write_bytes(damaged(text.encode(), rng))
     else:
         (folder / "p.json").write_text(disturbed_json(text, rng), encoding="utf-8")
-    return [("rewrite", "good.onnx", "-o", "out.onnx", "--plan", "p.json", "--no-budget", "--json")]
+    every: list[Command] = [
+        ("rewrite", "good.onnx", "-o", "out.onnx", "--plan", "p.json", "--no-budget", "--json"),
+        ("bisect", "good.onnx", "--plan", "p.json", "--budget", "cos>=0.9999", "--limit", "1", "--json"),
+    ]
+    return [rng.choice(every)]
 
 
 _SETTINGS = ("window=", "sinks=", "window=2,sinks=", "dilation=", "causal=", "size=", "window=2,window=")
@@ -291,7 +308,12 @@ def _resume(rng: random.Random, folder: Path) -> list[Command]:
     lines = [head, json.dumps(["noise 0 0 x", [{"tally": {}, "unstable": [1]}]])]
     text = "\n".join(disturbed_json(line, rng) for line in lines) + "\n"
     (folder / "record").write_bytes(damaged(text.encode(), rng) if rng.random() < 0.5 else text.encode())
-    return [("validate", "good.onnx", "good.onnx", "--resume", "record", "--json")]
+    window = ("--apply", "window:window=2", "--budget", "cos>=0.9999", "--limit", "1")
+    every: list[Command] = [
+        ("validate", "good.onnx", "good.onnx", "--resume", "record", "--json"),
+        ("bisect", "good.onnx", *window, "--resume", "record", "--json"),
+    ]
+    return [rng.choice(every)]
 
 
 KINDS: Mapping[str, tuple[Maker, float]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.fuzz.judge import problems, snapshot
+from tests.fuzz.judge import PAGE, page_problems, problems, snapshot
 from tests.fuzz.kinds import KINDS, Command, Maker
 from tests.fuzz.worker import Ended, call
 
@@ -68,7 +68,10 @@ def tried(name: str, make: Maker, refused: bool = False, keep: Path | None = Non
             end = call(arguments, folder, scratch)
             after = snapshot(folder)
             ended.append((arguments, end))
-            found += [f"{' '.join(arguments)}: {p}" for p in problems(arguments, end, before, after, refused)]
+            wrong = problems(arguments, end, before, after, refused)
+            if PAGE in after:
+                wrong += page_problems((folder / PAGE).read_text(encoding="utf-8"))
+            found += [f"{' '.join(arguments)}: {p}" for p in wrong]
         if found and keep is not None:
             _copied(folder, keep / name.replace(" ", "-"))
     return Trial(name, tuple(found), tuple(ended))

@@ -12,6 +12,8 @@ for name in (
     "pytest",
     "torch.export.pt2_archive._package",
     "rewriter.cli.app",
+    "rewriter.cli.bench",
+    "rewriter.cli.bisect",
     "rewriter.cli.inspect",
     "rewriter.cli.rewrite",
     "rewriter.cli.validate",
@@ -20,6 +22,10 @@ for name in (
     "rewriter.program.fx",
     "rewriter.program.onnx",
     "rewriter.program.pt2_vet",
+    "rewriter.report.validation_page",
+    "rewriter.verify.bench",
+    "rewriter.verify.bisect",
     "rewriter.verify.compare",
+    "rewriter.verify.lockstep",
 ):
     import_module(name)
