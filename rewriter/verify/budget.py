@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -141,23 +141,41 @@ class Budget:
                     f"budget {self}: there is no task metric {self.task!r}, only {_listed(tasks)}"
                 )
             return Outcome(self, "", tasks[self.task], self.met(tasks[self.task]))
+        self.require(outputs, agreements)
         of_floats = self.metric != "agreement"
         measured = (
             {name: float(getattr(d, self.metric)) for name, d in outputs.items()}
             if of_floats
             else dict(agreements)
         )
-        kind = "floating" if of_floats else "integer or boolean"
-        if self.output is not None and self.output not in measured:
-            raise InputError(
-                f"budget {self}: there is no {kind} output {self.output!r}, only {_listed(measured)}"
-            )
-        if not measured:
-            raise InputError(f"budget {self}: the model has no {kind} output to measure")
         names = [self.output] if self.output is not None else list(measured)
         name = (max if self.sign == "<=" else min)(names, key=measured.__getitem__)
         whole = not of_floats or all(outputs[n].pattern == 0 for n in names)
         return Outcome(self, name, measured[name], whole and self.met(measured[name]))
+
+    def require(self, floating: Collection[str], others: Collection[str]) -> None:
+        """Refuse to speak of outputs that are not there; a task metric speaks of none.
+
+        Parameters
+        ----------
+        floating, others
+            Names of the outputs, by what kind of number they hold.
+
+        Raises
+        ------
+        InputError
+            When it names another output, or there is none that has the measure.
+        """
+        if self.task is not None:
+            return
+        of_floats = self.metric != "agreement"
+        known, kind = (floating, "floating") if of_floats else (others, "integer or boolean")
+        if self.output is not None and self.output not in known:
+            raise InputError(
+                f"budget {self}: there is no {kind} output {self.output!r}, only {_listed(known)}"
+            )
+        if not known:
+            raise InputError(f"budget {self}: the model has no {kind} output to measure")
 
     def __str__(self) -> str:
         where = f"@{self.output}" if self.output else ""

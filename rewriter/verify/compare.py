@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from rewriter.errors import InputError
 from rewriter.program.program import Program
 from rewriter.verify.applied import applied_forms
+from rewriter.verify.binding import numpy_dtype
 from rewriter.verify.budget import Budget, parse_budgets
 from rewriter.verify.comparison import Comparison
 from rewriter.verify.data import Data, data_cases, data_count
@@ -20,8 +21,10 @@ from rewriter.verify.finding import Finding
 from rewriter.verify.fingerprint import fingerprint
 from rewriter.verify.floors import Floors, Kept
 from rewriter.verify.inputs import LENGTHS, Case, generated_cases
+from rewriter.verify.metrics import is_floating
 from rewriter.verify.models import Model, as_program, as_programs
 from rewriter.verify.progress import Progress, silent
+from rewriter.verify.repeatability import unrepeatable
 from rewriter.verify.resume import Record, open_record
 from rewriter.verify.running import can_run
 from rewriter.verify.signature import Match
@@ -40,6 +43,9 @@ NOISE_CASES = {"noise floor": 5, "budget": 2, "nothing": 2}
 
 NOISE_SEEDS = {"noise floor": 3, "budget": 1, "nothing": 1}
 """Perturbations of the weights, by what is judged: where the floor decides, it is measured better."""
+
+TWICE = "run twice"
+"""Under which it is recorded whether the models give the same twice."""
 
 
 def validate(
@@ -109,6 +115,7 @@ def validate(
     third = as_program(source, first) if source is not None else None
     masks = (mask,) if isinstance(mask, str) else tuple(mask)
     comparison = Comparison.of(first, second, third, match, masks)
+    _require_measured(budgets, comparison, measures)
     known = {(a.site, a.form) for a in applied_forms(first)}
     applied = applied_forms(second)
     exact = all(a.fidelity == "exact" for a in applied if (a.site, a.form) not in known)
@@ -121,7 +128,7 @@ def validate(
         tell,
     )
     with open_record(resume, session.key(resume)) as record:
-        findings, noise, scores = session.work(record)
+        findings, noise, scores = session.work(record, steady=judged == "noise floor")
         found = judge(findings, noise, judged, budgets, scores, "data" if data is not None else "random")
         record.finish()
     return ValidationReport(
@@ -137,7 +144,7 @@ def validate(
         sites=applied,
         steps=found.steps,
         tasks=scores,
-        notes=(*comparison.matching.notes, *_padding_notes(findings, masks)),
+        notes=(*comparison.matching.notes, *session.notes, *_padding_notes(findings, masks)),
         seed=seed,
     )
 
@@ -188,6 +195,7 @@ class _Session:
     inputs: _Inputs
     tasks: Mapping[str, Task]
     tell: Progress
+    notes: list[str] = field(default_factory=list)
 
     def key(self, resume: object) -> str:
         """Return what this work is: models, and what is counted of them."""
@@ -199,14 +207,19 @@ class _Session:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def work(
-        self, record: Record
+        self, record: Record, steady: bool
     ) -> tuple[list[Finding], Mapping[int, list[Response]], tuple[TaskReport, ...]]:
-        """Compare on every input, measure the noise floor, measure the tasks."""
+        """Compare on every input, measure the noise floor, measure the tasks.
+
+        Where ``steady``, an original that does not give the same twice is refused.
+        """
         findings: list[Finding] = []
         for at, (case, total) in enumerate(self.inputs):
             self.tell("comparing", at, total)
             key = _digest(case) if record.kept else ""
             finding, expected = self._finding(case, key, record)
+            if finding.outputs and not any(f.outputs for f in findings):
+                self._repeat(case, expected, record, steady)
             findings.append(finding)
             self.floors.consider(at, finding, Kept(key, case.inputs, expected))
         _require_some(findings, self.comparison)
@@ -223,6 +236,27 @@ class _Session:
             return Finding.restored(case.name, case.group, dict(case.sizes), known), None
         except (KeyError, TypeError, ValueError):
             raise record.damaged(case.name) from None
+
+    def _repeat(
+        self, case: Case, expected: Sequence[np.ndarray] | None, record: Record, steady: bool
+    ) -> None:
+        """Note a model that gives something else when it is run again on the same input."""
+        found = record.get(TWICE)
+        if found is None:
+            expected = expected if expected is not None else self.comparison.run_original(case.inputs)
+            found = list(unrepeatable(self.comparison, case.inputs, expected))
+            record.put(TWICE, found)
+        programs = (self.comparison.original, self.comparison.rewritten)
+        for program, other in zip(programs, found, strict=True):
+            if not other:
+                continue
+            said = (
+                f"{program.source} gives other outputs when it is run again on the same inputs: something in"
+                " it is random (dropout?), or it keeps state"
+            )
+            if steady and program is self.comparison.original:
+                raise InputError(f"{said}; it has no noise floor to hold a model to, so give a budget")
+            self.notes.append(said)
 
     def _scores(self, record: Record) -> tuple[TaskReport, ...]:
         found: list[TaskReport] = []
@@ -244,6 +278,19 @@ class _Session:
             return tuple(TaskReport(str(n), float(x), float(y)) for n, x, y in known)
         except (TypeError, ValueError):
             raise record.damaged(f"task {name}") from None
+
+
+def _require_measured(budgets: Sequence[Budget], comparison: Comparison, tasks: Mapping[str, Task]) -> None:
+    """Refuse budgets of what will not be measured, before anything is."""
+    dtypes = {name: comparison.original.graph.values[name].dtype for name in comparison.names}
+    for budget in budgets:
+        if budget.task is not None and not tasks:
+            raise InputError(f"budget {budget}: there is no task metric {budget.task!r}; give a --task")
+        if None not in dtypes.values():
+            kinds: dict[bool, list[str]] = {True: [], False: []}
+            for name, dtype in dtypes.items():
+                kinds[is_floating(numpy_dtype(str(dtype)))].append(name)
+            budget.require(kinds[True], kinds[False])
 
 
 def _require_some(findings: Sequence[Finding], comparison: Comparison) -> None:

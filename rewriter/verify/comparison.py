@@ -83,10 +83,10 @@ class Comparison:
                 raise InputError(f"data {case.name}: {error}") from error
             return Finding(*head, error=f"skipped: {error}", skipped=True), None
         try:
-            actual = self._run_rewritten(case.inputs)
+            actual = self.run_rewritten(case.inputs)
         except RunError as error:
             return Finding(*head, error=str(error)), expected
-        names = self._names()
+        names = self.names
         for name, x, y in zip(names, expected, actual, strict=True):
             if x.shape != y.shape:
                 error_ = f"output {name!r} has shape {x.shape} in the original, {y.shape} in the other"
@@ -114,13 +114,22 @@ class Comparison:
 
     def positions(self, inputs: Arrays, output: int, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return arrays of one output (its place among those that count) without the hidden positions."""
-        keep = self.padding.counted(inputs, self._names()[output], arrays[0].shape)
+        keep = self.padding.counted(inputs, self.names[output], arrays[0].shape)
         return arrays if keep is None else tuple(x[keep] for x in arrays)
 
-    def _names(self) -> list[str]:
+    @property
+    def names(self) -> list[str]:
+        """Outputs that count, as the original calls them."""
         return [self.original.graph.outputs[at] for at, _ in self.matching.outputs]
 
-    def _run_rewritten(self, inputs: Arrays) -> list[np.ndarray]:
+    def run_rewritten(self, inputs: Arrays) -> list[np.ndarray]:
+        """Return the outputs of the rewritten model that count, for inputs of the original.
+
+        Raises
+        ------
+        RunError
+            When it cannot be run.
+        """
         outputs = run_positional(self.rewritten, self.matching.given(inputs))
         return [outputs[at] for _, at in self.matching.outputs]
 
@@ -137,7 +146,7 @@ class Comparison:
             raise InputError(f"the source cannot be run where the original can: {error}") from error
         by_original = dict(matching.outputs)
         truth = [found[by_original[at]] for at, _ in self.matching.outputs]
-        for name, x, y in zip(self._names(), truth, expected, strict=True):
+        for name, x, y in zip(self.names, truth, expected, strict=True):
             if x.shape != y.shape:
                 raise InputError(
                     f"output {name!r} has shape {x.shape} in the source, {y.shape} in the original"

@@ -70,7 +70,7 @@ def test_it_says_what_differs_and_what_would_pass(call: Call, scaled: Path) -> N
         ("--budget psnr>=3", "there is no metric 'psnr'; the metrics are agreement, cos"),
         ("--budget cos<=0.9", "cos is better when larger, so write cos>=X"),
         ("--budget ,", "budget '' is empty: expected METRIC<=X"),
-        ("--budget task.wer<=1", "there is no task metric 'wer', only none"),
+        ("--budget task.wer<=1", "there is no task metric 'wer'; give a --task"),
         ("--budget cos@z>=0", "there is no floating output 'z', only y"),
         ("--mask m", "mask 'm' is no input of the model; its inputs are x"),
         (

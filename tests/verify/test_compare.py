@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from html import unescape
@@ -360,3 +361,34 @@ def test_the_same_seed_gives_the_same_bytes(numpy_program: Any) -> None:
     pair = numpy_program(softmax, X, Y), numpy_program(reordered, X, Y)
     assert validate(*pair, seed=3).to_json() == validate(*pair, seed=3).to_json()
     assert validate(*pair, seed=3).to_json() != validate(*pair, seed=4).to_json()
+
+
+def unsteady() -> Callable[[np.ndarray], tuple[np.ndarray]]:
+    """Return a model that adds how often it was run."""
+    runs = itertools.count()
+    return lambda x: (softmax(x)[0] + np.float32(1e-3 * next(runs)),)
+
+
+def test_a_model_that_does_not_give_the_same_twice_is_named(numpy_program: Any) -> None:
+    steady, other = numpy_program(softmax, X, Y), numpy_program(unsteady(), X, Y)
+    with pytest.raises(InputError, match="other outputs when it is run again.*no noise floor.*give a budget"):
+        validate(other, steady)
+    (note,) = validate(other, steady, budget="max_abs<=1").notes
+    assert "other outputs when it is run again" in note
+    report = validate(steady, other)
+    assert not report.ok and len(report.notes) == 1
+    assert validate(steady, steady).notes == ()
+
+
+def test_budgets_of_what_is_not_there_are_refused_before_anything_runs(numpy_program: Any) -> None:
+    def run(x: np.ndarray) -> Any:
+        raise AssertionError
+
+    program = numpy_program(run, X, Y)
+    for budget, reason in {
+        "cos@z>=0.9": "no floating output 'z', only y",
+        "agreement>=0.9": "no integer or boolean output",
+        "task.wer<=1": "no task metric 'wer'; give a --task",
+    }.items():
+        with pytest.raises(InputError, match=reason):
+            validate(program, program, budget=budget)
