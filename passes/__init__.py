@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rewriter.passes.nystrom import NystromAttention
     from rewriter.passes.pooled import PooledAttention
     from rewriter.passes.reassociated import ReassociatedAttention
+    from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.window import WindowAttention
@@ -48,6 +49,7 @@ __all__ = [
     "PooledAttention",
     "RULES",
     "ReassociatedAttention",
+    "Reparameterize",
     "RmsNorm",
     "Sequential",
     "SoftmaxAttention",
@@ -79,6 +81,7 @@ RULES = {
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",
     "gelu": "rewriter.passes.gelu:Gelu",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
+    "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
 }
 """Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""

@@ -238,9 +238,11 @@ class TorchEmitter:
 
     def standard(self, name: str, *operands: Tensor | None, **settings: Any) -> Tensor | None:
         """Call PyTorch's operator, if it has one."""
+        shape = settings.pop("shape", None)
         found = standard(name, operands, settings)
-        shapes = [self.shape(x) for x in operands if x is not None]
-        return None if found is None else self._known(found, broadcast(*shapes))
+        if found is None:
+            return None
+        return self._known(found, shape or broadcast(*(self.shape(x) for x in operands if x is not None)))
 
     def attention(
         self,

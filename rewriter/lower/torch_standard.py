@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,10 +26,29 @@ def standard(name: str, operands: tuple[Tensor | None, ...], settings: dict[str,
             return F.gelu(x, approximate="tanh" if settings["tanh"] else "none")
         case "silu":
             return F.silu(x)
-        case "lerp":
-            end, weight = others
-            return torch.lerp(x, end, weight)
-        case "addcmul":
+        case "lerp" | "addcmul":
             a, b = others
-            return torch.addcmul(x, a, b)
+            assert a is not None and b is not None
+            return torch.lerp(x, a, b) if name == "lerp" else torch.addcmul(x, a, b)
+        case "convolution":
+            return _convolution(x, *others, **settings)
     return None
+
+
+def _convolution(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilations: Sequence[int],
+    groups: int,
+) -> Tensor:
+    if any(before != after for before, after in padding):
+        x = F.pad(x, [n for pair in reversed(padding) for n in pair])
+        padding = [(0, 0)] * len(padding)
+    assert weight is not None
+    each = [before for before, _ in padding]
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[len(padding) - 1]
+    return convolve(x, weight, bias, list(strides), each, list(dilations), groups)

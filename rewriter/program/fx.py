@@ -305,7 +305,7 @@ class FxProgram(Program):
         done |= {r.name: dict(sorted(r.metadata.items())) for r in replacements}
         notes = {**self._metadata, SITES: json.dumps(done, sort_keys=True)}
         named = {name for r in replacements for name in (r.output, *r.inputs)}
-        with _quiet():
+        with _quiet(), collector_paused():
             exported = self._exported_apart(touched(self._chains, named))
             return FxProgram(edited(exported, self.graph, replacements, emitter), self.source, notes)
 
@@ -322,7 +322,7 @@ class FxProgram(Program):
         done |= {name: dict(sorted(about.items())) for name, about in notes.items()}
         known = {**self._metadata, SITES: json.dumps(done, sort_keys=True)}
         named = {name for i in insertions for name in (i.instead, *i.inputs, *(i.readers or ()))}
-        with _quiet():
+        with _quiet(), collector_paused():
             exported = self._exported_apart(touched(self._chains, named))
             return FxProgram(inserted(exported, self.graph, insertions, emitter), self.source, known)
 

@@ -1,0 +1,148 @@
+"""Values that are one convolution by constants: norms behind it are taken in, sums of several joined.
+
+Weights are computed in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rewriter.algebra.frontends.convolutions import BatchNorm, Convolution, batch_norm, convolution
+from rewriter.algebra.prims import Map
+from rewriter.program.program import Program
+
+__all__ = ["Whole", "as_convolution"]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A value as one convolution.
+
+    Parameters
+    ----------
+    settings
+        Its input, strides, padding, dilations and groups.
+    weight, bias
+        In float64: ``[out, in / groups, *kernel]`` and ``[out]``.
+    operators
+        How many operators it stands for.
+    """
+
+    settings: Convolution
+    weight: np.ndarray
+    bias: np.ndarray
+    operators: int = 1
+
+
+def as_convolution(program: Program, value: str) -> Whole | None:
+    """Return a value as one convolution by constants, or None if it is none."""
+    return _Reader(program).read(value, root=True)
+
+
+class _Reader:
+    def __init__(self, program: Program) -> None:
+        self._graph, self._prims = program.graph, program.prims()
+
+    def read(self, value: str, *, root: bool = False) -> Whole | None:
+        """Return a value that nothing else reads as a convolution."""
+        if not root and (len(self._graph.readers(value)) != 1 or value in self._graph.outputs):
+            return None
+        found = convolution(self._graph, value)
+        if found is not None:
+            return self._plain(found)
+        norm = batch_norm(self._graph, value)
+        if norm is not None:
+            return self._normalised(norm)
+        prim = self._prims.get(value)
+        if prim is None or prim.form != Map("add") or any(x.shape != prim.shape for x in prim.inputs):
+            return None
+        branches = [self.read(x.value) if x.value else None for x in prim.inputs]
+        return _sum(*branches)
+
+    def _plain(self, found: Convolution) -> Whole | None:
+        weight = self._constant(found.weight)
+        bias = np.zeros(0) if found.bias is None else self._constant(found.bias)
+        if weight is None or bias is None:
+            return None
+        return Whole(found, weight, bias if found.bias else np.zeros(len(weight)))
+
+    def _normalised(self, norm: BatchNorm) -> Whole | None:
+        mean, variance = self._constant(norm.mean), self._constant(norm.variance)
+        if mean is None or variance is None:
+            return None
+        weight = np.ones_like(mean) if norm.weight is None else self._constant(norm.weight)
+        bias = np.zeros_like(mean) if norm.bias is None else self._constant(norm.bias)
+        inner = self.read(norm.x) or self._identity(norm.x)
+        if weight is None or bias is None or inner is None:
+            return None
+        scale = weight / np.sqrt(variance + norm.eps)
+        spread = scale.reshape(-1, *(1,) * (inner.weight.ndim - 1))
+        return replace(
+            inner,
+            weight=inner.weight * spread,
+            bias=(inner.bias - mean) * scale + bias,
+            operators=inner.operators + 1,
+        )
+
+    def _identity(self, value: str) -> Whole | None:
+        """Return a value as a convolution of itself, by a kernel of one place for each channel."""
+        shape = self._graph.values[value].shape
+        if shape is None or len(shape) < 3 or not shape[1].static:
+            return None
+        rank, channels = len(shape) - 2, int(shape[1])
+        ones, none = (1,) * rank, ((0, 0),) * rank
+        settings = Convolution(value, "", None, ones, none, ones, channels)
+        return Whole(settings, np.ones((channels, 1, *ones)), np.zeros(channels), 0)
+
+    def _constant(self, name: str) -> np.ndarray | None:
+        load: Callable[[], np.ndarray] | None = self._graph.constants.get(name)
+        return None if load is None else np.asarray(load()).astype(np.float64)
+
+
+def _sum(a: Whole | None, b: Whole | None) -> Whole | None:
+    """Return the sum of two convolutions of one value as one, or None if their places do not coincide."""
+    if a is None or b is None or not (a.operators and b.operators) or a.settings.x != b.settings.x:
+        return None
+    a, b = _of_groups(a, b), _of_groups(b, a)
+    if np.prod(a.weight.shape[2:]) < np.prod(b.weight.shape[2:]):
+        a, b = b, a
+    p, q = a.settings, b.settings
+    if (p.strides, p.groups) != (q.strides, q.groups) or a.weight.shape[:2] != b.weight.shape[:2]:
+        return None
+    wider = _widened(b, a)
+    if wider is None:
+        return None
+    return Whole(p, a.weight + wider, a.bias + b.bias, a.operators + b.operators + 1)
+
+
+def _widened(small: Whole, large: Whole) -> np.ndarray | None:
+    """Return the kernel of the small convolution with zeros around it, as wide as the large one."""
+    amounts = [(0, 0), (0, 0)]
+    for axis, (before, after) in enumerate(large.settings.padding):
+        size, width = small.weight.shape[axis + 2], large.weight.shape[axis + 2]
+        inner_before, inner_after = small.settings.padding[axis]
+        step = large.settings.dilations[axis]
+        if size > 1 and small.settings.dilations[axis] != step:
+            return None
+        first, rest = divmod(before - inner_before, step)
+        last, other = divmod(after - inner_after, step)
+        if rest or other or first < 0 or last < 0 or first + size + last != width:
+            return None
+        amounts.append((first, last))
+    return np.pad(small.weight, amounts)
+
+
+def _of_groups(one: Whole, like: Whole) -> Whole:
+    """Return a convolution of a channel each with the groups of another, where it has fewer."""
+    groups = like.settings.groups
+    out, own = one.weight.shape[:2]
+    if own != 1 or one.settings.groups != out or groups >= out or out % groups:
+        return one
+    each = out // groups
+    weight = np.zeros((out, each, *one.weight.shape[2:]))
+    channels = np.arange(out)
+    weight[channels, channels % each] = one.weight[:, 0]
+    return replace(one, weight=weight, settings=replace(one.settings, groups=groups))

@@ -1,0 +1,150 @@
+"""Batch norms and parallel convolutions: where they become one convolution, and where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rewriter
+from rewriter.passes import Reparameterize
+from rewriter.program.program import Program
+from rewriter.rules import fuse
+
+Kind = Callable[[], nn.Module]
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    """Statistics that are not those of a new layer."""
+    found = nn.BatchNorm2d(channels)
+    for tensor in (found.running_mean, found.weight, found.bias):
+        assert tensor is not None
+        nn.init.normal_(tensor)
+    assert found.running_var is not None
+    nn.init.uniform_(found.running_var, 0.5, 2.0)
+    return found
+
+
+def conv(
+    kernel: int, groups: int = 1, stride: int = 1, padding: int | None = None, dilation: int = 1
+) -> nn.Conv2d:
+    pads = kernel // 2 if padding is None else padding
+    return nn.Conv2d(4, 4, kernel, stride, pads, dilation, groups)
+
+
+class Sum(nn.Module):
+    """Branches of one value, added."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *others = (branch(x) for branch in self.branches)
+        for other in others:
+            first = first + other
+        return torch.relu(first)
+
+
+FIRES: dict[str, Kind] = {
+    "norm": lambda: Sum(nn.Sequential(conv(3), norm(4))),
+    "norm of a strided one": lambda: Sum(nn.Sequential(conv(3, stride=2, dilation=2, padding=2), norm(4))),
+    "two norms": lambda: Sum(nn.Sequential(conv(1), norm(4), norm(4))),
+    "depthwise": lambda: Sum(nn.Sequential(conv(5, groups=4), norm(4))),
+    "one by one beside three by three": lambda: Sum(conv(3), conv(1)),
+    "three branches": lambda: Sum(nn.Sequential(conv(3), norm(4)), nn.Sequential(conv(1), norm(4)), norm(4)),
+    "three branches, in groups": lambda: Sum(
+        nn.Sequential(conv(3, groups=2), norm(4)), nn.Sequential(conv(1, groups=2), norm(4)), norm(4)
+    ),
+    "dilated": lambda: Sum(conv(5, padding=4, dilation=2), conv(3, padding=2, dilation=2)),
+    "a row beside a column": lambda: Sum(
+        nn.Conv2d(4, 4, (3, 3), padding=(1, 1)), nn.Conv2d(4, 4, (1, 3), padding=(0, 1))
+    ),
+}
+
+KEEPS: dict[str, Kind] = {
+    "no norm": lambda: Sum(conv(3)),
+    "other dilations": lambda: Sum(conv(3), conv(3, padding=2, dilation=2)),
+    "a row beside a column, neither wider": lambda: Sum(
+        nn.Conv2d(4, 4, (3, 1), padding=(1, 0)), nn.Conv2d(4, 4, (1, 3), padding=(0, 1))
+    ),
+    "other groups": lambda: Sum(conv(3), conv(3, groups=2)),
+    "norm before": lambda: nn.Sequential(norm(4), conv(3)),
+}
+
+
+def traced(kind: Kind) -> tuple[Program, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 7, 9)
+    return rewriter.trace(kind().eval(), (x,)), torch.randn(2, 4, 7, 9)
+
+
+def convolutions(program: Program) -> int:
+    return sum("conv" in node.op.lower() for node in program.graph.nodes)
+
+
+@pytest.mark.parametrize("kind", FIRES.values(), ids=FIRES)
+def test_fires_in_fx(kind: Kind) -> None:
+    program, x = traced(kind)
+    made, record = fuse(program, [Reparameterize()])
+    (found,) = record.matches
+    assert found.committed, found.reason
+    assert convolutions(made) == 1 and not any("norm" in node.op for node in made.graph.nodes)
+    torch.testing.assert_close(made.run(x)[0], program.run(x)[0], rtol=1e-4, atol=1e-4)
+    assert not fuse(made, [Reparameterize()])[1].matches
+
+
+@pytest.mark.parametrize("kind", FIRES.values(), ids=FIRES)
+def test_fires_in_onnx(kind: Kind, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x, path = torch.randn(2, 4, 7, 9), tmp_path / "model.onnx"
+    torch.onnx.export(
+        kind().eval(),
+        (x,),
+        str(path),
+        opset_version=18,
+        dynamo=False,
+        do_constant_folding=False,
+        training=torch.onnx.TrainingMode.PRESERVE,  # or the exporter folds norms itself
+    )
+    program = rewriter.load(path)
+    made, record = fuse(program, [Reparameterize()])
+    (found,) = record.matches
+    assert found.committed, found.reason
+    made.save(tmp_path / "made.onnx")
+    again = rewriter.load(tmp_path / "made.onnx")
+    assert convolutions(again) == 1 and not any("Norm" in node.op for node in again.graph.nodes)
+    torch.testing.assert_close(
+        torch.as_tensor(again.run(x)[0]), torch.as_tensor(program.run(x)[0]), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", KEEPS.values(), ids=KEEPS)
+def test_keeps(kind: Kind) -> None:
+    program, _ = traced(kind)
+    made, record = fuse(program, [Reparameterize()])
+    assert made is program and not record.matches
+
+
+class ReadTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv(3), norm(4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.conv(x)
+        return self.norm(y), y
+
+
+def test_keeps_what_is_read_elsewhere() -> None:
+    program, _ = traced(ReadTwice)
+    assert fuse(program, [Reparameterize()])[0] is program
+
+
+def test_keeps_statistics_of_the_batch() -> None:
+    x = torch.randn(2, 4, 7, 9)
+    program = rewriter.trace(nn.Sequential(conv(3), norm(4)).train(), (x,))
+    assert fuse(program, [Reparameterize()])[0] is program
