@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
     from rewriter.passes.softmax import SoftmaxAttention
+    from rewriter.passes.unread_queries import UnreadQueries
     from rewriter.passes.window import WindowAttention
     from rewriter.program.program import Program
     from rewriter.rules import Rule
@@ -53,6 +54,7 @@ __all__ = [
     "RmsNorm",
     "Sequential",
     "SoftmaxAttention",
+    "UnreadQueries",
     "WindowAttention",
     "form_type",
     "get",
@@ -83,6 +85,7 @@ RULES = {
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
+    "unread-queries": "rewriter.passes.unread_queries:UnreadQueries",
 }
 """Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""
 

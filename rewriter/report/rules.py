@@ -19,13 +19,15 @@ __all__ = ["rule_record", "rule_view", "rules_view"]
 
 def rule_record(rule: Rule) -> dict[str, Any]:
     """Return everything that is known about a rule."""
+    from rewriter.rules.graph_rule import GraphRule
+
     kind = type(rule)
     about = sys.modules[kind.__module__].__doc__ or kind.__doc__ or ""
     return {
         "rule": rule.name,
         "pass": kind.__name__,
         "summary": about.strip().partition("\n")[0],
-        "formula": str(rule.formula),
+        "formula": rule.looks_for if isinstance(rule, GraphRule) else str(rule.formula),
         "about": about.strip(),
         "fidelity": "exact",
     }

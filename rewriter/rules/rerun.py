@@ -1,4 +1,4 @@
-"""Translation validation of edits that change shapes inside a graph: what is behind them is run, old and new."""
+"""Translation validation of edits that change shapes: what is behind them is run, old and new."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rewriter.algebra.prims import Constant
 from rewriter.errors import RewriterError
 from rewriter.program.cut_out import part_inputs
 from rewriter.program.program import OUTPUT, Arrays, Insertion, Program
@@ -41,13 +40,14 @@ def rerun(original: Program, changed: Program, insertions: Sequence[Insertion], 
         Of the worst probe; its errors are against the original, and what the original's outputs respond.
     """
     prims = original.prims()
-    inputs, outputs = _around(original, insertions)
+    inputs, outputs = _around(original, changed, insertions)
     old, new = original.extract(inputs, outputs), changed.extract(inputs, outputs)
+    skipped: tuple[type[BaseException], ...] = (RewriterError, *runtime_errors())
     worst: Check | None = None
     for name, arrays in probes([prims[n] for n in inputs], inputs, seed):
         try:
             before, moved = old(arrays), old(_moved(arrays, seed))
-        except (RewriterError, *runtime_errors()):
+        except skipped:
             continue  # sizes that the original does not take
         for output, a, b, c in zip(outputs, before, new(arrays), moved, strict=True):
             found = _compared(f"on probe {name}, {output}", a, b, c)
@@ -67,8 +67,11 @@ def _compared(what: str, a: np.ndarray, b: np.ndarray, moved: np.ndarray) -> Che
         return Check(same, None if same else f"{what} differs", 0.0, 0.0, 0.0)
     error, response = max_abs(a, b), max_abs(a, moved)
     tolerance = MODEL_FACTOR * max(response, floor(a, a.dtype))
-    reason = None if error <= tolerance else f"{what} differs by {error:.2e}, more than {tolerance:.2e}"
-    return Check(reason is None, reason, error, response, tolerance)
+    if error <= tolerance:
+        return Check(True, None, error, response, tolerance)
+    return Check(
+        False, f"{what} differs by {error:.2e}, more than {tolerance:.2e}", error, response, tolerance
+    )
 
 
 def _moved(arrays: Arrays, seed: int) -> Arrays:
@@ -81,39 +84,48 @@ def _moved(arrays: Arrays, seed: int) -> Arrays:
     return found
 
 
-def _around(program: Program, insertions: Sequence[Insertion]) -> tuple[list[str], list[str]]:
-    """Return the values that edits start from, and the outputs behind them."""
-    graph, prims = program.graph, program.prims()
-    origin = Origin(graph, prims)
-    changed: set[str] = set()
-    starts: list[str] = []
-    for edit in insertions:
-        starts += edit.inputs
-        if edit.readers is not None:
-            changed |= edit.readers - {OUTPUT}
-        elif edit.instead is not None:
-            changed.add(edit.instead)
-    reads = [*starts]
+def _around(program: Program, after: Program, insertions: Sequence[Insertion]) -> tuple[list[str], list[str]]:
+    """Return the values that edits start from and leave as they are, and the outputs behind them."""
+    graph = program.graph
+    changed = _changed(insertions)
+    reads = [name for edit in insertions for name in edit.inputs]
     for node in graph.nodes:
         if not changed.isdisjoint(node.outputs) or any(v in changed for v in node.inputs):
             changed.update(node.outputs)
             reads += [v for v in node.inputs if v is not None]
+    starts = _starts(program, after, [v for v in reads if v not in changed])
+    return part_inputs(program, starts), [name for name in graph.outputs if name in changed]
+
+
+def _changed(insertions: Sequence[Insertion]) -> set[str]:
+    """Return the values that edits compute or read anew."""
+    found: set[str] = set()
+    for edit in insertions:
+        if edit.readers is not None:
+            found |= edit.readers - {OUTPUT}
+        elif edit.instead is not None:
+            found.add(edit.instead)
+    return found
+
+
+def _starts(program: Program, after: Program, reads: list[str]) -> list[str]:
+    """Return the floating values that both programs compute others from, and the inputs behind the rest."""
+    graph, prims, kept = program.graph, program.prims(), after.graph.values
+    origin = Origin(graph, prims)
     found: dict[str, None] = {}
     seen: set[str] = set()
-    stack = [v for v in reads if v not in changed]
+    stack = list(reads)
     while stack:
         name = stack.pop()
-        prim = prims.get(name)
-        if name in seen or name in graph.constants or (prim and isinstance(prim.form, Constant)):
+        if name in seen or name in graph.constants:
             continue
         seen.add(name)
-        node = graph.producer(name)
-        if prim is not None and not origin.varies(prim) and name not in graph.inputs:
+        prim, node = prims.get(name), graph.producer(name)
+        if prim is not None and not origin.varies(prim):
             continue
-        given = prim is not None and is_floating(numpy_dtype(prim.dtype or "float32"))
+        given = prim is not None and name in kept and is_floating(numpy_dtype(prim.dtype or "float32"))
         if node is None or given:
             found[name] = None
         else:
-            stack += [v for v in node.inputs if v is not None and v not in changed]
-    names = part_inputs(program, [n for n in found if n in prims])
-    return names, [name for name in graph.outputs if name in changed]
+            stack += [v for v in node.inputs if v is not None]
+    return [name for name in found if name in prims]

@@ -22,7 +22,7 @@ from rewriter.sites.operands import native_reads
 from rewriter.sites.origin import Origin
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["Carried", "TokenFlow", "token_flow"]
+__all__ = ["Carried", "TokenFlow", "place_of", "token_flow"]
 
 
 _NEAREST = 64
@@ -231,8 +231,8 @@ class _Walk:
                 if self._of(read.prim) is not None or named & atoms_of(read.index):
                     return None
         shape = formula.output_shape
-        tokens = _place(formula.output_index, shape, axes.queries)
-        batch = _place(formula.output_index, shape, axes.batch) if axes.batch else None
+        tokens = place_of(formula.output_index, shape, axes.queries)
+        batch = place_of(formula.output_index, shape, axes.batch) if axes.batch else None
         if tokens is None or (batch is None and self.first.batch != ONE):
             return None
         return Carried(tokens, batch)
@@ -243,9 +243,9 @@ class _Walk:
         found = self._of(prim)
         if found is None or operand.pieces:
             return False
-        if _place(operand.index, prim.shape, atoms) != found.tokens:
+        if place_of(operand.index, prim.shape, atoms) != found.tokens:
             return False
-        return self.first.batch == ONE or _place(operand.index, prim.shape, batch) == found.batch
+        return self.first.batch == ONE or place_of(operand.index, prim.shape, batch) == found.batch
 
 
 def _tokens(operands: Sequence[Carried | None]) -> list[Mark | None]:
@@ -256,7 +256,7 @@ def _batches(operands: Sequence[Carried | None]) -> list[Mark | None]:
     return [None if x is None else x.batch for x in operands]
 
 
-def _place(index: Index, shape: Sequence[Size], atoms: Sequence[Atom]) -> Mark | None:
+def place_of(index: Index, shape: Sequence[Size], atoms: Sequence[Atom]) -> Mark | None:
     """Return where atoms lie in a tensor that is read whole along the axis that they are on."""
     wanted = list(atoms)
     for axis, dim in enumerate(resolve(index)):
