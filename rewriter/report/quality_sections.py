@@ -20,6 +20,12 @@ def telling_figures(report: ValidationReport, timings: Sequence[SizeReport]) -> 
     group = "data" if "data" in report.summary else next(iter(report.summary), None)
     outputs = [o for o in report.summary.get(group or "", ()) if o.distance is not None]
     on = f"worst output, {group} inputs"
+    for task in report.tasks:
+        yield {
+            "name": task.name,
+            "value": figure(task.rewritten),
+            "note": f"task; {figure(task.original)} before",
+        }
     if outputs and report.judged != "noise floor":
         d = [o.distance for o in outputs if o.distance is not None]
         yield {"name": "Cosine", "value": similarity(min(x.cos for x in d)), "note": on}

@@ -70,7 +70,7 @@ def validation_page(report: ValidationReport, drawings: Sequence[Drawing] = ()) 
         kind=kind,
         mark=mark,
         headline=headline,
-        verdict=report.verdict,
+        verdict=_sentence(report.verdict, headline),
         basis=_BASIS[report.judged],
         figures=list(telling_figures(report, timings)),
         notes=report.notes,
@@ -107,6 +107,13 @@ def _headline(report: ValidationReport) -> tuple[str, str, str]:
     if report.judged == "nothing":
         return "open", "≈", "Measured, not judged"
     return "good", "✓", "Within budget" if report.judged == "budget" else "Same within the noise"
+
+
+def _sentence(verdict: str, headline: str) -> str:
+    """Return the verdict without what the headline above it says already."""
+    said = headline.lower()
+    rest = verdict[len(said) :].lstrip(" :,;") if verdict.lower().startswith(said) else verdict
+    return f"{rest[:1].upper()}{rest[1:]}"
 
 
 def _graph(drawing: Drawing) -> Mapping[str, Any]:

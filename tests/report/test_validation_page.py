@@ -238,3 +238,16 @@ def test_text_can_be_read_on_every_ground(theme: int) -> None:
     for kind in ("good", "bad", "warn"):
         assert _contrast(colours[kind], colours[f"{kind}-paper"]) >= 4.5, kind
         assert _contrast(colours["ink"], colours[f"{kind}-paper"]) >= 4.5, kind
+
+
+def test_the_first_figure_is_the_task() -> None:
+    page = validation_page(full_report())
+    (task, *_) = full_report().tasks
+    assert f"<dt>{task.name}</dt>" in page
+    assert page.index(f"<dt>{task.name}</dt>") < page.index("<dt>Cosine</dt>")
+
+
+def test_the_verdict_does_not_repeat_its_headline() -> None:
+    made = replace(full_report(), verdict="within budget on data inputs: cos of y is 1, which meets cos>=0.9")
+    text = " ".join(Page(validation_page(made)).text)
+    assert "On data inputs: cos of y is 1" in text and "ithin budget on data" not in text
