@@ -100,20 +100,32 @@ def overlap(x: Array, y: Array) -> tuple[float, float]:
 
 
 def rows_kl(x: Array, y: Array) -> Array:
-    """Return ``KL(softmax(x) ‖ softmax(y))`` of every row that is finite in both, in nats."""
+    """Return ``KL(softmax(x) ‖ softmax(y))`` of every row that has one, in nats.
+
+    -inf at the same places in both stands for no probability; a row with anything else that is not finite, or
+    with nothing finite, is left out.
+    """
     x, y = as_rows(x), as_rows(y)
-    finite = np.isfinite(x).all(axis=-1) & np.isfinite(y).all(axis=-1)
-    if not finite.all():
-        x, y = x[finite], y[finite]
+    finite, never = np.isfinite(x) & np.isfinite(y), np.isneginf(x) & np.isneginf(y)
+    rows = (finite | never).all(axis=-1) & finite.any(axis=-1)
+    if not rows.all():
+        x, y, finite = x[rows], y[rows], finite[rows]
     p, q = _log_softmax(x), _log_softmax(y)
-    return np.asarray(np.maximum((np.exp(p) * (p - q)).sum(axis=-1), 0.0))
+    change = np.subtract(p, q, out=np.zeros_like(p), where=finite)
+    return np.asarray(np.maximum((np.exp(p) * change).sum(axis=-1), 0.0))
 
 
 def rows_topk(x: Array, y: Array, k: int) -> Array:
-    """Return of every row which share of the ``k`` largest of ``y`` are among those of ``x``."""
+    """Return of every row which share of the ``k`` largest of ``y`` are among those of ``x``.
+
+    A row with NaN at the same places in both is left out; with NaN elsewhere it agrees with nothing.
+    """
     x, y = as_rows(x), as_rows(y)
     if not x.size:
         return np.zeros(0)
+    unordered = np.isnan(x).any(axis=-1) & (np.isnan(x) == np.isnan(y)).all(axis=-1)
+    if unordered.any():
+        x, y = x[~unordered], y[~unordered]
     k = min(k, x.shape[-1])
     if k == 1:
         chosen = y.argmax(axis=-1)[:, None]
@@ -122,7 +134,7 @@ def rows_topk(x: Array, y: Array, k: int) -> Array:
         chosen = np.argpartition(y, -k, axis=-1)[:, -k:]
         least = np.partition(x, -k, axis=-1)[:, -k][:, None]
     shares = (np.take_along_axis(x, chosen, axis=-1) >= least).mean(axis=-1)
-    return np.where(np.isnan(y).any(axis=-1), 0.0, shares)
+    return np.where((np.isnan(x) | np.isnan(y)).any(axis=-1), 0.0, shares)
 
 
 def _log_softmax(x: Array) -> Array:

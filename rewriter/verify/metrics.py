@@ -166,8 +166,9 @@ def cosine(x: Array, y: Array) -> float:
 def kl_divergence(x: Array, y: Array) -> float:
     """Return the mean over rows of ``KL(softmax(x) ‖ softmax(y))`` in nats, rows being the last axis.
 
-    ``KL(p ‖ q) = Σ p ln(p / q)`` (Kullback and Leibler 1951). A row that is not finite in both is left
-    out. Rows are taken for logits: of probabilities, give the logarithm.
+    ``KL(p ‖ q) = Σ p ln(p / q)`` (Kullback and Leibler 1951). -inf at the same places in both stands for no
+    probability; a row with anything else that is not finite is left out. Rows are taken for logits: of
+    probabilities, give the logarithm.
 
     >>> kl_divergence(np.array([[1.0, 2.0]]), np.array([[6.0, 7.0]]))
     0.0
@@ -188,8 +189,9 @@ def top1(x: Array, y: Array) -> float:
 def topk(x: Array, y: Array, k: int) -> float:
     """Return which share of the ``k`` largest of each row of ``y`` are among the ``k`` largest of ``x``.
 
-    Rows are the last axis; of a row shorter than ``k`` all are. A tie in ``x`` accepts any of the tied; a
-    row with NaN agrees with nothing. 1 where there is no row.
+    Rows are the last axis; of a row shorter than ``k`` all are. A tie in ``x`` accepts any of the tied. A
+    row with NaN at the same places in both says nothing and is left out; with NaN elsewhere it agrees with
+    nothing. 1 where there is no row.
 
     >>> topk(np.array([[1.0, 2.0, 3.0]]), np.array([[3.0, 1.0, 2.0]]), 2)
     0.5

@@ -173,11 +173,24 @@ def test_quantiles_are_errors_that_occur() -> None:
         ([[1, 2]], [[2, 1]], 5, 1.0),
         ([[2, 2, 2, 1]], [[0, 1, 2, 3]], 2, 0.5),
         ([[1, 2, 3]], [[1, math.nan, 3]], 2, 0.0),
+        ([[1, math.nan, 3]], [[1, 2, 3]], 2, 0.0),
+        ([[1, math.nan, 3], [1, 2, 3]], [[7, math.nan, 3], [1, 2, 3]], 1, 1.0),
+        ([[1, math.nan]], [[1, math.nan]], 1, 1.0),
+        ([[1, -math.inf, 3]], [[1, -math.inf, 0]], 1, 0.0),
         ([[1.0]], [[3.0]], 1, 1.0),
     ],
 )
 def test_topk(x: list[list[float]], y: list[list[float]], k: int, share: float) -> None:
     assert metrics.topk(np.array(x, float), np.array(y, float), k) == share
+
+
+def test_divergence_where_entries_cannot_occur() -> None:
+    x, y = np.array([[1.0, -np.inf, 2.0]]), np.array([[2.0, -np.inf, 1.0]])
+    without = metrics.kl_divergence(x[:, [0, 2]], y[:, [0, 2]])
+    assert without > 0.1 and metrics.kl_divergence(x, y) == pytest.approx(without, rel=1e-12)
+    nothing = np.full((1, 3), -np.inf)
+    assert metrics.kl_divergence(nothing, nothing) == 0.0
+    assert metrics.kl_divergence(np.array([[1.0, np.inf]]), np.array([[2.0, np.inf]])) == 0.0
 
 
 def test_soft_iou_of_sets_is_that_of_the_sets() -> None:
