@@ -60,16 +60,23 @@ def check_model(model: onnx.ModelProto, path: str) -> bool:
     in_order = _check_graph(model.graph, [], path)
     _check_contents(model.graph, opset, path)
     for function in model.functions:
-        scope = set(function.input)
-        in_order &= _check_nodes(function.node, [scope], path, f"function {function.name!r}")
-        for name in function.output:
-            if name not in scope:
-                raise InputError(
-                    f"{path}: output {name!r} of function {function.name!r} is computed by nothing."
-                )
-        _check_contents(function, standard_opset(function.opset_import), path)
+        in_order &= _check_function(function, newest, path)
     if model.functions:
         _check_expansion(model, path)
+    return in_order
+
+
+def _check_function(function: onnx.FunctionProto, newest: int, path: str) -> bool:
+    name = f"function {function.name[:80]!r}"
+    opset = standard_opset(function.opset_import)
+    if opset is not None and not 1 <= opset <= newest:
+        raise InputError(f"{path}: {name} uses opset {opset}; expected {newest} at most.")
+    scope = set(function.input)
+    in_order = _check_nodes(function.node, [scope], path, name)
+    for result in function.output:
+        if result not in scope:
+            raise InputError(f"{path}: output {result!r} of {name} is computed by nothing.")
+    _check_contents(function, opset, path)
     return in_order
 
 

@@ -193,6 +193,12 @@ def _functions(calls: Mapping[str, Sequence[str]]) -> onnx.ModelProto:
     return _with_nodes(made, [helper.make_node(list(calls)[-1], ["y"], ["z"], domain="d")])
 
 
+def _function_of_opset(version: int) -> onnx.ModelProto:
+    made = _functions({"f": ["Neg"]})
+    made.functions[0].opset_import[0].version = version
+    return made
+
+
 def _cycle() -> onnx.ModelProto:
     nodes = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Neg", ["a"], ["b"])]
     return model(nodes, [value("x", [2])], [value("b", [2])])
@@ -345,6 +351,7 @@ REFUSED_MODELS: Mapping[str, Maker] = {
     "functions in a chain of five thousand": _case(
         partial(_functions, {"f0": ["Neg"], **{f"f{k + 1}": [f"f{k}"] for k in range(5_000)}})
     ),
+    "function of opset 2**40": _case(partial(_function_of_opset, 2**40)),
     "types five thousand deep": _nested_type(5_000),
     "two inputs of one name": _case(partial(_twice, "input")),
     "two weights of one name": _case(partial(_twice, "initializer")),
