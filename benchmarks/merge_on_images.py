@@ -24,8 +24,9 @@ import skimage.data
 import torch
 
 import rewriter
+from rewriter.engine import Rewriting
 from rewriter.models_zoo.dinov2 import load_onnx, load_torch, photograph, prepared
-from rewriter.passes import MergedAttention, SoftmaxAttention
+from rewriter.passes import MergedAttention, SoftmaxAttention, parse_form
 from rewriter.program.program import Program
 
 RECORDED = ("astronaut", "chelsea", "coffee", "rocket")
@@ -92,27 +93,39 @@ def times(programs: list[Program], image: np.ndarray, rounds: int) -> list[float
     return [median(taken[1:]) for taken in found]
 
 
+def merged(report: Rewriting, sites: int) -> str:
+    """Return how many tokens are merged behind each site, up to the last that any are merged behind."""
+    taken = [0] * sites
+    for action in report.committed:
+        taken[int(action.site.partition(".")[2])] = int(parse_form(action.form).parameters["r"])
+    while taken and not taken[-1]:
+        taken.pop()
+    return " ".join(map(str, taken))
+
+
 def rows(source: str, side: int, keeps: list[str], rounds: int) -> Iterator[list[str]]:
     """Yield the lines of the table for one model."""
     original = SOURCES[source](side)
     tokens = (side // 14) ** 2 + 1
     data = [{original.graph.inputs[0]: image} for image in recorded(side)]
-    programs: dict[str, tuple[Program, str]] = {"original": (original, "")}
+    programs: dict[str, tuple[Program, str, str]] = {"original": (original, "", "")}
     for keep in keeps:
         apply = MergedAttention(keep=keep, data=data)
+        begin = time.process_time()
         new = apply(original)
+        chosen = f"{time.process_time() - begin:.0f} s"
         assert apply.report is not None
-        taken = [int(str(a.form).partition("r=")[2].partition(",")[0]) for a in apply.report.committed]
-        programs[f"`merge:keep={keep}`"] = new, " ".join(map(str, taken))
+        programs[f"`merge:keep={keep}`"] = new, merged(apply.report, len(original.sites)), chosen
     images = [photograph(name, side) for name in SCORED]
-    spent = times([p for p, _ in programs.values()], images[0], rounds)
-    for (name, (program, taken_)), seconds in zip(programs.items(), spent, strict=True):
+    spent = times([p for p, *_ in programs.values()], images[0], rounds)
+    for (name, (program, taken, chosen)), seconds in zip(programs.items(), spent, strict=True):
         mean, low, whole = alike(original, program, images)
         yield [
             source,
             str(tokens),
             name,
-            taken_,
+            taken,
+            chosen,
             "–" if mean != mean else f"{mean:.4f}",
             "–" if low != low else f"{low:.4f}",
             f"{whole:.4f}",
@@ -132,10 +145,10 @@ def main() -> None:
     print(f"dinov2-small; {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
     print(f"{platform.machine()}\n")
     print(
-        "| model | tokens | program | tokens merged, by layer | cosine of patches | 5 % quantile |"
-        " cosine of all outputs | processor time | speed |"
+        "| model | tokens | program | tokens merged, by layer | chosen in | cosine of patches |"
+        " 5 % quantile | cosine of all outputs | processor time | speed |"
     )
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| --- " * 10 + "|")
     for side in args.sides:
         for source in args.sources:
             if source != "ONNX, published" or side == 224:

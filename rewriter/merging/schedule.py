@@ -1,8 +1,9 @@
-"""How many tokens to merge behind which site: schedules that merge most at the front, and what they cost."""
+"""How many tokens to merge behind which site: families of schedules, and what schedules cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from rewriter.algebra.prims import Einsum, Prim
@@ -10,32 +11,57 @@ from rewriter.merging.weave import Merging
 from rewriter.program.graph import Graph
 from rewriter.sites.token_flow import TokenFlow
 
-__all__ = ["Cost", "choose", "front_loaded"]
+__all__ = ["Cost", "Shape", "choose", "schedule"]
 
-STEPS = 16
-"""Strengths that are told apart: from none to half of the tokens behind the first site."""
+STEPS = 32
+"""Shares of the tokens that are told apart: from none to all."""
 
-COUNTS = (4, 2, 3, 6, 12)
-"""Numbers of sites that tokens are merged behind, first what mostly wins: the others then take one try."""
+GAIN = 0.98
+"""What a schedule may cost of what the best one so far does, for a try on recorded inputs."""
 
 
-def front_loaded(tokens: int, protect: int, sites: Sequence[str], strength: float) -> list[Merging]:
-    """Return a schedule that merges a share of the tokens behind the first site, then less and less.
+@dataclass(frozen=True)
+class Shape:
+    """Behind which sites a schedule merges: less and less from one to the next, down to nothing.
 
-    Early merging saves the most: all that comes behind works on fewer tokens.
+    What is merged early saves the most; but behind the very first sites tokens are not yet what they will be
+    told apart by.
+
+    Parameters
+    ----------
+    skip
+        First sites that nothing is merged behind.
+    part
+        What part of the others tokens are merged behind: all for 1, the first half of them for 2.
+    """
+
+    skip: int
+    part: int
+
+    def sites(self, sites: Sequence[str]) -> Sequence[str]:
+        """Return those that tokens are merged behind."""
+        left = sites[self.skip :]
+        return left[: -(-len(left) // self.part)]
+
+
+SHAPES = tuple(Shape(skip, part) for skip in (1, 0, 2) for part in (1, 2, 4))
+"""First what mostly wins: the others then take one try."""
+
+
+def schedule(tokens: int, protect: int, sites: Sequence[str], share: float) -> list[Merging]:
+    """Return a schedule that merges a share of the tokens altogether; at most half of them behind a site.
 
     Examples
     --------
-    >>> [m.r for m in front_loaded(101, 1, ["a", "b", "c"], 0.4)]
-    [40, 17, 7]
+    >>> [m.r for m in schedule(101, 1, ["a", "b", "c"], 0.6)]
+    [30, 20, 10]
     """
-    found = []
+    steps, left, found = len(sites) * (len(sites) + 1) // 2, tokens - protect, []
     for at, site in enumerate(sites):
-        body = tokens - protect
-        r = min(int(body * strength * (1 - at / (len(sites) + 0.5)) + 1e-9), body // 2)
+        r = min(int((tokens - protect) * share * (len(sites) - at) / steps + 1e-9), left // 2)
         if r:
             found.append(Merging(site, r))
-            tokens -= r
+            left -= r
     return found
 
 
@@ -104,7 +130,7 @@ def choose(
 ) -> list[Merging]:
     """Return the schedule with the least operations of the good ones that were tried; maybe an empty one.
 
-    For each number of sites, the largest strength that is good is looked for by bisection.
+    For each shape, the largest share that is good is looked for by bisection.
 
     Parameters
     ----------
@@ -117,15 +143,24 @@ def choose(
     good
         Whether a schedule keeps the budget: asked as seldom as possible.
     """
+    known: dict[tuple[Merging, ...], bool] = {}
+
+    def kept(mergings: Sequence[Merging]) -> bool:
+        found = tuple(mergings)
+        if found not in known:
+            known[found] = good(found)
+        return known[found]
+
     best: list[Merging] = []
-    for count in dict.fromkeys(min(n, len(sites)) for n in COUNTS):
-        made = [front_loaded(tokens, protect, sites[:count], s / STEPS / 2) for s in range(STEPS + 1)]
-        better = [s for s in range(1, STEPS + 1) if made[s] and cost(made[s]) < cost(best)]
-        if not better or not good(made[better[0]]):
+    for shape in SHAPES:
+        made = [schedule(tokens, protect, shape.sites(sites), s / STEPS) for s in range(STEPS + 1)]
+        enough = GAIN * cost(best)
+        better = [s for s in range(1, STEPS + 1) if made[s] and cost(made[s]) < enough]
+        if not better or not kept(made[better[0]]):
             continue
         low, high = better[0], STEPS + 1
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if good(made[middle]) else (low, middle)
+            low, high = (middle, high) if kept(made[middle]) else (low, middle)
         best = made[low]
     return best
