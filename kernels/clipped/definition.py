@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from rewriter.kernels.softmax.definition import (
+    Diagonals,
     Operands,
     attention_weights,
     band_mask,
@@ -12,7 +13,7 @@ from rewriter.kernels.softmax.definition import (
     zero_where_blind,
 )
 
-__all__ = ["clipped_attention"]
+__all__ = ["by_settings", "clipped_attention"]
 
 
 def clipped_attention(x: Operands, *, zeta: float, gamma: float) -> torch.Tensor:
@@ -46,3 +47,22 @@ def clipped_attention(x: Operands, *, zeta: float, gamma: float) -> torch.Tensor
     seen = band_mask(x.band, x.q.shape[2], x.k.shape[2])
     weights = ((zeta - gamma) * attention_weights(x, seen) + gamma).clamp(0, 1)
     return zero_where_blind(x, seen, times_values(weights, x))
+
+
+def by_settings(
+    *operands: torch.Tensor | None,
+    scale: float,
+    offset: int = 0,
+    left: int | None = None,
+    right: int | None = None,
+    softcap: float | None = None,
+    empty_row: str = "never",
+    zeta: float = 1.0,
+    gamma: float = 0.0,
+    alpha: float = 0.0,
+) -> torch.Tensor:
+    """Return attention by the settings of ``torch.ops.rewriter.clipped``; see `Operands` for the tensors."""
+    q, k, v, bias, sink, *_ = (*operands, None, None)
+    assert q is not None and k is not None and v is not None
+    x = Operands(q, k, v, bias, scale, Diagonals(offset, left, right), softcap, sink)
+    return clipped_attention(x, zeta=zeta, gamma=gamma - alpha / k.shape[2])

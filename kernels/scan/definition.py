@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["scan", "scan_in_chunks", "scan_step"]
+__all__ = ["by_settings", "scan", "scan_in_chunks", "scan_step"]
 
 
 def scan(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None = None, offset: int = 0) -> Tensor:
@@ -83,3 +83,7 @@ def _for_every_head(
         log_decay = log_decay.repeat_interleave(share, dim=1)
     k, v = (x.to(wide).repeat_interleave(share, dim=1) for x in (k, v))
     return q.to(wide), k, v, log_decay
+
+
+by_settings = scan
+"""By the settings of ``torch.ops.rewriter.scan``."""

@@ -9,10 +9,12 @@ import torch
 
 __all__ = [
     "BandLike",
+    "Diagonals",
     "Operands",
     "attend",
     "attention_weights",
     "band_mask",
+    "by_settings",
     "softmax_attention",
     "times_values",
     "zero_where_blind",
@@ -33,6 +35,15 @@ class BandLike(Protocol):
     @property
     def right(self) -> int | None:
         """How far ahead a query sees."""
+
+
+@dataclass(frozen=True)
+class Diagonals:
+    """A `BandLike` of plain numbers."""
+
+    offset: int = 0
+    left: int | None = None
+    right: int | None = None
 
 
 def band_mask(band: BandLike | None, queries: int, keys: int) -> torch.Tensor:
@@ -147,3 +158,24 @@ def _for_every_head(keys: torch.Tensor, x: Operands) -> torch.Tensor:
 def softmax_attention(x: Operands) -> torch.Tensor:
     """Return softmax attention, ``[B, H, I, E]`` in float32 or wider."""
     return attend(x, band_mask(x.band, x.q.shape[2], x.k.shape[2]))
+
+
+def by_settings(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    sink: torch.Tensor | None = None,
+    *,
+    scale: float,
+    offset: int = 0,
+    left: int | None = None,
+    right: int | None = None,
+    softcap: float | None = None,
+    empty_row: str = "never",
+) -> torch.Tensor:
+    """Return softmax attention by the settings of ``torch.ops.rewriter.softmax``."""
+    x = Operands(q, k, v, bias, scale, Diagonals(offset, left, right), softcap, sink)
+    result = softmax_attention(x)
+    seen = band_mask(x.band, q.shape[2], k.shape[2])
+    return zero_where_blind(x, seen, result) if empty_row == "zero" and sink is None else result

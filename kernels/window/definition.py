@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 
-from rewriter.kernels.softmax.definition import BandLike, Operands, attend, band_mask, zero_where_blind
+from rewriter.kernels.softmax.definition import (
+    BandLike,
+    Diagonals,
+    Operands,
+    attend,
+    band_mask,
+    zero_where_blind,
+)
 
-__all__ = ["PerAxis", "axis_mask", "window_attention", "window_mask"]
+__all__ = ["PerAxis", "axis_mask", "by_settings", "window_attention", "window_mask"]
 
 PerAxis = int | tuple[int, ...]
 """One number for every axis of a grid, or one for each."""
@@ -139,3 +149,26 @@ def window_attention(
 
 def _on(value: PerAxis, axis: int) -> int:
     return value if isinstance(value, int) else value[axis]
+
+
+def by_settings(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    sink: torch.Tensor | None = None,
+    *,
+    scale: float,
+    offset: int = 0,
+    left: int | None = None,
+    right: int | None = None,
+    softcap: float | None = None,
+    empty_row: str = "never",
+    phase: PerAxis = 0,
+    grid: Sequence[int] | None = None,
+    **window: Any,
+) -> torch.Tensor:
+    """Return windowed attention by the settings of ``torch.ops.rewriter.window``: ``phase`` is the offset."""
+    band = None if left is None and right is None else Diagonals(offset, left, right)
+    x = Operands(q, k, v, bias, scale, band, softcap, sink)
+    return window_attention(x, offset=phase, grid=None if grid is None else tuple(grid), **window)

@@ -137,6 +137,14 @@ def rewrite(
     inline: Annotated[
         bool, typer.Option("--inline", help="ONNX: plain nodes instead of one function per form.")
     ] = False,
+    emit_kernels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Target triton: also write the kernels as a package with definitions and a test.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -144,7 +152,17 @@ def rewrite(
     from rewriter.cli.rewrite import Request, rewrite_model
 
     request = Request(
-        model, output, tuple(apply or ()), plan, data, tuple(budget or ()), no_budget, target, inline, seed
+        model,
+        output,
+        tuple(apply or ()),
+        plan,
+        data,
+        tuple(budget or ()),
+        no_budget,
+        target,
+        inline,
+        seed,
+        emit_kernels,
     )
     rewrite_model(request, json)
 

@@ -16,6 +16,7 @@ from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.paths import check_output
 from rewriter.errors import InputError
 from rewriter.forms import Fidelity, refusal
+from rewriter.kernel_sources import check_package, write_kernels
 from rewriter.report.console import validation_view, verdict_line
 from rewriter.report.rewriting import rewriting_view
 from rewriter.report.text import amount
@@ -53,6 +54,7 @@ class Request:
     target: str | None
     inline: bool
     seed: int
+    emit_kernels: str | None = None
 
 
 def rewrite_model(request: Request, json: bool) -> None:
@@ -67,6 +69,7 @@ def rewrite_model(request: Request, json: bool) -> None:
     budgets = _budgets(request)
     out = check_output(request.output, [request.model])
     plan_path = check_output(f"{request.output}.plan.json", [request.model])
+    kernels = _kernels(request)
     steps, rules = _steps(request)
     with progress_bar() as progress:
         progress("loading", 0, 0)
@@ -94,11 +97,21 @@ def rewrite_model(request: Request, json: bool) -> None:
             report = replace(report, original=request.model, rewritten=str(out))
             if report.ok:
                 progress("writing", 0, 0)
+                if kernels is not None:
+                    write_kernels(rewritten, kernels)
                 rewritten.save(out)
                 write_text(plan_path, done.plan.to_json())
     _tell(request, out, plan_path, done, report, json)
     if report is None or not report.ok:
         raise typer.Exit(1)
+
+
+def _kernels(request: Request) -> Path | None:
+    if request.emit_kernels is None:
+        return None
+    if request.target != "triton":
+        raise InputError("--emit-kernels writes what the rewritten model calls; give --target triton with it")
+    return check_package(request.emit_kernels)
 
 
 def _budgets(request: Request) -> tuple[Budget, ...]:
@@ -180,7 +193,8 @@ def _tell(
     if report is not None:
         show("", validation_view(report, sites=False))
     if written:
-        show(verdict_line(True, f"written {out} ({amount(out.stat().st_size)}) and {plan}"))
+        kernels = "" if request.emit_kernels is None else f" and kernels in {request.emit_kernels}"
+        show(verdict_line(True, f"written {out} ({amount(out.stat().st_size)}) and {plan}{kernels}"))
     elif report is None:
         show("", verdict_line(False, "nothing was rewritten; nothing was written"))
     else:
