@@ -5,8 +5,8 @@
 
 Of 11 transfers of a map between memory and processor 4 remain. Attentional feature fusion and
 complementary gates are this; x · (1 + t) + y · (1 - t) is lerp(y, x, 1 + t) + y.
-Refused: maps of different axes. ONNX has no such operator: written as y + w · (x - y) it takes as long as
-before, and is left out of ``exact``.
+Refused: maps of different axes; in ONNX, which has no such operator, weights that are smaller than the maps,
+and the last kind: written as y + w · (x - y) they take as long as before, or longer.
 
 Source: Dai, Gieseke, Oehmcke, Wu, Barnard: Attentional Feature Fusion, 2021, equation 3.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rewriter.algebra.term import depends_on
 from rewriter.blocks.formulas import BLEND
 from rewriter.blocks.weighing import between
+from rewriter.lower.errors import EmitError
 from rewriter.rules import Match, Rule
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ class Blend(Rule):
 
     name = "blend"
     formula = BLEND
-    pays = frozenset({"torch", "triton"})
     layouts: ClassVar = {"x": "...", "y": "...", "w": "..."}
 
     def refuse(self, match: Match) -> str | None:
@@ -51,6 +51,8 @@ class Blend(Rule):
         w = e.map("add", w, one) if total == "around" else w
         found = between(e, y, x, w)
         if found is None:
+            if total == "around" or tuple(e.shape(w)) != tuple(e.shape(x)):
+                raise EmitError("without an operator for interpolation it is no faster")
             found = e.map("add", y, e.map("mul", w, e.map("sub", x, y)))
         match total:
             case "around":

@@ -12,6 +12,7 @@ from rewriter.rules.pattern import (
     call,
     constant,
     maximum,
+    mean,
     number,
     sigmoid,
     softmax,
@@ -28,28 +29,42 @@ __all__ = [
     "GATED",
     "GATED_RESIDUAL",
     "PRODUCT",
+    "SQUEEZE_EXCITE",
     "SUM",
 ]
 
 _x, _y, _z, _w, _n = tensor("x"), tensor("y"), tensor("z"), tensor("w"), axis("n")
 
 
-def _squashed(z: Pattern) -> Pattern:
+def _squashed(z: Pattern, softmax_too: bool = True) -> Pattern:
     """Return what makes a gate of a number: a curve that saturates, or a softmax."""
     clipped = maximum(call("minimum", z + 3.0, 6.0), 0.0) * (1 / 6)
     raised = call("minimum", maximum(z + 3.0, 0.0), 6.0) * (1 / 6)
     lowered = call("minimum", maximum(z * (1 / 6) + 0.5, 0.0), 1.0)
-    return any_of(
-        "squash",
-        sigmoid=sigmoid(z),
-        hard_sigmoid=any_of("", clipped=clipped, raised=raised, lowered=lowered),
-        tanh=tanh(z),
-        softmax=softmax(z, axis("p")),
-    )
+    hard = any_of("", clipped=clipped, raised=raised, lowered=lowered)
+    curves = {"sigmoid": sigmoid(z), "hard_sigmoid": hard, "tanh": tanh(z)}
+    return any_of("squash", **curves, **({"softmax": softmax(z, axis("p"))} if softmax_too else {}))
 
 
 GATED = _x * _squashed(_z)
 """A gate: ``x · squash(z)``."""
+
+
+def _biased(product: Pattern, name: str) -> Pattern:
+    return any_of("", biased=product + constant(name), plain=product)
+
+
+_k, _c, _p = axis("k"), axis("c"), axis("p")
+_reduced = _biased(sum_(mean(_x, _p) * constant("reduce"), _c), "b1")
+_hidden = any_of(
+    "act",
+    relu6=call("minimum", maximum(_reduced, 0.0), 6.0),
+    relu=maximum(_reduced, 0.0),
+    silu=_reduced * sigmoid(_reduced),
+)
+
+SQUEEZE_EXCITE = _x * _squashed(_biased(sum_(_hidden * constant("expand"), _k), "b2"), softmax_too=False)
+"""A channel gate of the mean over places: ``x · squash(act(mean · W₁ + b₁) · W₂ + b₂)``."""
 
 PRODUCT = _x * _z
 """A gate that nothing squashes."""

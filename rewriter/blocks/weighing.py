@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rewriter.algebra.sizes import ONE
-
 if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, Handle
 
@@ -29,5 +27,4 @@ def weighed(e: Emitter, maps: Sequence[Handle], weights: Sequence[Handle]) -> Ha
 
 def places(e: Emitter, x: Handle) -> list[Handle]:
     """Return what a tensor holds at each place of its first axis."""
-    count, *rest = e.shape(x)
-    return [e.reshape(e.slice(x, 0, k, ONE), rest) for k in range(int(count))]
+    return [e.select(x, 0, k) for k in range(int(e.shape(x)[0]))]

@@ -147,15 +147,15 @@ def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom
             x = _taken(e, x, axis, dim.start, size, int(step))
         order.extend(atoms)
     shape = [product(a.size for a in g) if any(a in order for a in g) else ONE for g in groups]
-    if order == [a for g in groups for a in g] and tuple(e.shape(x)) == tuple(shape):
-        return x
+    wanted = [a for g in groups for a in g if a in order]
+    partial = [g for g in groups if any(a in order for a in g) and not all(a in order for a in g)]
+    if wanted == order and not partial:
+        return x if tuple(e.shape(x)) == tuple(shape) else e.reshape(x, shape)
     sizes = [a.size for a in order]
     if tuple(e.shape(x)) != tuple(sizes):
         x = e.reshape(x, sizes)
-    wanted = [a for g in groups for a in g if a in order]
     if wanted != order:
         x = e.permute(x, [order.index(a) for a in wanted])
-    partial = [g for g in groups if any(a in order for a in g) and not all(a in order for a in g)]
     if partial:
         spread = [a for g in groups for a in g if a in order or g in partial]
         x = e.reshape(x, [a.size if a in order else ONE for a in spread])

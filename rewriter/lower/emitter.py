@@ -44,6 +44,9 @@ class Emitter(Protocol):
     def slice(self, x: Handle, axis: int, start: SizeLike, size: SizeLike, step: int = 1) -> Handle:
         """``size`` entries from ``start`` (``step`` is positive)."""
 
+    def select(self, x: Handle, axis: int, at: int) -> Handle:
+        """Return the entries at one place of an axis, which is dropped."""
+
     def expand(self, x: Handle, shape: Sequence[SizeLike]) -> Handle:
         """Broadcast to ``shape``."""
 
@@ -96,11 +99,11 @@ class Emitter(Protocol):
         ----------
         name, settings
             ``"layer_norm"`` of ``x, weight, bias`` and ``"rms_norm"`` of ``x, weight``, over the last axis,
-            with ``eps``; ``"gelu"`` of ``x`` with ``tanh``, whether by that approximation; ``"silu"`` of
-            ``x``; ``"lerp"`` of ``x, y, w``: ``x + w · (y - x)``; ``"addcmul"`` of ``x, a, b``:
-            ``x + a · b``, the operands of these two broadcast; ``"convolution"`` of ``x, weight, bias`` with
-            ``strides``, ``padding`` (zeros before and after each axis), ``dilations``, ``groups``, and the
-            ``shape`` of the result.
+            with ``eps``; ``"gelu"`` of ``x`` with ``tanh``, whether by that approximation; ``"silu"``,
+            ``"mish"`` and ``"hard_swish"`` of ``x``; ``"lerp"`` of ``x, y, w``: ``x + w · (y - x)``;
+            ``"addcmul"`` of ``x, a, b``: ``x + a · b``, the operands of these two broadcast;
+            ``"convolution"`` of ``x, weight, bias`` with ``strides``, ``padding`` (zeros before and after
+            each axis), ``dilations``, ``groups``, and the ``shape`` of the result.
         operands
             In that order, of one dtype; None for a weight or bias that there is not.
         """

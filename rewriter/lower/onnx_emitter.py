@@ -135,6 +135,10 @@ class OnnxEmitter(OnnxWriter):
         places = [self.integers([axis]), self.integers([step])]
         return self.node("Slice", [x, *bounds, *places], _with_axis(x.shape, axis, size), x.dtype)
 
+    def select(self, x: Tensor, axis: int, at: int) -> Tensor:
+        """Write a look-up at one place, which drops the axis."""
+        return self.gather(x, self.scalar(Size.of(at)), axis)
+
     def expand(self, x: Tensor, shape: Sequence[SizeLike]) -> Tensor:
         """Write a broadcast."""
         target = tuple(Size.of(n) for n in shape)

@@ -42,6 +42,10 @@ class PrimEmitter:
         """Take a range of one axis."""
         return prims.slice_(x, axis, start, size, step)
 
+    def select(self, x: Prim, axis: int, at: int) -> Prim:
+        """Take one place of an axis."""
+        return prims.select(x, axis, at)
+
     def expand(self, x: Prim, shape: Sequence[SizeLike]) -> Prim:
         """Broadcast."""
         return prims.expand(x, shape)

@@ -131,6 +131,12 @@ class TorchEmitter:
         taken = torch.ops.aten.slice.Tensor(x, axis, first, first + (count - 1) * step + 1, step)
         return self._known(taken, shape)
 
+    def select(self, x: Tensor, axis: int, at: int) -> Tensor:
+        """Take one place of an axis."""
+        shape = list(self.shape(x))
+        del shape[axis]
+        return self._known(x.select(axis, at), shape)
+
     def expand(self, x: Tensor, shape: Sequence[SizeLike]) -> Tensor:
         """Broadcast."""
         return self._known(x.expand(self._numbers(shape)), shape)
