@@ -20,6 +20,9 @@ __all__ = ["emit_error", "emit_json", "emitted", "fresh", "progress_bar", "say",
 PATIENCE = 1.0
 """Seconds before a progress bar shows up."""
 
+NARROWEST = 80
+"""Columns that a table is given at least: what a narrower one would cut off is worth more than its looks."""
+
 _written: list[str] = []
 
 
@@ -62,8 +65,12 @@ def _plain(text: str) -> bool:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and text on standard output; what is not printable becomes a question mark."""
+    """Print tables and text on standard output; what is not printable becomes a question mark.
+
+    Where it is narrower than `NARROWEST`, lines run on.
+    """
     console = _Printable()
+    console.width = max(console.width, NARROWEST)
     for part in parts:
         console.print(part)
 

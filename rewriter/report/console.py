@@ -20,6 +20,9 @@ __all__ = ["drawing_view", "inspection_view", "spaced", "table", "validation_vie
 LONGEST = 24
 """Characters of a symbolic length in a table."""
 
+LONGEST_TITLE = 60
+"""Characters of a title that is not broken where the table below it is narrower."""
+
 FEW = 8
 """Ids that are listed where many sites have the same."""
 
@@ -45,6 +48,7 @@ def table(*columns: str, title: str | None = None, give: Sequence[str] = ()) -> 
         title=title,
         title_justify="left",
         title_style="bold",
+        min_width=min(len(title or ""), LONGEST_TITLE),
     )
     yields = give or columns[-1:]
     for column in columns:
@@ -205,10 +209,16 @@ def validation_view(report: ValidationReport, sites: bool = True) -> RenderableT
     parts += [Text(note, style="dim") for note in report.notes]
     for outcome in report.budget:
         parts.append(verdict_line(outcome.ok, str(outcome)))
-    parts.append(verdict_line(report.ok, report.verdict))
+    parts.append(verdict_line(report.ok, _short(report)))
     if not report.ok and report.judged == "noise floor":
         parts += [Text(line, style="dim") for line in _tolerances_that_pass(report)]
     return spaced(parts)
+
+
+def _short(report: ValidationReport) -> str:
+    """Return the verdict without the budgets that stand above it."""
+    said = "; ".join(str(o) for o in report.budget if o.ok == report.ok)
+    return report.verdict.removesuffix(f": {said}") if said else report.verdict
 
 
 def _tolerances_that_pass(report: ValidationReport) -> Iterator[str]:
@@ -294,11 +304,15 @@ def _steps(report: ValidationReport) -> Table:
 
 
 def _failures(outputs: Sequence[OutputReport]) -> str:
-    return "; ".join(
-        f"{o.output}: " + (f"max error {figure(o.distance.max_abs)}" if o.distance else "elements differ")
-        for o in outputs
-        if not o.ok
-    )
+    return "; ".join(f"{o.output}: {_failure(o)}" for o in outputs if not o.ok)
+
+
+def _failure(output: OutputReport) -> str:
+    if output.distance is None:
+        return _agreement(output)
+    if output.distance.pattern:
+        return f"{output.distance.pattern} NaN/inf in one model only"
+    return f"max error {figure(output.distance.max_abs)}"
 
 
 def _length(size: object) -> str:

@@ -149,7 +149,7 @@ def _checked(name: str, inputs: Any, program: Program) -> dict[str, np.ndarray]:
     if missing:
         extra = f" and has {', '.join(unknown)} instead" if unknown else ""
         raise InputError(
-            f"data {name} lacks input {', '.join(missing)}{extra}; the model has {', '.join(expected)}"
+            f"data {name} lacks {', '.join(missing)}{extra}; the model's inputs are {', '.join(expected)}"
         )
     return {n: _fitted(name, n, to_numpy(inputs[n]), program) for n in expected}
 

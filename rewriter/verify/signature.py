@@ -128,7 +128,8 @@ def _matched(
     left = [at for at, name in enumerate(a) if name not in taken_a]
     right = [at for at, name in enumerate(b) if name not in taken_b]
     pairs += _by_name_or_position(what, a, b, left, right)
-    notes = [f"left out of the {what}: {x or y}" for x, y in mine if not (x and y)]
+    gone = dict.fromkeys(x or y for x, y in mine if not (x and y))
+    notes = [f"left out of the {what}: {', '.join(gone)}"] if gone else []
     renamed = [f"{a[x]} = {b[y]}" for x, y in sorted(pairs) if a[x] != b[y] and x in left]
     if renamed:
         notes.append(f"{what} matched by position, as names differ: {', '.join(renamed)}")

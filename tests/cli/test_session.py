@@ -12,6 +12,7 @@ from rewriter.cli import app as app_module
 from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.session import DEBUG, guarded
 from rewriter.errors import BudgetError, InputError
+from rewriter.report.console import table
 
 
 def status(error: BaseException | None, json: bool = False) -> int:
@@ -118,3 +119,14 @@ def test_names_of_a_model_do_not_write_to_the_terminal(capsys: pytest.CaptureFix
     emit_json({name: [name]})
     said = capsys.readouterr().out
     assert said.replace("\n", "").isprintable() and json_module.loads(said) == {name: [name]}
+
+
+def test_a_narrow_terminal_loses_no_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    view = table("site", ">error", "form")
+    view.add_row("attention.0", "0.000123456", "window:window=512,sinks=4")
+    show(view)
+    said = capsys.readouterr().out
+    assert "0.000123456" in said and "window:window=512,sinks=4" in said

@@ -11,7 +11,7 @@ from rewriter.report.console import inspection_view, validation_view
 from rewriter.report.inspection import refusal_record
 from rewriter.report.validation_page import validation_page
 from rewriter.sites.refusal import Refusal
-from rewriter.verify.budget import parse_budget
+from rewriter.verify.budget import Budget, Outcome, parse_budget
 from rewriter.verify.distance import Distance
 from rewriter.verify.validation import (
     AppliedForm,
@@ -213,3 +213,20 @@ def test_tolerances_that_would_pass_hold_on_all_inputs() -> None:
 
 def test_notes_are_shown() -> None:
     assert "names differ: a = b" in shown(validation_view(report(notes=("names differ: a = b",))), 120)
+
+
+def test_budgets_are_not_told_twice() -> None:
+    met = Outcome(Budget("cos", 0.9), "logits", 0.95, ok=True)
+    missed = Outcome(Budget("cos", 0.99), "logits", 0.95, ok=False)
+    found = report(
+        budget=(met, missed), judged="budget", verdict=f"over budget on random inputs: {missed}", ok=False
+    )
+    text = " ".join(shown(validation_view(found), 120).split())
+    assert text.count(str(met)) == text.count(str(missed)) == 1
+    assert "✗ over budget on random inputs" in text
+
+
+def test_what_is_nan_in_one_model_only_is_said_of_every_input() -> None:
+    broken = OutputReport("logits", replace(DISTANCE, pattern=3), None, 1e-9, False)
+    found = report(cases=(CaseReport("random", "random", (broken,), None, False),))
+    assert "logits: 3 NaN/inf in one model only" in shown(validation_view(found), 120)

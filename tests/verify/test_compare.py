@@ -211,7 +211,7 @@ def _npz(tmp_path: Path, **arrays: np.ndarray) -> Path:
         (lambda d: "no_such_module_here:inputs", "cannot import"),
         (lambda d: "json:nothing", "no callable 'nothing'"),
         (lambda d: "os:getcwd", "expected an iterable"),
-        (lambda d: _npz(d, z=np.zeros(3)), "lacks input x and has z instead; the model has x"),
+        (lambda d: _npz(d, z=np.zeros(3)), "lacks x and has z instead; the model's inputs are x"),
         (lambda d: _npz(d, x=np.zeros((5, 4))), "has shape \\(5, 4\\); the model expects \\(batch, n, 4\\)"),
         (lambda d: _npz(d, x=np.zeros((1, 5, 3))), "the model expects"),
         (lambda d: _npz(d, x=np.zeros((1, 5, 4), int)), "is int64; the model expects float32"),
