@@ -18,12 +18,15 @@ class MergedAttention(Pass):
     result of what it has become part of.
 
     Applies when
-        nothing masks or biases the scores; queries and keys are one sequence, or only keys are merged.
+        nothing masks or biases the scores, or only padding is hidden; queries and keys are one sequence, or
+        only keys are merged.
     Refuses when
-        the site is of another kind, has another normaliser, a mask or a bias, changes scores or weights by
-        another function than a soft cap, or ``r`` is given and its length is dynamic.
+        the site is of another kind, has another normaliser, another mask or a bias, changes scores or weights
+        by another function than a soft cap, or ``r`` is given and its length is dynamic; with ``through`` or
+        ``keep`` also under a mask of padding.
     Numbers
         Approximate, training-free; exact where no token is merged, and where those that are were equal.
+        Hidden keys count for nothing; a query that sees nothing gives 0.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.merge.lowering import emit_merged
 from rewriter.kernels.merge.matching import Sets, sets_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, Handle
-    from rewriter.sites.site import AttentionSite
+    from rewriter.sites.site import AttentionSite, Facts
 
 __all__ = ["Merge"]
 
@@ -87,7 +87,7 @@ class Merge(Form):
         """Return why the tokens of the site are not alike enough to be exchanged, or None."""
         if self._merges_nothing(site.keys):
             return None
-        if not site.facts.dense:
+        if not (site.facts.dense or (_hides_keys(site.facts) and not self.spans)):
             return (
                 f"{site.id} is masked or biased by position ({site.facts.mask}); tokens that are merged have"
                 " no position"
@@ -110,6 +110,9 @@ class Merge(Form):
         """Emit attention of merged tokens, or the attention itself where nothing is merged."""
         if self._merges_nothing(a.shape["J"]):
             return emit_dense(e, a)
+        for axis in (1, 2):  # it is proved to be the same for every head and query
+            if a.bias is not None and e.shape(a.bias)[axis] != ONE:
+                a = replace(a, bias=e.slice(a.bias, axis, 0, 1))
         return emit_merged(e, a, self._sets(e, a.shape["J"]), self.of == "qkv")
 
     def definition(self, x: Operands) -> torch.Tensor:
@@ -166,3 +169,10 @@ class Merge(Form):
         if self.keep is not None:
             return False
         return self.ratio == 0 or self.r == 0 or (known is not None and self.count(known) == 0)
+
+
+def _hides_keys(facts: Facts) -> bool:
+    """Whether all that is added to scores hides keys, from every query of a batch element alike."""
+    shapes = (facts.band, facts.blocks, facts.segments, facts.prefix, facts.neighbourhood, facts.stride)
+    patterned = any(shape is not None for shape in shapes) or facts.hides_queries
+    return facts.key_padding and not (patterned or facts.bias or facts.unknown)

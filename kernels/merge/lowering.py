@@ -14,25 +14,37 @@ __all__ = ["emit_counted", "emit_merged", "mean_key"]
 
 
 def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
-    """Emit attention of merged queries (or of each, unless ``queries``) to merged keys; ``[B, H, I, E]``."""
-    matched = emit_match(e, mean_key(e, a.k), sets)
-    batch, tokens, dtype = a.shape["B"], a.shape["J"], e.dtype(a.q)
+    """Emit attention of merged queries (or of each, unless ``queries``) to merged keys; ``[B, H, I, E]``.
+
+    The bias is the same for all heads and queries: a key counts ``exp(bias)``.
+    """
+    batch, hidden = a.shape["B"], a.bias is not None
+    ones = e.expand(e.constant(1.0, e.dtype(a.q)), (batch, a.shape["J"], ONE))
+    counts = _counts(e, a) if hidden else ones
+    matched = emit_match(e, mean_key(e, a.k), sets, counts if hidden else None)
     operands = [a.k, a.v, a.q] if queries else [a.k, a.v]
     parts = [_token_major(e, x) for x in operands]
-    ones = e.expand(e.constant(1.0, dtype), (batch, tokens, ONE))
-    mean, size = emit_merge(e, e.concat(parts, 2), ones, matched, sets)
-    few = []
-    begin = Size()
+    mean, size = emit_merge(e, e.concat(parts, 2), counts, matched, sets, hidden)
+    few, begin = [], Size()
     for x, part in zip(operands, parts, strict=True):
         few.append(_head_major(e, e.slice(mean, 2, begin, e.shape(part)[2]), e.shape(x)))
         begin = begin + e.shape(part)[2]
     k, v, q = few if queries else [*few, a.q]
+    if hidden:
+        a = replace(a, bias=None, empty_row="zero")
     shape = {**a.shape, "I": e.shape(q)[2], "J": sets.left}
     result = emit_counted(e, replace(a, q=q, k=k, v=v, shape=shape), size)
     if not queries:
         return result
     rows = emit_take(e, _token_major(e, result), emit_place(e, matched, sets))
     return _head_major(e, rows, (batch, a.shape["H"], a.shape["I"], a.shape["E"]))
+
+
+def _counts(e: Emitter, a: Canonical) -> Handle:
+    """Emit how often each key counts by the bias, ``[B, J, 1]``."""
+    batch, keys = a.shape["B"], a.shape["J"]
+    counts = e.expand(e.map("exp", a.bias), (batch, ONE, ONE, keys))
+    return e.reshape(counts, (batch, keys, ONE))
 
 
 def emit_counted(e: Emitter, a: Canonical, size: Handle) -> Handle:

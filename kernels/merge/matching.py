@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike
 from rewriter.kernels.merge.definition import STEPS
 from rewriter.lower.emitter import Emitter, Handle
 
 __all__ = ["Sets", "emit_match", "emit_merge", "emit_place", "emit_take", "sets_of"]
+
+
+TINY = 2.0**-14
+"""Less than any token counts that counts for something, in every precision."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def sets_of(e: Emitter, tokens: Size, r: SizeLike, protect: int) -> Sets:
     return Sets(protect, first, tokens - protect - first, Size.of(r))
 
 
-def emit_match(e: Emitter, metric: Handle, sets: Sets) -> Handle:
+def emit_match(e: Emitter, metric: Handle, sets: Sets, counts: Handle | None = None) -> Handle:
     """Emit who would join whom, from the most to the least similar; ``[B, 2, first]`` int64.
 
     Row 0 is the token of the first set, row 1 its partner in the second. See
@@ -64,6 +70,8 @@ def emit_match(e: Emitter, metric: Handle, sets: Sets) -> Handle:
         What tokens are compared by, ``[B, N, D]``.
     sets
         Sizes.
+    counts
+        How often each token counts, ``[B, N, 1]``, where some count for nothing.
     """
     if e.dtype(metric) not in ("float32", "float64"):
         metric = e.map("cast", metric, dtype="float32")
@@ -73,12 +81,27 @@ def emit_match(e: Emitter, metric: Handle, sets: Sets) -> Handle:
     first, second = _with_column(e, first, 0.5), _with_column(e, second, 1.0)
     cosines = e.map("floor", e.matmul(first, e.permute(second, (0, 2, 1))))
     shape = (e.shape(metric)[0], ONE, sets.first)
+    firsts, seconds = (None, None) if counts is None else _dealt(e, counts, sets)
+    if seconds is not None:
+        never = _where_nothing(e, seconds, -np.inf, e.constant(0.0, e.dtype(cosines)))
+        cosines = e.map("add", cosines, e.permute(never, (0, 2, 1)))
     partner = e.reshape(e.argmax(cosines, 2), (shape[0], sets.first, ONE))
-    order = e.argsort(e.reshape(e.reduce("max", cosines, 2), (shape[0], sets.first)), 1)
+    best = e.reduce("max", cosines, 2)
+    if firsts is not None:
+        best = _where_nothing(e, firsts, np.inf, best)
+    order = e.argsort(e.reshape(best, (shape[0], sets.first)), 1)
     return e.concat([e.reshape(order, shape), e.reshape(emit_take(e, partner, order), shape)], 1)
 
 
-def emit_merge(e: Emitter, x: Handle, size: Handle, matched: Handle, sets: Sets) -> tuple[Handle, Handle]:
+def _where_nothing(e: Emitter, counts: Handle, number: float, otherwise: Handle) -> Handle:
+    """Emit a number for tokens that count for nothing."""
+    nothing = e.map("eq", counts, e.constant(0.0, e.dtype(counts)))
+    return e.map("where", nothing, e.constant(number, e.dtype(otherwise)), otherwise)
+
+
+def emit_merge(
+    e: Emitter, x: Handle, size: Handle, matched: Handle, sets: Sets, hidden: bool = False
+) -> tuple[Handle, Handle]:
     """Emit the tokens that are left ``[B, left, C]``, means by size, and their sizes ``[B, left, 1]``.
 
     Differences are summed, so that equal tokens stay what they are to the last bit.
@@ -95,6 +118,8 @@ def emit_merge(e: Emitter, x: Handle, size: Handle, matched: Handle, sets: Sets)
         By `emit_match`.
     sets
         Sizes.
+    hidden
+        Some tokens count for nothing. Where none that become one counts, their mean is 0.
     """
     batch = e.shape(x)[0]
     (first, second), (firsts, seconds) = _dealt(e, x, sets), _dealt(e, size, sets)
@@ -104,9 +129,15 @@ def emit_merge(e: Emitter, x: Handle, size: Handle, matched: Handle, sets: Sets)
     apart = e.map("sub", e.slice(first, 1, 0, sets.r), emit_take(e, second, partner))
     places = e.reshape(_of_each(e, partner, sets.second), (batch * sets.r,))
     seconds = _sum(e, seconds, places, weight)
-    share = e.map("div", weight, emit_take(e, seconds, partner))
+    total = emit_take(e, seconds, partner)
+    if hidden:
+        total = e.map("maximum", total, e.constant(TINY, e.dtype(x)))
+    share = e.map("div", weight, total)
     second = _sum(e, second, places, e.map("mul", apart, share))
-    return _joined(e, x, first, second, sets), _joined(e, size, firsts, seconds, sets)
+    mean, sizes = _joined(e, x, first, second, sets), _joined(e, size, firsts, seconds, sets)
+    if hidden:
+        mean = _where_nothing(e, sizes, 0.0, mean)
+    return mean, sizes
 
 
 def _sum(e: Emitter, x: Handle, places: Handle, rows: Handle) -> Handle:

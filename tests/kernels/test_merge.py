@@ -135,6 +135,39 @@ def test_lowering_meets_the_definition(form: Merge, softcap: float | None) -> No
         torch.testing.assert_close(found, form.definition(operands(a)).float(), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_hidden_keys_count_for_nothing(form: Merge) -> None:
+    for tokens, open_ in ((9, False), (34, False), (34, not form.r)):
+        a = canonical(tokens, bias="keys", dynamic=open_)
+        assert a.bias is not None
+        if not form.count(tokens):
+            continue
+        found = form.emit(emitter_of(a), a)
+        torch.testing.assert_close(found, form.definition(operands(a)).float(), rtol=2e-4, atol=2e-5)
+        hidden = a.bias[:, 0, 0] == -torch.inf
+        noise = 9 * hidden[:, None, :, None]
+        k, v = (x + noise * torch.randn(x.shape) for x in (a.k, a.v))
+        b = replace(a, k=k, v=v)
+        other = form.emit(emitter_of(b), b)
+        seen = ~hidden[:, None, :, None].expand(found.shape)
+        torch.testing.assert_close(other[seen], found[seen], rtol=2e-4, atol=2e-5)
+
+
+def test_a_sequence_of_which_nothing_is_seen_gives_zero() -> None:
+    a = canonical(12)
+    for bias in (-torch.inf, torch.finfo(torch.float32).min):
+        b = replace(a, bias=torch.full((2, 1, 1, 12), bias))
+        found = Merge(r=4).emit(emitter_of(b), b)
+        assert (found == 0).all() and (Merge(r=4).definition(operands(b)) == 0).all()
+
+
+def test_what_is_hidden_joins_first() -> None:
+    metric = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))
+    counts = torch.tensor([[1.0, 1, 1, 1, 1, 1, 0, 0, 1]])
+    found = match(metric, 1, 1, counts).place[0].tolist()
+    assert len(set(found)) == 8 and found[7] in (found[2], found[4], found[8])
+
+
 def test_keys_of_another_sequence_are_merged_alone() -> None:
     a, form = canonical(5, 12), Merge(r=3, of="kv")
     found = form.emit(emitter_of(a), a)
@@ -190,6 +223,9 @@ def test_nothing_merged_is_exact() -> None:
     [
         (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0))}, "masked or biased"),
         (Merge(r=2), {"facts": Facts(bias=True)}, "masked or biased"),
+        (Merge(r=2, through=True), {"facts": Facts(key_padding=True, hides_keys=True)}, "masked or biased"),
+        (Merge(r=2), {"facts": Facts(key_padding=True, hides_queries=True)}, "masked or biased"),
+        (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0), key_padding=True)}, "masked or biased"),
         (Merge(r=2), {"queries": 5}, "of=kv"),
         (Merge(r=2, of="kv"), {"keys": Size.symbol("n")}, "give ratio"),
     ],
@@ -197,6 +233,10 @@ def test_nothing_merged_is_exact() -> None:
 def test_refusals(form: Merge, changes: dict[str, object], reason: str) -> None:
     assert reason in (form.why_not(site(**changes)) or "")
     assert form.why_not(site()) is None
+
+
+def test_keys_may_be_hidden() -> None:
+    assert Merge(r=2).why_not(site(facts=Facts(key_padding=True, hides_keys=True))) is None
 
 
 @pytest.mark.parametrize(
