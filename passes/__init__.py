@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from rewriter.passes.reassociated import ReassociatedAttention
     from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
+    from rewriter.passes.shared_projections import SharedProjections
     from rewriter.passes.softmax import SoftmaxAttention
+    from rewriter.passes.static_operands import StaticOperands
     from rewriter.passes.unread_queries import UnreadQueries
     from rewriter.passes.window import WindowAttention
     from rewriter.program.program import Program
@@ -53,7 +55,9 @@ __all__ = [
     "Reparameterize",
     "RmsNorm",
     "Sequential",
+    "SharedProjections",
     "SoftmaxAttention",
+    "StaticOperands",
     "UnreadQueries",
     "WindowAttention",
     "form_type",
@@ -85,6 +89,8 @@ RULES = {
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
+    "shared-projections": "rewriter.passes.shared_projections:SharedProjections",
+    "static-operands": "rewriter.passes.static_operands:StaticOperands",
     "unread-queries": "rewriter.passes.unread_queries:UnreadQueries",
 }
 """Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""

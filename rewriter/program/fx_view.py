@@ -11,6 +11,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.fx import Node as FxNode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from rewriter.algebra.sizes import Size
 from rewriter.program.fx_numbers import determined
@@ -85,7 +86,11 @@ def _reads(arguments: Sequence[Any]) -> list[str]:
 
 
 def _loader(tensor: torch.Tensor) -> Callable[[], np.ndarray]:
-    return lambda: to_numpy(tensor)
+    def load() -> np.ndarray:
+        with _disable_current_modes():  # while a graph is traced, too, the numbers are those of the weight
+            return to_numpy(tensor)
+
+    return load
 
 
 def _operator(target: Any) -> str:

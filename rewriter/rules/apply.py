@@ -160,6 +160,9 @@ def _changed(
     """Apply a rule that looks at the whole graph: all of its changes at once, or those that pass alone."""
     changes, declined = rule.changes(program)
     left = [Fused(rule.name, d.output, False, d.reason) for d in declined]
+    reason = rule.declined(target or ("torch" if program.format == "fx" else "onnx"))
+    if reason is not None:
+        return program, [*(Fused(rule.name, c.output, False, f"{c.gain}: {reason}") for c in changes), *left]
     if not changes:
         return program, left
     together, done = _tried(program, rule, changes, seed, target, verify)

@@ -1,0 +1,83 @@
+"""Templates around attention: blocks of a transformer of width 384; sizes are tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.fusion.templates import Template
+
+__all__ = ["TEMPLATES"]
+
+WIDTH, HEADS, LATENTS = 384, 6, 32
+SIZES = (197, 1370)
+
+
+class _Block(nn.Module):
+    """The last block of an image classifier; ``read`` says what is read of it."""
+
+    def __init__(self, read: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.read = read
+        self.one, self.two, self.norm = (nn.LayerNorm(WIDTH) for _ in range(3))
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is read of the block."""
+        b, n, _ = x.shape
+        parts = self.qkv(self.one(x)).reshape(b, n, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
+        x = x + self.out(attended.transpose(1, 2).reshape(b, n, WIDTH))
+        return self.read(self.norm(x + self.down(F.gelu(self.up(self.two(x))))))
+
+
+class _Attention(nn.Module):
+    """Attention with a projection each for queries, keys and values; queries may be learned."""
+
+    def __init__(self, latents: bool, crossed: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.latents = nn.Parameter(torch.randn(1, LATENTS, WIDTH)) if latents else None
+        self.crossed = crossed
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the heads' results."""
+        source = self.latents if self.latents is not None else x
+        given = zip((self.q, self.k, self.v), (source, y, y) if self.crossed else (source, x, x), strict=True)
+        q, k, v = (f(s).reshape(len(s), s.shape[1], HEADS, WIDTH // HEADS).transpose(1, 2) for f, s in given)
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+def _block(read: Callable[[Tensor], Tensor]) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda tokens: (_Block(read).eval(), (_tokens(tokens, 0),))
+
+
+def _attention(latents: bool, crossed: bool) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda tokens: (_Attention(latents, crossed).eval(), (_tokens(tokens, 0), _tokens(tokens, 1)))
+
+
+def _tokens(count: int, seed: int) -> Tensor:
+    return torch.randn(1, count, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def _first(x: Tensor) -> Tensor:
+    return x[:, 0]
+
+
+def _last(x: Tensor) -> Tensor:
+    return x[:, -1]
+
+
+CLASS, LANGUAGE = "timm vit, deit; BERT", "Llama with one logit"
+
+TEMPLATES = (
+    Template("last block read at the class token", "unread-queries", _block(_first), SIZES, CLASS),
+    Template("last block read at the last token", "unread-queries", _block(_last), SIZES, LANGUAGE),
+    Template("q, k, v of one source", "shared-projections", _attention(False, False), SIZES, "BERT, Llama"),
+    Template("k, v of one source", "shared-projections", _attention(False, True), SIZES, "Whisper"),
+    Template("projected latents", "static-operands", _attention(True, True), SIZES, "Perceiver, Q-Former"),
+)

@@ -1,0 +1,82 @@
+"""Plant faults in trained models and say which are found, and which site is blamed.
+
+python -m tests.verify.planted zoo:minilm-l6 zoo:ppocr-v4-rec          # every fault, at a site in the middle
+python -m tests.verify.planted --epsilon zoo:minilm-l6                 # the smallest change that is seen
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from itertools import islice
+
+from rewriter.cli.models import named_model
+from rewriter.program.program import Program
+from rewriter.sites.site import AttentionSite
+from rewriter.verify.compare import validate
+from rewriter.verify.inputs import Case, generated_cases
+from rewriter.verify.lockstep import per_site
+from rewriter.verify.models import as_program
+from tests.verify.planted.plant import FAULTS, with_epsilon
+
+EPSILONS = (2e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 2e-6, 1e-5, 1e-4, 1e-3)
+
+
+def main() -> None:
+    """Print a table for every model."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--epsilon", action="store_true", help="change only the epsilon before a site")
+    parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS), metavar="FAULT")
+    args = parser.parse_args()
+    for name in args.models:
+        program = as_program(named_model(name))
+        case = next(iter(generated_cases(program)))
+        if args.epsilon:
+            _epsilons(name, program, case)
+        else:
+            _faults(name, program, case, args.faults)
+
+
+def _faults(name: str, program: Program, case: Case, faults: Sequence[str]) -> None:
+    site = program.sites[len(program.sites) // 2]
+    _say(f"\n| {name}, {site.id} | found | blamed |\n| --- | --- | --- |")
+    for fault in faults:
+        faulty = FAULTS[fault](program, site)
+        _say(f"| {fault} | {_found(program, faulty, case)} | {_blamed(program, faulty, case)} |")
+
+
+def _epsilons(name: str, program: Program, case: Case) -> None:
+    _say(f"\n| {name}, before | smallest seen end to end | smallest that a site is blamed for |")
+    _say("| --- | --- | --- |")
+    for site in (program.sites[0], program.sites[len(program.sites) // 2], program.sites[-1]):
+        seen = _smallest(program, site, lambda faulty: _found(program, faulty, case) == "yes")
+        blamed = _smallest(program, site, lambda faulty, at=site: _blamed(program, faulty, case) == at.id)
+        _say(f"| {site.id} | {seen} | {blamed} |")
+
+
+def _smallest(program: Program, site: AttentionSite, seen: object) -> str:
+    assert callable(seen)
+    return next((f"{e:g}" for e in EPSILONS if seen(with_epsilon(e, program, site))), "none")
+
+
+def _found(program: Program, faulty: Program, case: Case) -> str:
+    sizes = {name: [number] for name, number in case.sizes.items()}
+    return "no" if validate(program, faulty, sizes=sizes).ok else "yes"
+
+
+def _blamed(program: Program, faulty: Program, case: Case) -> str:
+    found = per_site(program, faulty, islice([case], 1), statistics=False)
+    return ", ".join(found.blamed) or "none"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
