@@ -19,16 +19,21 @@ if TYPE_CHECKING:
     from rewriter.passes.flow import FlowAttention
     from rewriter.passes.gated import GatedAttention
     from rewriter.passes.gelu import Gelu
+    from rewriter.passes.hard_swish import HardSwish
     from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.merge import MergedAttention
+    from rewriter.passes.mish import Mish
     from rewriter.passes.nystrom import NystromAttention
     from rewriter.passes.pooled import PooledAttention
     from rewriter.passes.reassociated import ReassociatedAttention
     from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
     from rewriter.passes.shared_projections import SharedProjections
+    from rewriter.passes.silu import Silu
     from rewriter.passes.softmax import SoftmaxAttention
+    from rewriter.passes.softplus import Softplus
+    from rewriter.passes.stable_softmax import StableSoftmax
     from rewriter.passes.static_operands import StaticOperands
     from rewriter.passes.unread_queries import UnreadQueries
     from rewriter.passes.window import WindowAttention
@@ -45,9 +50,11 @@ __all__ = [
     "FlowAttention",
     "GatedAttention",
     "Gelu",
+    "HardSwish",
     "LayerNorm",
     "LinearAttention",
     "MergedAttention",
+    "Mish",
     "NystromAttention",
     "PooledAttention",
     "RULES",
@@ -56,7 +63,10 @@ __all__ = [
     "RmsNorm",
     "Sequential",
     "SharedProjections",
+    "Silu",
     "SoftmaxAttention",
+    "Softplus",
+    "StableSoftmax",
     "StaticOperands",
     "UnreadQueries",
     "WindowAttention",
@@ -86,10 +96,15 @@ RULES = {
     "branch-softmax": "rewriter.passes.branch_softmax:BranchSoftmax",
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",
     "gelu": "rewriter.passes.gelu:Gelu",
+    "hard-swish": "rewriter.passes.hard_swish:HardSwish",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
+    "mish": "rewriter.passes.mish:Mish",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
     "shared-projections": "rewriter.passes.shared_projections:SharedProjections",
+    "silu": "rewriter.passes.silu:Silu",
+    "softplus": "rewriter.passes.softplus:Softplus",
+    "stable-softmax": "rewriter.passes.stable_softmax:StableSoftmax",
     "static-operands": "rewriter.passes.static_operands:StaticOperands",
     "unread-queries": "rewriter.passes.unread_queries:UnreadQueries",
 }

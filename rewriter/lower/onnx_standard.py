@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rewriter.lower.onnx_writer import Tensor
@@ -78,15 +79,15 @@ def _causal_sums(e: OnnxEmitter, operands: Operands, _: Settings) -> Tensor | No
     q, k, v = operands
     if not _asked_for(e, 27) or q is None or k is None or v is None:
         return None
-    batch, heads, length, _ = q.shape
+    batch, heads, length, features = q.shape
     groups, width = v.shape[1], v.shape[3]
-    known = (heads, groups, q.shape[3], width)
+    known = (heads, groups, features, width)
     if not all(size.static for size in known):
         return None
     packed = [_packed(e, x) for x in (q, k, v)]
-    settings = {"q_num_heads": int(heads), "kv_num_heads": int(groups), "update_rule": "linear", "scale": 1.0}
+    named: dict[str, Any] = {"q_num_heads": int(heads), "kv_num_heads": int(groups)}
     shape = (batch, length, heads * width)
-    out = e.node("LinearAttention", packed, shape, q.dtype, after=1, **settings)
+    out = e.node("LinearAttention", packed, shape, q.dtype, after=1, update_rule="linear", scale=1.0, **named)
     return e.permute(e.reshape(out, (batch, length, heads, width)), (0, 2, 1, 3))
 
 
@@ -99,6 +100,11 @@ def _packed(e: OnnxEmitter, x: Tensor) -> Tensor:
 def _asked_for(e: OnnxEmitter, opset: int) -> bool:
     """Whether the target names an opset that has the operator: few runtimes have the newest ones."""
     return e.target.startswith("onnx:") and e.opset >= opset
+
+
+def _activation(since: int, op: str, e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
+    (x,) = operands
+    return None if x is None or e.opset < since else e.node(op, [x], x.shape, x.dtype)
 
 
 def _convolution(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
@@ -127,7 +133,9 @@ _OPERATORS: dict[str, Callable[[OnnxEmitter, Operands, Settings], Tensor | None]
     "causal_sums": _causal_sums,
     "convolution": _convolution,
     "gelu": _gelu,
+    "hard_swish": partial(_activation, 14, "HardSwish"),
     "layer_norm": _layer_norm,
+    "mish": partial(_activation, 18, "Mish"),
     "rms_norm": _rms_norm,
     "silu": _silu,
     "sliding_attention": _sliding_attention,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["standard"]
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "hard_swish": F.hardswish,
+    "mish": F.mish,
+    "silu": F.silu,
+}
 
 
 def standard(name: str, operands: tuple[Tensor | None, ...], settings: dict[str, Any]) -> Tensor | None:
@@ -24,8 +30,8 @@ def standard(name: str, operands: tuple[Tensor | None, ...], settings: dict[str,
             return F.rms_norm(x, x.shape[-1:], others[0], settings["eps"])
         case "gelu":
             return F.gelu(x, approximate="tanh" if settings["tanh"] else "none")
-        case "silu":
-            return F.silu(x)
+        case "silu" | "mish" | "hard_swish":
+            return _ACTIVATIONS[name](x)
         case "lerp" | "addcmul":
             a, b = others
             assert a is not None and b is not None

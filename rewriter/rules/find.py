@@ -118,6 +118,8 @@ def find(
             if not functions <= heads or name in declined[rule.name]:
                 continue
             tried = _tried(rule, name, prim)
+            if isinstance(tried, Found) and _is_one(program, tried):
+                tried = None
             if isinstance(tried, Found) and (reason := rule.declined(target)) is not None:
                 declined[rule.name] |= tried.inside
                 tried = Refused(rule.name, name, reason)
@@ -128,6 +130,11 @@ def find(
             if tried is not None:
                 refused.append(tried)
     return found, refused
+
+
+def _is_one(program: Program, found: Found) -> bool:
+    """Whether what a rule fits is one operator of the graph already."""
+    return len(program.graph.region([found.match.output], found.inputs)) == 1
 
 
 def _tried(rule: Rule, name: str, prim: Prim) -> Found | Refused | None:

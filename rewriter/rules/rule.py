@@ -53,6 +53,11 @@ class Match:
         """Return how long an axis is."""
         return product(atom.size for atom in self.bound.atoms(axis))
 
+    def axis(self, name: str) -> int | None:
+        """Return which axis of the result an axis of the formula is, or None if it is none, or not alone."""
+        groups = self.groups("...")
+        return groups.index(atoms) if (atoms := self.bound.atoms(name)) in groups else None
+
     def groups(self, layout: str) -> list[tuple[Atom, ...]]:
         """Return the atoms of each axis of a layout; none for an axis of size 1. See `Rule.layouts`."""
         words = layout.split()

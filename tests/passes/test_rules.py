@@ -12,7 +12,19 @@ from torch import Tensor, nn
 
 import rewriter
 from rewriter.errors import InputError
-from rewriter.passes import RULES, Gelu, LayerNorm, RmsNorm, Sequential, parse_rules
+from rewriter.passes import (
+    RULES,
+    Gelu,
+    HardSwish,
+    LayerNorm,
+    Mish,
+    RmsNorm,
+    Sequential,
+    Silu,
+    Softplus,
+    StableSoftmax,
+    parse_rules,
+)
 from rewriter.plan import Plan
 from rewriter.program.program import Program
 from rewriter.rules import Rule, fuse
@@ -73,6 +85,44 @@ def gelu_by_tanh_of_a_product(m: Block, x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x)))
 
 
+def silu(m: Block, x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def silu_by_sigmoid(m: Block, x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * x
+
+
+def softplus(m: Block, x: Tensor) -> Tensor:
+    return torch.log(torch.exp(x) + 1)
+
+
+def mish(m: Block, x: Tensor) -> Tensor:
+    return torch.tanh(nn.functional.softplus(x)) * x
+
+
+def mish_spelled_out(m: Block, x: Tensor) -> Tensor:
+    return x * torch.tanh(torch.log(1 + torch.exp(x)))
+
+
+def hard_swish(m: Block, x: Tensor) -> Tensor:
+    return x * nn.functional.relu6(x + 3) / 6
+
+
+def hard_swish_by_clamping(m: Block, x: Tensor) -> Tensor:
+    return x * torch.clamp(x / 6 + 0.5, 0.0, 1.0)
+
+
+def stable_softmax(m: Block, x: Tensor) -> Tensor:
+    powers = torch.exp(x - x.amax(1, keepdim=True))
+    return powers / powers.sum(1, keepdim=True)
+
+
+def softmax_by_a_reciprocal(m: Block, x: Tensor) -> Tensor:
+    powers = torch.exp(x)
+    return powers * powers.sum(-1, keepdim=True).reciprocal()
+
+
 FIRES = [
     (LayerNorm, layer_norm),
     (LayerNorm, layer_norm_of_moments),
@@ -83,6 +133,15 @@ FIRES = [
     (Gelu, gelu_by_halves),
     (Gelu, gelu_by_tanh),
     (Gelu, gelu_by_tanh_of_a_product),
+    (Silu, silu),
+    (Silu, silu_by_sigmoid),
+    (Softplus, softplus),
+    (Mish, mish),
+    (Mish, mish_spelled_out),
+    (HardSwish, hard_swish),
+    (HardSwish, hard_swish_by_clamping),
+    (StableSoftmax, stable_softmax),
+    (StableSoftmax, softmax_by_a_reciprocal),
 ]
 IDS = [fn.__name__ for _, fn in FIRES]
 
@@ -116,7 +175,7 @@ def test_fires_in_fx(rule: type[Rule], fn: Callable[[Block, Tensor], Tensor], dy
 
 @pytest.mark.parametrize(("rule", "fn"), FIRES, ids=IDS)
 def test_fires_in_onnx(rule: type[Rule], fn: Callable[[Block, Tensor], Tensor], tmp_path: Path) -> None:
-    program = exported(fn, tmp_path, 23)
+    program = exported(fn, tmp_path, 24 if rule is Silu else 23)
     fused, record = fuse(program, [rule()])
     (found,) = record.matches
     assert found.committed, found.reason
@@ -151,11 +210,58 @@ def gelu_of_two(m: Block, x: Tensor) -> Tensor:
     return x * 0.5 * (1.0 + torch.erf(x.flip(1) / 2**0.5))
 
 
+def sigmoid_of_another(m: Block, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x.flip(1))
+
+
+def scaled_sigmoid(m: Block, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def log_of_two_more(m: Block, x: Tensor) -> Tensor:
+    return torch.log(torch.exp(x) + 2)
+
+
+def tanh_of_relu(m: Block, x: Tensor) -> Tensor:
+    return x * torch.tanh(torch.relu(x))
+
+
+def clamped_elsewhere(m: Block, x: Tensor) -> Tensor:
+    return x * torch.clamp(x + 3, 0.0, 5.0) / 6
+
+
+def powers_over_another_axis(m: Block, x: Tensor) -> Tensor:
+    others = torch.exp(x - x.amax(-1, keepdim=True))
+    return torch.exp(x - x.amax(1, keepdim=True)) / others.sum(1, keepdim=True)
+
+
+def powers_with_a_guard(m: Block, x: Tensor) -> Tensor:
+    return torch.exp(x) / (torch.exp(x).sum(-1, keepdim=True) + 1e-3)
+
+
+def one_operator(m: Block, x: Tensor) -> Tensor:
+    return torch.softmax(nn.functional.hardswish(nn.functional.silu(x)), -1)
+
+
 def weight_of_rows(m: Block, x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) + x
 
 
-KEEPS = [another_mean, two_axes_apart, unbiased_variance, almost_gelu, gelu_of_two]
+KEEPS = [
+    another_mean,
+    two_axes_apart,
+    unbiased_variance,
+    almost_gelu,
+    gelu_of_two,
+    sigmoid_of_another,
+    scaled_sigmoid,
+    log_of_two_more,
+    tanh_of_relu,
+    clamped_elsewhere,
+    powers_over_another_axis,
+    powers_with_a_guard,
+    one_operator,
+]
 
 
 @pytest.mark.parametrize("fn", KEEPS, ids=[fn.__name__ for fn in KEEPS])

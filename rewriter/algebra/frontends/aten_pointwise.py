@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from rewriter.algebra.frontends.activations import hard_sigmoid, hard_swish, silu
+from rewriter.algebra.frontends.activations import clip, hard_sigmoid, hard_swish, silu
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result
 from rewriter.algebra.frontends.guards import selected
 from rewriter.algebra.prims import (
@@ -237,6 +237,7 @@ POINTWISE: dict[str, Handler] = {
     "clamp_min": partial(_clamp_one, "maximum"),
     "clamp_max": partial(_clamp_one, "minimum"),
     "hardtanh": _hardtanh,
+    "relu6": partial(_of_one, partial(clip, low=0.0, high=6.0)),
     "nan_to_num": _nan_to_num,
     **dict.fromkeys(
         "clone contiguous alias detach detach_ lift_fresh lift_fresh_copy to _to_copy type_as".split(), _copy
