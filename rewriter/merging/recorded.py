@@ -33,7 +33,7 @@ class Recorded:
     def __init__(self, program: Program, data: Data) -> None:
         self._inputs = [case.inputs for case in islice(data_cases(data, program), CASES)]
         self._outputs = [
-            {name: x for name, x in zip(program.graph.outputs, run(program, inputs), strict=True)}
+            {name: x for name, x in zip(program.output_names, run(program, inputs), strict=True)}
             for inputs in self._inputs
         ]
 

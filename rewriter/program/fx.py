@@ -22,6 +22,7 @@ from rewriter.program.collector import collector_paused
 from rewriter.program.fx_apart import taken_apart
 from rewriter.program.fx_edit import edited
 from rewriter.program.fx_insert import inserted
+from rewriter.program.fx_outputs import structured_names
 from rewriter.program.fx_part import part
 from rewriter.program.fx_view import bindings, hidden_outputs, view
 from rewriter.program.graph import Graph
@@ -199,6 +200,16 @@ class FxProgram(Program):
         from rewriter.algebra.frontends.aten import translate
 
         return translate(self.graph)
+
+    @cached_property
+    def output_names(self) -> tuple[str, ...]:
+        """Keys of what the module returns (``logits``, ``past.0.k``) if it has any, else names of nodes."""
+        return structured_names(self.exported) or self.graph.outputs
+
+    @property
+    def names_outputs(self) -> bool:
+        """Whether what the module returns has keys: numbers of nodes shift with any change before them."""
+        return self.output_names is not self.graph.outputs
 
     # running
 

@@ -173,6 +173,16 @@ class Program(ABC):
         """Model metadata; what the tool writes is under keys that start with ``rewriter.``."""
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """What its outputs are called, in the order of ``graph.outputs``."""
+        return self.graph.outputs
+
+    @property
+    def names_outputs(self) -> bool:
+        """Whether somebody gave these names, so that they say more than positions."""
+        return True
+
+    @property
     def files(self) -> frozenset[str]:
         """Every file that it was read from and still reads, links resolved."""
         return frozenset()

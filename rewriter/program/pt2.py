@@ -115,6 +115,10 @@ def write_archive(exported: ExportedProgram, path: str | os.PathLike[str], extra
             with suppress(FileNotFoundError):
                 temporary.chmod(target.stat().st_mode & 0o777)
             os.replace(temporary, target)
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
-        raise InputError(f"{path}: cannot be written ({reason}); name a file in a writable folder") from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); name a file in a writable folder"
+        ) from error
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: cannot be written ({reason})") from error

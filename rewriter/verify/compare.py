@@ -282,7 +282,9 @@ class _Session:
 
 def _require_measured(budgets: Sequence[Budget], comparison: Comparison, tasks: Mapping[str, Task]) -> None:
     """Refuse budgets of what will not be measured, before anything is."""
-    dtypes = {name: comparison.original.graph.values[name].dtype for name in comparison.names}
+    graph = comparison.original.graph
+    values = [graph.values[graph.outputs[at]] for at, _ in comparison.matching.outputs]
+    dtypes = {name: value.dtype for name, value in zip(comparison.names, values, strict=True)}
     for budget in budgets:
         if budget.task is not None and not tasks:
             raise InputError(f"budget {budget}: there is no task metric {budget.task!r}; give a --task")

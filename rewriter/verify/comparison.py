@@ -92,9 +92,8 @@ class Comparison:
                 error_ = f"output {name!r} has shape {x.shape} in the original, {y.shape} in the other"
                 return Finding(*head, error=error_), expected
         legs = self._legs(case.inputs, expected, actual)
-        outputs = tuple(
-            self._output(case.inputs, *row) for row in zip(names, expected, actual, legs, strict=True)
-        )
+        kept = [self._counted(case.inputs, k, x) for k, x in enumerate(expected)]
+        outputs = tuple(_output(*row) for row in zip(names, expected, actual, legs, kept, strict=True))
         hidden = self._hidden(case) if case.group == "data" else {}
         return Finding(*head, outputs=outputs, hidden=hidden), expected
 
@@ -114,13 +113,13 @@ class Comparison:
 
     def positions(self, inputs: Arrays, output: int, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return arrays of one output (its place among those that count) without the hidden positions."""
-        keep = self.padding.counted(inputs, self.names[output], arrays[0].shape)
+        keep = self._counted(inputs, output, arrays[0])
         return arrays if keep is None else tuple(x[keep] for x in arrays)
 
     @property
     def names(self) -> list[str]:
         """Outputs that count, as the original calls them."""
-        return [self.original.graph.outputs[at] for at, _ in self.matching.outputs]
+        return [self.original.output_names[at] for at, _ in self.matching.outputs]
 
     def run_rewritten(self, inputs: Arrays) -> list[np.ndarray]:
         """Return the outputs of the rewritten model that count, for inputs of the original.
@@ -153,39 +152,10 @@ class Comparison:
                 )
         return [((t, x), (t, y)) for t, x, y in zip(truth, expected, actual, strict=True)]
 
-    def _output(
-        self,
-        inputs: Arrays,
-        name: str,
-        x: np.ndarray,
-        y: np.ndarray,
-        legs: Sequence[tuple[np.ndarray, np.ndarray]],
-    ) -> OutputFinding:
-        keep = self.padding.counted(inputs, name, x.shape)
-        worst, masked = _worst(x, y, keep), keep is not None
-        pairs = [(x, y), *legs]
-        if keep is not None:
-            pairs = [(a[keep], b[keep]) for a, b in pairs]
-        x, y = pairs[0]
-        if not is_floating(x.dtype):
-            differ = np.flatnonzero(x != y)
-            positions = tuple(map(int, differ[:MOST_DIFFERENT]))
-            equal = x.size - differ.size
-            return OutputFinding(name, None, equal, x.size, positions, worst=worst, masked=masked)
-        tallies = []
-        for a, b in pairs:
-            tallies.append(Tally())
-            tallies[-1].add(a, b)
-        finite = np.abs(x[np.isfinite(x)])
-        return OutputFinding(
-            name,
-            tallies[0],
-            floor=floor(x, x.dtype),
-            peak=float(finite.max(initial=0)),
-            worst=worst,
-            masked=masked,
-            legs=tuple(tallies[1:]),
-        )
+    def _counted(self, inputs: Arrays, output: int, array: np.ndarray) -> np.ndarray | None:
+        """Return where an output (its place among those that count) counts, or None for everywhere."""
+        at, _ = self.matching.outputs[output]
+        return self.padding.counted(inputs, self.original.graph.outputs[at], array.shape)
 
     def _hidden(self, case: Case) -> dict[str, float]:
         flags = (name for name in self._masks if np.isin(case.inputs[name], (0, 1)).all())
@@ -194,6 +164,39 @@ class Comparison:
     @cached_property
     def _masks(self) -> tuple[str, ...]:
         return mask_inputs(self.original)
+
+
+def _output(
+    name: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    legs: Sequence[tuple[np.ndarray, np.ndarray]],
+    keep: np.ndarray | None,
+) -> OutputFinding:
+    worst, masked = _worst(x, y, keep), keep is not None
+    pairs = [(x, y), *legs]
+    if keep is not None:
+        pairs = [(a[keep], b[keep]) for a, b in pairs]
+    x, y = pairs[0]
+    if not is_floating(x.dtype):
+        differ = np.flatnonzero(x != y)
+        positions = tuple(map(int, differ[:MOST_DIFFERENT]))
+        equal = x.size - differ.size
+        return OutputFinding(name, None, equal, x.size, positions, worst=worst, masked=masked)
+    tallies = []
+    for a, b in pairs:
+        tallies.append(Tally())
+        tallies[-1].add(a, b)
+    finite = np.abs(x[np.isfinite(x)])
+    return OutputFinding(
+        name,
+        tallies[0],
+        floor=floor(x, x.dtype),
+        peak=float(finite.max(initial=0)),
+        worst=worst,
+        masked=masked,
+        legs=tuple(tallies[1:]),
+    )
 
 
 def _worst(x: np.ndarray, y: np.ndarray, keep: np.ndarray | None) -> Element | None:

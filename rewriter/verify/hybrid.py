@@ -183,6 +183,16 @@ class Hybrid(Program):
         return self._blend.rewritten.graph
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """Those of the rewritten model."""
+        return self._blend.rewritten.output_names
+
+    @property
+    def names_outputs(self) -> bool:
+        """Whether these names were given."""
+        return self._blend.rewritten.names_outputs
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """What the rewritten model says of itself."""
         return self._blend.rewritten.metadata

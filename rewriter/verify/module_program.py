@@ -65,6 +65,16 @@ class ModuleProgram(Program):
         return Graph((), values, graph.inputs, graph.outputs)
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """Those of the other program."""
+        return self._like.output_names
+
+    @property
+    def names_outputs(self) -> bool:
+        """Whether these names were given."""
+        return self._like.names_outputs
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """Nothing."""
         return {}
@@ -107,7 +117,7 @@ class ModuleProgram(Program):
     def _ordered(self, result: Any) -> tuple[Any, ...]:
         leaves = [(_key(path), x) for path, x in pytree.tree_flatten_with_path(result)[0]]
         found = [(key, x) for key, x in leaves if isinstance(x, torch.Tensor)]
-        keys, wanted = [key for key, _ in found], self.graph.outputs
+        keys, wanted = [key for key, _ in found], self.output_names
         if len(found) != len(wanted):
             raise InputError(
                 f"{self.source} gives {len(found)} outputs ({', '.join(keys)}) and {self._like.source}"

@@ -56,6 +56,8 @@ class Matching:
 def match_signatures(original: Program, rewritten: Program, match: Match | None = None) -> Matching:
     """Match inputs and outputs as told, the others by name, or by position where all names differ.
 
+    Outputs that nobody named (`rewriter.program.program.Program.names_outputs`) are matched by position.
+
     Parameters
     ----------
     original, rewritten
@@ -70,25 +72,27 @@ def match_signatures(original: Program, rewritten: Program, match: Match | None 
         at other positions; when a rank, a fixed size or a dtype differs, unless both are floating.
     """
     a, b = original.graph, rewritten.graph
+    ours, theirs = original.output_names, rewritten.output_names
     told = _pairs(match)
     for pair in told:
-        if not _fits(pair, a.inputs, b.inputs) and not _fits(pair, a.outputs, b.outputs):
+        if not _fits(pair, a.inputs, b.inputs) and not _fits(pair, ours, theirs):
             raise InputError(
                 f"match {'='.join(pair)}: expected ORIGINAL=REWRITTEN of the inputs {_listed(a.inputs)} and"
-                f" {_listed(b.inputs)}, or of the outputs {_listed(a.outputs)} and {_listed(b.outputs)}"
+                f" {_listed(b.inputs)}, or of the outputs {_listed(ours)} and {_listed(theirs)}"
             )
     inputs, first = _matched("inputs", a.inputs, b.inputs, told)
-    outputs, second = _matched("outputs", a.outputs, b.outputs, told)
+    named = original.names_outputs and rewritten.names_outputs
+    outputs, second = _matched("outputs", ours, theirs, told, named)
     if len(inputs) != len(a.inputs):
         raise InputError("match: an input cannot be left out; give each its counterpart")
     precisions: dict[str, str] = {}
     notes = [*first, *second]
     for x, y in inputs:
-        ours, theirs = a.values[a.inputs[x]], b.values[b.inputs[y]]
-        if _same("input", ours, theirs, notes) and theirs.dtype is not None:
-            precisions[ours.name] = theirs.dtype
+        given, taken = a.values[a.inputs[x]], b.values[b.inputs[y]]
+        if _same("input", given.name, given, taken, notes) and taken.dtype is not None:
+            precisions[given.name] = taken.dtype
     for x, y in outputs:
-        _same("output", a.values[a.outputs[x]], b.values[b.outputs[y]], notes)
+        _same("output", ours[x], a.values[a.outputs[x]], b.values[b.outputs[y]], notes)
     by_second = {y: x for x, y in inputs}
     names = tuple(a.inputs[by_second[y]] for y in range(len(b.inputs)))
     return Matching(names, tuple(outputs), tuple(notes), precisions)
@@ -117,7 +121,7 @@ def _fits(pair: Pair, a: Sequence[str], b: Sequence[str]) -> bool:
 
 
 def _matched(
-    what: str, a: Sequence[str], b: Sequence[str], told: Sequence[Pair]
+    what: str, a: Sequence[str], b: Sequence[str], told: Sequence[Pair], named: bool = True
 ) -> tuple[list[tuple[int, int]], list[str]]:
     """Return positions that belong together, in the order of the first, and what is to be said of it."""
     mine = [pair for pair in told if _fits(pair, a, b)]
@@ -127,7 +131,7 @@ def _matched(
     pairs = [(a.index(x), b.index(y)) for x, y in mine if x and y]
     left = [at for at, name in enumerate(a) if name not in taken_a]
     right = [at for at, name in enumerate(b) if name not in taken_b]
-    pairs += _by_name_or_position(what, a, b, left, right)
+    pairs += _by_name_or_position(what, a, b, left, right, named)
     gone = dict.fromkeys(x or y for x, y in mine if not (x and y))
     notes = [f"left out of the {what}: {', '.join(gone)}"] if gone else []
     renamed = [f"{a[x]} = {b[y]}" for x, y in sorted(pairs) if a[x] != b[y] and x in left]
@@ -137,7 +141,7 @@ def _matched(
 
 
 def _by_name_or_position(
-    what: str, a: Sequence[str], b: Sequence[str], left: Sequence[int], right: Sequence[int]
+    what: str, a: Sequence[str], b: Sequence[str], left: Sequence[int], right: Sequence[int], named: bool
 ) -> list[tuple[int, int]]:
     ours, theirs = [a[at] for at in left], [b[at] for at in right]
     if len(ours) != len(theirs):
@@ -145,6 +149,8 @@ def _by_name_or_position(
             f"the models have different {what}: {len(a)} ({', '.join(a)}) and {len(b)} ({', '.join(b)});"
             " say which belong together with --match ORIGINAL=REWRITTEN"
         )
+    if not named:
+        return list(zip(left, right, strict=True))
     if set(ours) == set(theirs) and len(set(ours)) == len(ours):
         return [(at, right[theirs.index(a[at])]) for at in left]
     if any(name in theirs and theirs[at] != name for at, name in enumerate(ours)) and ours != theirs:
@@ -155,11 +161,11 @@ def _by_name_or_position(
     return list(zip(left, right, strict=True))
 
 
-def _same(what: str, a: Value, b: Value, notes: list[str]) -> bool:
+def _same(what: str, name: str, a: Value, b: Value, notes: list[str]) -> bool:
     """Refuse values that cannot be compared; return whether they are of different precision, with a note."""
     differ = a.dtype is not None and b.dtype is not None and a.dtype != b.dtype
     if differ:
-        said = f"{what} {a.name!r} is {a.dtype} in the original and {b.dtype} in the other"
+        said = f"{what} {name!r} is {a.dtype} in the original and {b.dtype} in the other"
         if not ("float" in str(a.dtype) and "float" in str(b.dtype)):
             raise InputError(f"{said} ({b.name!r})")
         notes.append(said)
@@ -170,7 +176,7 @@ def _same(what: str, a: Value, b: Value, notes: list[str]) -> bool:
     )
     if not fits:
         raise InputError(
-            f"{what} {a.name!r} has shape [{', '.join(map(str, a.shape))}] in the original and"
+            f"{what} {name!r} has shape [{', '.join(map(str, a.shape))}] in the original and"
             f" [{', '.join(map(str, b.shape))}] in the rewritten model ({b.name!r})"
         )
     return differ
