@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from rewriter.kernels.softmax.definition import (
-    Diagonals,
     Operands,
     attention_weights,
     band_mask,
+    operands_of,
     times_values,
     zero_where_blind,
 )
@@ -50,19 +52,12 @@ def clipped_attention(x: Operands, *, zeta: float, gamma: float) -> torch.Tensor
 
 
 def by_settings(
-    *operands: torch.Tensor | None,
-    scale: float,
-    offset: int = 0,
-    left: int | None = None,
-    right: int | None = None,
-    softcap: float | None = None,
-    empty_row: str = "never",
+    *operands: Any,
     zeta: float = 1.0,
     gamma: float = 0.0,
     alpha: float = 0.0,
+    **settings: Any,
 ) -> torch.Tensor:
-    """Return attention by the settings of ``torch.ops.rewriter.clipped``; see `Operands` for the tensors."""
-    q, k, v, bias, sink, *_ = (*operands, None, None)
-    assert q is not None and k is not None and v is not None
-    x = Operands(q, k, v, bias, scale, Diagonals(offset, left, right), softcap, sink)
-    return clipped_attention(x, zeta=zeta, gamma=gamma - alpha / k.shape[2])
+    """Return attention by the settings of ``torch.ops.rewriter.clipped``: ``alpha`` is per key."""
+    x = operands_of(*operands, **settings)
+    return clipped_attention(x, zeta=zeta, gamma=gamma - alpha / x.k.shape[2])

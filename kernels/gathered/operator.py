@@ -12,7 +12,7 @@ from rewriter.kernels.softmax.gradient import softmax_gradient
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.softmax.operator import like_result, why_no_kernel
 from rewriter.lower.emitter import EmptyRow
-from rewriter.lower.fused_operator import FusedOperator, register
+from rewriter.lower.fused_operator import FusedOperator, launcher, register
 from rewriter.lower.run_form import run_form
 
 __all__ = ["nothing_kept"]
@@ -35,12 +35,6 @@ def _gradient(
     return softmax_gradient(Operands(q, k, v, bias, scale), every, grad)[:4]
 
 
-def _kernel(*operands: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-    from rewriter.kernels.gathered.fused_triton import forward
-
-    return forward(*operands, **settings)
-
-
 register(
     FusedOperator(
         name="gathered",
@@ -50,7 +44,7 @@ register(
         saved=nothing_kept,
         compute=_compute,
         why_no_kernel=why_no_kernel,
-        kernel=_kernel,
+        kernel=launcher("gathered"),
         gradient=_gradient,
     )
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from rewriter.kernels.scan.definition import scan_in_chunks
 from rewriter.kernels.scan.gradient import Gradients, scan_gradient
 from rewriter.kernels.softmax.operator import like_result
-from rewriter.lower.fused_operator import FusedOperator, register
+from rewriter.lower.fused_operator import FusedOperator, launcher, register
 
 __all__ = ["LARGEST"]
 
@@ -44,18 +43,6 @@ def _gradient(
     return scan_gradient(grad, q, k, v, log_decay, offset, partial(scan_in_chunks, chunk=16))
 
 
-def _kernel(*operands: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
-    from rewriter.kernels.scan.fused_triton import forward
-
-    return forward(*operands, **settings)  # type: ignore[arg-type]
-
-
-def _kernel_gradient(*operands: Tensor | None, **settings: Any) -> Sequence[Tensor | None]:
-    from rewriter.kernels.scan.fused_triton import backward
-
-    return backward(*operands, **settings)  # type: ignore[arg-type]
-
-
 register(
     FusedOperator(
         name="scan",
@@ -65,8 +52,8 @@ register(
         saved=_nothing,
         compute=_compute,
         why_no_kernel=_why_no_kernel,
-        kernel=_kernel,
+        kernel=launcher("scan"),
         gradient=_gradient,
-        kernel_gradient=_kernel_gradient,
+        kernel_gradient=launcher("scan", "backward"),
     )
 )

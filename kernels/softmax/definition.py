@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, SupportsInt
+from typing import Any, Protocol, SupportsInt
 
 import torch
 
@@ -15,6 +15,7 @@ __all__ = [
     "attention_weights",
     "band_mask",
     "by_settings",
+    "operands_of",
     "softmax_attention",
     "times_values",
     "zero_where_blind",
@@ -160,7 +161,7 @@ def softmax_attention(x: Operands) -> torch.Tensor:
     return attend(x, band_mask(x.band, x.q.shape[2], x.k.shape[2]))
 
 
-def by_settings(
+def operands_of(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -173,9 +174,15 @@ def by_settings(
     right: int | None = None,
     softcap: float | None = None,
     empty_row: str = "never",
-) -> torch.Tensor:
+) -> Operands:
+    """Return the operands of a fused operator by its settings; what an empty row gives is not among them."""
+    band = None if left is None and right is None else Diagonals(offset, left, right)
+    return Operands(q, k, v, bias, scale, band, softcap, sink)
+
+
+def by_settings(*operands: Any, empty_row: str = "never", **settings: Any) -> torch.Tensor:
     """Return softmax attention by the settings of ``torch.ops.rewriter.softmax``."""
-    x = Operands(q, k, v, bias, scale, Diagonals(offset, left, right), softcap, sink)
+    x = operands_of(*operands, **settings)
     result = softmax_attention(x)
-    seen = band_mask(x.band, q.shape[2], k.shape[2])
-    return zero_where_blind(x, seen, result) if empty_row == "zero" and sink is None else result
+    seen = band_mask(x.band, x.q.shape[2], x.k.shape[2])
+    return zero_where_blind(x, seen, result) if empty_row == "zero" and x.sink is None else result

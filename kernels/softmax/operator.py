@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from rewriter.algebra.sizes import Size
-from rewriter.kernels.softmax.definition import Operands, band_mask
+from rewriter.kernels.softmax.definition import band_mask, operands_of
 from rewriter.kernels.softmax.gradient import Gradients, softmax_gradient
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.lower.emitter import EmptyRow
-from rewriter.lower.fused_operator import FusedOperator, register
+from rewriter.lower.fused_operator import FusedOperator, launcher, register
 from rewriter.lower.run_form import run_form
 from rewriter.sites.site import Band
 
-__all__ = ["OPERANDS", "SETTINGS", "band_of", "like_result", "row_statistics", "why_no_kernel"]
+__all__ = ["OPERANDS", "SETTINGS", "compute", "like_result", "row_statistics", "why_no_kernel"]
 
 OPERANDS = ("q", "k", "v", "bias?", "sink?")
 SETTINGS = (
@@ -24,11 +26,6 @@ SETTINGS = (
     ' str empty_row="never"'
 )
 """``offset``, ``left`` and ``right`` are those of a `rewriter.sites.site.Band`."""
-
-
-def band_of(offset: int, left: int | None, right: int | None) -> Band | None:
-    """Return the band, or None where nothing is hidden."""
-    return None if left is None and right is None else Band(Size.of(offset), left, right)
 
 
 def like_result(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -51,13 +48,9 @@ def why_no_kernel(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> str | 
     return None
 
 
-def _compute(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None = None,
-    sink: Tensor | None = None,
-    *,
+def compute(
+    emit: Callable[..., Any],
+    *operands: Any,
     scale: float,
     offset: int = 0,
     left: int | None = None,
@@ -65,40 +58,15 @@ def _compute(
     softcap: float | None = None,
     empty_row: str = "never",
 ) -> Tensor:
-    band, row = band_of(offset, left, right), cast(EmptyRow, empty_row)
-    return run_form(emit_dense, q, k, v, bias, sink, scale=scale, band=band, softcap=softcap, empty_row=row)
+    """Return what a form emits for tensors, by `SETTINGS`; ``[B, H, I, E]``."""
+    band = None if left is None and right is None else Band(Size.of(offset), left, right)
+    row = cast(EmptyRow, empty_row)
+    return run_form(emit, *operands, scale=scale, band=band, softcap=softcap, empty_row=row)
 
 
-def _gradient(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None = None,
-    sink: Tensor | None = None,
-    *,
-    scale: float,
-    offset: int = 0,
-    left: int | None = None,
-    right: int | None = None,
-    softcap: float | None = None,
-    empty_row: str = "never",
-) -> Gradients:
-    band = band_of(offset, left, right)
-    x = Operands(q, k, v, bias, scale, band, softcap, sink)
-    return softmax_gradient(x, band_mask(band, q.shape[2], k.shape[2]), grad)
-
-
-def _kernel(*operands: Tensor | None, **settings: Any) -> tuple[Tensor, Tensor]:
-    from rewriter.kernels.softmax.fused_triton import forward
-
-    return forward(*operands, **settings)
-
-
-def _kernel_gradient(*operands: Tensor | None, **settings: Any) -> tuple[Tensor | None, ...]:
-    from rewriter.kernels.softmax.fused_triton import backward
-
-    return backward(*operands, **settings)
+def _gradient(grad: Tensor, *operands: Any, **settings: Any) -> Gradients:
+    x = operands_of(*operands, **settings)
+    return softmax_gradient(x, band_mask(x.band, x.q.shape[2], x.k.shape[2]), grad)
 
 
 register(
@@ -108,10 +76,10 @@ register(
         settings=SETTINGS,
         like=like_result,
         saved=row_statistics,
-        compute=_compute,
+        compute=partial(compute, emit_dense),
         why_no_kernel=why_no_kernel,
-        kernel=_kernel,
+        kernel=launcher("softmax"),
         gradient=_gradient,
-        kernel_gradient=_kernel_gradient,
+        kernel_gradient=launcher("softmax", "backward"),
     )
 )

@@ -9,10 +9,10 @@ import torch
 
 from rewriter.kernels.softmax.definition import (
     BandLike,
-    Diagonals,
     Operands,
     attend,
     band_mask,
+    operands_of,
     zero_where_blind,
 )
 
@@ -152,23 +152,22 @@ def _on(value: PerAxis, axis: int) -> int:
 
 
 def by_settings(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    sink: torch.Tensor | None = None,
-    *,
-    scale: float,
-    offset: int = 0,
-    left: int | None = None,
-    right: int | None = None,
-    softcap: float | None = None,
-    empty_row: str = "never",
-    phase: PerAxis = 0,
+    *operands: Any,
+    window: Sequence[int],
+    stride: Sequence[int] = (1,),
+    dilation: Sequence[int] = (1,),
+    phase: Sequence[int] = (0,),
+    borders: str = "clip",
     grid: Sequence[int] | None = None,
-    **window: Any,
+    sinks: int = 0,
+    **settings: Any,
 ) -> torch.Tensor:
     """Return windowed attention by the settings of ``torch.ops.rewriter.window``: ``phase`` is the offset."""
-    band = None if left is None and right is None else Diagonals(offset, left, right)
-    x = Operands(q, k, v, bias, scale, band, softcap, sink)
-    return window_attention(x, offset=phase, grid=None if grid is None else tuple(grid), **window)
+    per_axis = {"window": window, "stride": stride, "dilation": dilation, "offset": phase}
+    return window_attention(
+        operands_of(*operands, **settings),
+        sinks=sinks,
+        grid=None if grid is None else tuple(grid),
+        borders=borders,
+        **{name: tuple(numbers) for name, numbers in per_axis.items()},
+    )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
-from rewriter.kernels.softmax.definition import Operands
+from rewriter.kernels.softmax.definition import operands_of
 from rewriter.kernels.softmax.gradient import Gradients, softmax_gradient
 from rewriter.kernels.softmax.operator import (
     OPERANDS,
     SETTINGS,
-    band_of,
+    compute,
     like_result,
     row_statistics,
     why_no_kernel,
@@ -20,9 +21,7 @@ from rewriter.kernels.softmax.operator import (
 from rewriter.kernels.window.definition import window_mask
 from rewriter.kernels.window.form import Window
 from rewriter.kernels.window.per_axis import joined
-from rewriter.lower.emitter import EmptyRow
-from rewriter.lower.fused_operator import FusedOperator, register
-from rewriter.lower.run_form import run_form
+from rewriter.lower.fused_operator import FusedOperator, launcher, register
 
 __all__: list[str] = []
 
@@ -35,12 +34,6 @@ WINDOW = (
 
 def _compute(
     *operands: Any,
-    scale: float,
-    offset: int = 0,
-    left: int | None = None,
-    right: int | None = None,
-    softcap: float | None = None,
-    empty_row: str = "never",
     window: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
@@ -48,40 +41,18 @@ def _compute(
     borders: str = "clip",
     grid: Sequence[int] | None = None,
     sinks: int = 0,
+    **settings: Any,
 ) -> Tensor:
-    form = Window(
-        joined(tuple(window)),
-        sinks,
-        None if grid is None else joined(tuple(grid)),
-        joined(tuple(stride)),
-        joined(tuple(dilation)),
-        joined(tuple(phase)),
-        borders,
-    )
-    return run_form(
-        form.emit,
-        *operands,
-        scale=scale,
-        band=band_of(offset, left, right),
-        softcap=softcap,
-        empty_row=cast(EmptyRow, empty_row),
-    )
+    sides = None if grid is None else joined(tuple(grid))
+    sizes = {"window": window, "stride": stride, "dilation": dilation, "offset": phase}
+    per_axis: dict[str, Any] = {name: joined(tuple(numbers)) for name, numbers in sizes.items()}
+    form = Window(**per_axis, sinks=sinks, grid=sides, borders=borders)
+    return compute(form.emit, *operands, **settings)
 
 
 def _gradient(
     grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    bias: Tensor | None = None,
-    sink: Tensor | None = None,
-    *,
-    scale: float,
-    offset: int = 0,
-    left: int | None = None,
-    right: int | None = None,
-    softcap: float | None = None,
-    empty_row: str = "never",
+    *operands: Any,
     window: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
@@ -89,32 +60,22 @@ def _gradient(
     borders: str = "clip",
     grid: Sequence[int] | None = None,
     sinks: int = 0,
+    **settings: Any,
 ) -> Gradients:
+    x = operands_of(*operands, **settings)
     seen = window_mask(
-        q.shape[2],
-        k.shape[2],
+        x.q.shape[2],
+        x.k.shape[2],
         tuple(window),
         sinks,
         None if grid is None else tuple(grid),
-        band_of(offset, left, right),
+        x.band,
         stride=tuple(stride),
         dilation=tuple(dilation),
         offset=tuple(phase),
         borders=borders,
     )
-    return softmax_gradient(Operands(q, k, v, bias, scale, None, softcap, sink), seen, grad)
-
-
-def _kernel(*operands: Any, **settings: Any) -> tuple[Tensor, Tensor]:
-    from rewriter.kernels.window.fused_triton import forward
-
-    return forward(*operands, **settings)
-
-
-def _kernel_gradient(*operands: Any, **settings: Any) -> tuple[Tensor | None, ...]:
-    from rewriter.kernels.window.fused_triton import backward
-
-    return backward(*operands, **settings)
+    return softmax_gradient(replace(x, band=None), seen, grad)
 
 
 register(
@@ -126,8 +87,8 @@ register(
         saved=row_statistics,
         compute=_compute,
         why_no_kernel=why_no_kernel,
-        kernel=_kernel,
+        kernel=launcher("window"),
         gradient=_gradient,
-        kernel_gradient=_kernel_gradient,
+        kernel_gradient=launcher("window", "backward"),
     )
 )

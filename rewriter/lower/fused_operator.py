@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["FusedOperator", "register"]
+__all__ = ["FusedOperator", "launcher", "register"]
 
 Operand = Tensor | None
 
@@ -72,6 +73,15 @@ class FusedOperator:
     kernel: _Kernel
     gradient: Callable[..., Sequence[Operand]] | None = None
     kernel_gradient: _KernelGradient | None = None
+
+
+def launcher(form: str, name: str = "forward") -> Callable[..., Any]:
+    """Return ``rewriter.kernels.<form>.fused_triton.<name>``, which is imported when it is called."""
+
+    def launch(*operands: Operand, **settings: Any) -> Any:
+        return getattr(import_module(f"rewriter.kernels.{form}.fused_triton"), name)(*operands, **settings)
+
+    return launch
 
 
 def register(fused: FusedOperator) -> None:
