@@ -38,17 +38,18 @@ class _Block(nn.Module):
 class _Attention(nn.Module):
     """Attention with a projection each for queries, keys and values; queries may be learned."""
 
-    def __init__(self, latents: bool, crossed: bool) -> None:
+    def __init__(self, latents: bool) -> None:
         super().__init__()
         self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.latents = nn.Parameter(torch.randn(1, LATENTS, WIDTH)) if latents else None
-        self.crossed = crossed
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, keys: Tensor, queries: Tensor | None = None) -> Tensor:
         """Return the heads' results."""
-        source = self.latents if self.latents is not None else x
-        given = zip((self.q, self.k, self.v), (source, y, y) if self.crossed else (source, x, x), strict=True)
-        q, k, v = (f(s).reshape(len(s), s.shape[1], HEADS, WIDTH // HEADS).transpose(1, 2) for f, s in given)
+        source = queries if queries is not None else self.latents if self.latents is not None else keys
+        q, k, v = (
+            f(x).reshape(1, x.shape[1], HEADS, WIDTH // HEADS).transpose(1, 2)
+            for f, x in ((self.q, source), (self.k, keys), (self.v, keys))
+        )
         return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -56,8 +57,8 @@ def _block(read: Callable[[Tensor], Tensor]) -> Callable[[int], tuple[nn.Module,
     return lambda tokens: (_Block(read).eval(), (_tokens(tokens, 0),))
 
 
-def _attention(latents: bool, crossed: bool) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
-    return lambda tokens: (_Attention(latents, crossed).eval(), (_tokens(tokens, 0), _tokens(tokens, 1)))
+def _attention(latents: bool, sources: int) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda tokens: (_Attention(latents).eval(), tuple(_tokens(tokens, k) for k in range(sources)))
 
 
 def _tokens(count: int, seed: int) -> Tensor:
@@ -77,7 +78,7 @@ CLASS, LANGUAGE = "timm vit, deit; BERT", "Llama with one logit"
 TEMPLATES = (
     Template("last block read at the class token", "unread-queries", _block(_first), SIZES, CLASS),
     Template("last block read at the last token", "unread-queries", _block(_last), SIZES, LANGUAGE),
-    Template("q, k, v of one source", "shared-projections", _attention(False, False), SIZES, "BERT, Llama"),
-    Template("k, v of one source", "shared-projections", _attention(False, True), SIZES, "Whisper"),
-    Template("projected latents", "static-operands", _attention(True, True), SIZES, "Perceiver, Q-Former"),
+    Template("q, k, v of one source", "shared-projections", _attention(False, 1), SIZES, "BERT, Llama"),
+    Template("k, v of one source", "shared-projections", _attention(False, 2), SIZES, "Whisper"),
+    Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )
