@@ -14,6 +14,7 @@ from rewriter.plan import Plan
 from rewriter.program.program import Program
 from rewriter.verify.applied import applied_forms
 from rewriter.verify.budget import Budget, parse_budgets
+from rewriter.verify.code import code_of
 from rewriter.verify.comparison import Comparison
 from rewriter.verify.data import Data, data_cases
 from rewriter.verify.finding import Finding
@@ -26,6 +27,7 @@ from rewriter.verify.minimise import Guarantee, Trial, minimum
 from rewriter.verify.noise import Response
 from rewriter.verify.per_site import PerSite
 from rewriter.verify.progress import Progress, silent
+from rewriter.verify.provenance import package_versions
 from rewriter.verify.resume import Record, open_record
 from rewriter.verify.running import can_run
 from rewriter.verify.task import Task, Tasks, load_tasks, measure_task
@@ -330,6 +332,7 @@ class _Search:
             return ""
         digest = hashlib.sha256("\n".join(map(fingerprint, (self._original, rewritten))).encode())
         digest.update(repr((tuple(map(str, self._budgets)), sorted(self._tasks), self._masks)).encode())
+        digest.update(repr((code_of(self._tasks.values()), package_versions())).encode())
         for case in self._cases:
             for name, array in case.inputs.items():
                 digest.update(repr((case.name, name, array.dtype.name, array.shape)).encode())

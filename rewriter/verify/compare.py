@@ -15,6 +15,7 @@ from rewriter.program.program import Program
 from rewriter.verify.applied import applied_forms
 from rewriter.verify.binding import numpy_dtype
 from rewriter.verify.budget import Budget, parse_budgets
+from rewriter.verify.code import code_of
 from rewriter.verify.comparison import Comparison
 from rewriter.verify.data import Data, data_cases, data_count
 from rewriter.verify.finding import Finding
@@ -24,6 +25,7 @@ from rewriter.verify.inputs import LENGTHS, Case, generated_cases
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.models import Model, as_program, as_programs
 from rewriter.verify.progress import Progress, silent
+from rewriter.verify.provenance import package_versions
 from rewriter.verify.repeatability import unrepeatable
 from rewriter.verify.resume import Record, open_record
 from rewriter.verify.running import can_run
@@ -204,6 +206,7 @@ class _Session:
         it = self.comparison
         programs = [it.original, it.rewritten, *([it.source[0]] if it.source is not None else [])]
         parts = [*map(fingerprint, programs), repr(it.matching), repr(it.padding.masks)]
+        parts += [code_of(self.tasks.values()), repr(package_versions())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def work(

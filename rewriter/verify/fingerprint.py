@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rewriter.program.program import Program
 from rewriter.program.tensors import to_numpy
+from rewriter.verify.code import code_of
 
 if TYPE_CHECKING:
     from rewriter.program.fx import FxProgram
@@ -19,8 +20,8 @@ __all__ = ["fingerprint"]
 def fingerprint(program: Program) -> str:
     """Return a SHA-256 of the format, the graph and every weight of a program.
 
-    Of a module that is not traced there is no graph: its printed structure stands for it, so a change of
-    its code alone is not seen.
+    Of a module that is not traced there is no graph: its printed structure and its code
+    (`rewriter.verify.code`) stand for it.
     """
     from rewriter.program.fx import FxProgram
     from rewriter.program.onnx import OnnxProgram
@@ -33,7 +34,8 @@ def fingerprint(program: Program) -> str:
         case OnnxProgram():
             parts = _of_onnx(program)
         case ModuleProgram():
-            parts = _of_tensors(repr(program.weights), program.weights.state_dict().items())
+            code = code_of(dict.fromkeys(type(m) for m in program.weights.modules()))
+            parts = _of_tensors(f"{program.weights!r}\n{code}", program.weights.state_dict().items())
         case _:
             parts = iter([program.source.encode()])
     for part in parts:

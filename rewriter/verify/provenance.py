@@ -15,7 +15,7 @@ from typing import Any
 
 from rewriter.errors import InputError
 
-__all__ = ["FileHash", "Provenance", "file_hash", "provenance", "read_from"]
+__all__ = ["FileHash", "Provenance", "file_hash", "package_versions", "provenance", "read_from"]
 
 PACKAGES = ("rewriter", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "transformers", "triton")
 """Distributions whose version matters to a result; those that are not installed are left out."""
@@ -112,7 +112,7 @@ def provenance(
 
     paths = dict.fromkeys(os.fspath(name) for name in names if name is not None)
     return Provenance(
-        versions=_versions(),
+        versions=package_versions(),
         machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         files=(
             *(file_hash(path) for path in paths if Path(path).exists()),
@@ -182,7 +182,8 @@ def _digest(path: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the version of Python and of every package of `PACKAGES` that is installed, by name."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in PACKAGES:
         try:
