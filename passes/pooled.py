@@ -48,7 +48,7 @@ class PooledAttention(Pass):
         window: int | str,
         pool: int | str = 4,
         stride: int | str | None = None,
-        sinks: int = 0,
+        sinks: int | str = "auto",
         grid: str | None = None,
         *,
         select: str = "all",

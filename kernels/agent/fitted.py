@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from rewriter.algebra.sizes import ONE, Size
+from rewriter.algebra.sizes import ONE, Size, SizeLike
 from rewriter.forms import Canonical
 from rewriter.kernels.softmax.fitted import read_arrays
 from rewriter.lower.emitter import Emitter, Handle
@@ -61,7 +61,7 @@ def why_not_fitted(path: str, site: AttentionSite, agents: int) -> str | None:
         fitted = read_fitted(path)
     except ValueError as error:
         return f"{site.id}: {error}"
-    wanted = {
+    wanted: dict[str, tuple[SizeLike, ...]] = {
         "keys": (site.heads, agents, site.keys),
         "queries": (site.heads, site.queries, agents),
         "convolution": (site.heads, site.v_dim),

@@ -43,8 +43,11 @@ def emit_agents(
     if fitted.convolution is not None:
         sides = None if landmarks.grid is None else landmarks.sides(int(a.shape["J"]))
         added = emit_convolution(e, a, fitted.convolution, landmarks.protect, sides)
-    biases = (None if x is None else e.constant(x[None], e.dtype(a.q)) for x in (fitted.keys, fitted.queries))
-    return emit_two_stages(e, a, agents, landmarks.protect, sharpness, shortcut, *biases, added)
+    of_keys, of_queries = (
+        None if x is None else e.constant(x[None], e.dtype(a.q)) for x in (fitted.keys, fitted.queries)
+    )
+    protect = landmarks.protect
+    return emit_two_stages(e, a, agents, protect, sharpness, shortcut, of_keys, of_queries, added)
 
 
 def by_keys(e: Emitter, a: Canonical) -> Canonical:

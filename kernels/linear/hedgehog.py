@@ -39,7 +39,7 @@ class Projections:
     @property
     def features(self) -> int:
         """How many features a token has."""
-        return 2 * self.q.weight.shape[2]
+        return 2 * int(self.q.weight.shape[2])
 
 
 def read_projections(path: str) -> Projections:

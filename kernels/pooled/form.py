@@ -12,15 +12,18 @@ from rewriter.kernels.pooled.lowering import PooledAxis, emit_line, emit_plane
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.softmax.time import copy_time
+from rewriter.kernels.window import protected
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
 from rewriter.kernels.window.site_grid import shown_grid, why_no_grid
 from rewriter.kernels.window.time import tiles_time
 from rewriter.sites.site import Trait
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
-    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.kernels.softmax.definition import BandLike, Operands
     from rewriter.lower.emitter import Emitter, EmptyRow, Handle
     from rewriter.sites.site import AttentionSite, Band, Facts
 
@@ -45,6 +48,7 @@ class Pooled(Form):
         half of the window.
     sinks
         First tokens that stay connected to everything: a class token and registers, or attention sinks.
+        ``auto`` as in `rewriter.kernels.window.form.Window`, but at most the stride along a sequence.
     grid
         The tokens after the sinks are a row-major grid: ``HxW``, ``TxHxW``, or ``auto`` for the one that
         the graph shows, else a square one.
@@ -59,7 +63,7 @@ class Pooled(Form):
     window: int | str
     pool: int | str = 4
     stride: int | str | None = None
-    sinks: int = 0
+    sinks: int | str = "auto"
     grid: str | None = None
 
     def __post_init__(self) -> None:
@@ -67,8 +71,7 @@ class Pooled(Form):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, normal(self.name, name, value, 1))
-        if self.sinks < 0:
-            raise ValueError(f"sinks is {self.sinks}; expected 0 or more")
+        object.__setattr__(self, "sinks", protected.number(self.sinks))
         if self.grid is not None and self.grid != "auto":
             shape = normal(self.name, "grid", self.grid, 1)
             if isinstance(shape, int) or shape.count("x") not in (1, 2):
@@ -79,7 +82,7 @@ class Pooled(Form):
                     f"window is {axis.window}, stride {axis.stride}, pool {axis.pool}; expected multiples of"
                     " pool, and a stride of at most the window"
                 )
-            if self.grid is None and self.sinks > axis.stride:
+            if self.grid is None and self._first(None) > axis.stride:
                 raise ValueError(f"sinks is {self.sinks}, stride {axis.stride}; expected at most the stride")
 
     def _axes(self) -> tuple[PooledAxis, ...]:
@@ -103,8 +106,35 @@ class Pooled(Form):
         """Return it with the grid that the graph shows, and as many sinks as there are tokens before it."""
         shown = shown_grid(site) if self.grid == "auto" else None
         if shown is None or len(shown[0]) not in (2, 3) or not self._fits(len(shown[0])):
+            return self._with_sinks(site)
+        return replace(self, grid=joined(shown[0]), sinks=max(self._first(None), shown[1]))
+
+    def _with_sinks(self, site: AttentionSite) -> Pooled:
+        """Return it with a number for the sinks: none where nothing is averaged."""
+        if self.sinks != "auto":
             return self
-        return replace(self, grid=joined(shown[0]), sinks=max(self.sinks, shown[1]))
+        bare = replace(self, sinks=0)
+        if self.grid is not None or bare.fidelity(site) is Fidelity.EXACT:
+            return bare
+        return replace(self, sinks=min(protected.of_site(site), self._axes()[0].stride))
+
+    def _first(self, band: BandLike | None) -> int:
+        """Return how many sinks it has at a site with this mask."""
+        if isinstance(self.sinks, int):
+            return self.sinks
+        return min(protected.of_band(band), self._axes()[0].stride)
+
+    def choices(self, site: AttentionSite) -> tuple[Form, ...]:
+        """Return it with each number of sinks that may do, the fewest first; none if it has one."""
+        own = self._with_sinks(site)
+        if self.sinks != "auto" or self.grid is not None or own.fidelity(site) is Fidelity.EXACT:
+            return ()
+        longest = self._axes()[0].stride
+        return tuple(replace(own, sinks=n) for n in protected.ladder(site) if n <= longest)
+
+    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
+        """Return it with the fewest sinks that are about as good as any number of them."""
+        return protected.chosen(site, measured)
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where every key is proved to be seen one by one."""
@@ -125,7 +155,7 @@ class Pooled(Form):
     def _why_not_the_grid(self, site: AttentionSite) -> str | None:
         if self.grid is None:
             return None
-        reason = why_no_grid(site, self.grid, self.sinks)
+        reason = why_no_grid(site, self.grid, self._first(None))
         if reason is None and self._sides(int(site.keys)) is None:
             return f"{site.id}: the grid has not as many axes as {self} has numbers"
         return reason
@@ -156,10 +186,10 @@ class Pooled(Form):
         a = replace(a, bias=bias)
         empty_row: EmptyRow = "never" if bias is None else "zero"
         if self.grid is None:
-            return emit_line(e, a, self._axes()[0], self.sinks, empty_row)
+            return emit_line(e, a, self._axes()[0], self._first(a.band), empty_row)
         found = self._sides(int(a.shape["J"]))
         assert found is not None, "why_not has said so"
-        return emit_plane(e, a, self._axes(), found, self.sinks, empty_row)
+        return emit_plane(e, a, self._axes(), found, self._first(None), empty_row)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it with all keys and all averages, and a mask."""
@@ -171,7 +201,7 @@ class Pooled(Form):
             window=tuple(axis.window for axis in axes),
             stride=tuple(axis.stride for axis in axes),
             pool=tuple(axis.pool for axis in axes),
-            sinks=self.sinks,
+            sinks=self._first(x.band),
             grid=self._sides(x.k.shape[2]) if self.grid is not None else None,
         )
 
@@ -212,20 +242,22 @@ class Pooled(Form):
             met = self._axes()[0].window + cells
         else:
             met = near * math.prod(axis.pool for axis, _ in pairs) + cells - near
-        return groups, length, met + self.sinks, self.sinks if site.facts.band is None else 0
+        sinks = self._first(site.facts.band)
+        return groups, length, met + sinks, sinks if site.facts.band is None else 0
 
     @property
     def telling_length(self) -> int:
         """Return a length with keys that are averaged, and some groups of queries."""
         (axis, *_) = self._axes()
-        return (2 * axis.window + 2 * axis.stride + self.sinks) | 1
+        sinks = self.sinks if isinstance(self.sinks, int) else protected.CAUSAL
+        return (2 * axis.window + 2 * axis.stride + sinks) | 1
 
     def _hides_nothing(self, band: Band | None, queries: Size, keys: Size) -> bool:
         """Whether every key is proved to be seen one by one, or to be a cell of its own."""
         if queries != keys:
             return False
         axes, tokens = self._axes(), keys.known()
-        if Size.of(self.sinks).at_least(keys) or all(axis.pool == 1 for axis in axes):
+        if Size.of(self._first(band)).at_least(keys) or all(axis.pool == 1 for axis in axes):
             return True
         found = None if tokens is None else (tokens,) if self.grid is None else self._sides(tokens)
         if found is None:
@@ -240,7 +272,7 @@ class Pooled(Form):
 
     def _sides(self, tokens: int) -> tuple[int, ...] | None:
         """Return the sizes of the grid's axes, or None if it does not fit the tokens."""
-        found = sides(self.grid or "", tokens, self.sinks)
+        found = sides(self.grid or "", tokens, self._first(None))
         return None if found is None or len(found) != self._count else found
 
 

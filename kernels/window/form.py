@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from rewriter.kernels.softmax.definition import Operands
+    from rewriter.kernels.softmax.definition import BandLike, Operands
     from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite, Band
 
@@ -115,7 +115,7 @@ class Window(Form):
             value = getattr(self, name)
             if value is not None and value != "auto":
                 object.__setattr__(self, name, normal(self.name, name, value, bound))
-        self._check_sinks()
+        object.__setattr__(self, "sinks", protected.number(self.sinks))
         if self.borders not in (None, "clip", "shift"):
             raise ValueError(f"borders is {self.borders!r}; expected clip or shift")
         self._check_grid()
@@ -144,13 +144,6 @@ class Window(Form):
             values = [getattr(part, name) for part in parts]
             if "/" in str(getattr(self, name)):
                 object.__setattr__(self, name, "/".join(map(str, values)))
-
-    def _check_sinks(self) -> None:
-        given = str(self.sinks)
-        if given != "auto" and not (given.isdecimal() and given.isascii() and len(given) < 10):
-            raise ValueError(f"sinks is {self.sinks}; expected 0 or more, or auto")
-        if given != "auto":
-            object.__setattr__(self, "sinks", int(given))
 
     def _check_grid(self) -> None:
         if self.grid is not None and self.grid != "auto":
@@ -215,7 +208,7 @@ class Window(Form):
             return bare
         return replace(self, sinks=protected.of_site(site))
 
-    def _first(self, band: Band | None) -> int:
+    def _first(self, band: BandLike | None) -> int:
         """Return how many sinks it has at a site with this mask."""
         return self.sinks if isinstance(self.sinks, int) else protected.of_band(band)
 
@@ -230,11 +223,7 @@ class Window(Form):
 
     def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
         """Return it with the fewest sinks that are about as good as any number of them."""
-        errors = {form.parameters["sinks"]: error for form, error in measured}
-        if 0 not in errors:
-            return None
-        sinks = protected.fewest(errors, protected.of_site(site))
-        return next((form for form, _ in measured if form.parameters["sinks"] == sinks), None)
+        return protected.chosen(site, measured)
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where the window is proved to hide nothing that the site shows."""

@@ -47,7 +47,7 @@ def emit_apart(e: Emitter, a: Canonical, emits: Sequence[Callable[[Canonical], H
         groups = int(h)
 
     def taken(x: Handle | None, at: int, size: int) -> Handle | None:
-        return x if x is None or e.shape(x)[1] == ONE != size * count else e.slice(x, 1, at * size, size)
+        return x if x is None or e.shape(x)[1] == ONE else e.slice(x, 1, at * size, size)
 
     results = []
     for at, emit in enumerate(emits):

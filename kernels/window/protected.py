@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rewriter.sites.site import AttentionSite, Band
+    from rewriter.forms import Form
+    from rewriter.kernels.softmax.definition import BandLike
+    from rewriter.sites.site import AttentionSite
 
-__all__ = ["fewest", "ladder", "of_band", "of_site"]
+__all__ = ["chosen", "fewest", "ladder", "number", "of_band", "of_site"]
 
 CAUSAL = 4
 """Sinks of a causal site when nothing was measured: language models rest on their first tokens."""
@@ -20,9 +22,23 @@ SLACK = 0.1
 """So much of what sinks can gain may be missing."""
 
 
-def of_band(band: Band | None) -> int:
+def number(sinks: int | str) -> int | str:
+    """Return a number of sinks as it is kept: an int, or ``auto``.
+
+    Raises
+    ------
+    ValueError
+        When it is neither.
+    """
+    given = str(sinks)
+    if given != "auto" and not (given.isdecimal() and given.isascii() and len(given) < 10):
+        raise ValueError(f"sinks is {sinks}; expected 0 or more, or auto")
+    return given if given == "auto" else int(given)
+
+
+def of_band(band: BandLike | None) -> int:
     """Return how many sinks a site with this proved mask gets when nothing else is known of it."""
-    return CAUSAL if band is not None and band.causal else 0
+    return CAUSAL if band is not None and band.right == 0 else 0
 
 
 def of_site(site: AttentionSite) -> int:
@@ -62,3 +78,25 @@ def fewest(errors: Mapping[int, float], least: int) -> int:
     enough = best + SLACK * (worst - best)
     good = [n for n, error in errors.items() if error <= enough and n >= least]
     return min(good, default=max(errors))
+
+
+def chosen(site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
+    """Return the form with the fewest sinks that are about as good as any number of them.
+
+    Parameters
+    ----------
+    site
+        Where.
+    measured
+        Forms that differ in their number of sinks, with how much they change the site.
+
+    Returns
+    -------
+    Form or None
+        None where the one without sinks was not measured.
+    """
+    errors = {form.parameters["sinks"]: error for form, error in measured}
+    if 0 not in errors:
+        return None
+    sinks = fewest(errors, of_site(site))
+    return next((form for form, _ in measured if form.parameters["sinks"] == sinks), None)

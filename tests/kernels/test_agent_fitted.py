@@ -33,7 +33,7 @@ def arrays(agents: int, queries: int, keys: int, size: tuple[int, int] = (1, 3))
 
 
 def saved(where: Path, parts: dict[str, np.ndarray]) -> str:
-    np.savez(where / "agent.npz", **parts)
+    np.savez(where / "agent.npz", **parts)  # type: ignore[arg-type]
     return str(where / "agent.npz")
 
 

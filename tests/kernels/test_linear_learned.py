@@ -29,7 +29,7 @@ def arrays(heads: int = 4, groups: int = 2, width: int = 8) -> dict[str, np.ndar
 
 
 def form(where: Path, **changed: np.ndarray) -> Linear:
-    np.savez(where / "features.npz", **{**arrays(), **changed})
+    np.savez(where / "features.npz", **{**arrays(), **changed})  # type: ignore[arg-type]
     return Linear("hedgehog", str(where / "features.npz"))
 
 

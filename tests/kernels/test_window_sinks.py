@@ -9,10 +9,11 @@ import torch
 
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Form
+from rewriter.kernels.pooled.form import Pooled
 from rewriter.kernels.window import protected
 from rewriter.kernels.window.form import Window
 from rewriter.sites.site import Band, Facts, Geometry
-from tests.kernels.operands import CAUSAL, by_hand, canonical, operands, site
+from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
 GRID = Geometry(1, (Size.of(3), Size.of(5)))
 
@@ -28,12 +29,25 @@ PLACED: dict[str, tuple[Form, dict[str, Any], int]] = {
     "its own window": (Window(5), {"facts": Facts(band=Band(Size.of(0), 4, 0))}, 0),
     "the window that it is proved to be": (Window("auto"), {"facts": Facts(band=Band(Size.of(0), 4, 0))}, 0),
     "as given": (Window(4, 0), {"facts": Facts(band=CAUSAL)}, 0),
+    "averages, causal": (Pooled(8, 2, 4), {"facts": Facts(band=CAUSAL, only_band=True)}, 4),
+    "averages, a short stride": (Pooled(8, 2, 2), {"facts": Facts(band=CAUSAL, only_band=True)}, 2),
+    "averages, both sides": (Pooled(8, 2), {}, 0),
+    "averages on its grid": (Pooled(2, 1, grid="auto"), {"geometry": GRID}, 1),
+    "averages, as given": (Pooled(8, 2, 4, 0), {"facts": Facts(band=CAUSAL, only_band=True)}, 0),
+    "nothing is averaged": (Pooled(16, 4), {"facts": Facts(band=CAUSAL, only_band=True)}, 0),
 }
 
 
 @pytest.mark.parametrize(("form", "what", "sinks"), PLACED.values(), ids=list(PLACED))
 def test_without_data_the_site_decides(form: Form, what: dict[str, Any], sinks: int) -> None:
     assert form.at(site(**what)).parameters["sinks"] == sinks
+
+
+def test_averages_without_a_number_are_those_with_it() -> None:
+    a = canonical(30, band=CAUSAL)
+    found = Pooled(8, 2, 4).emit(emitter_of(a), a)
+    torch.testing.assert_close(found, Pooled(8, 2, 4, 4).emit(emitter_of(a), a))
+    torch.testing.assert_close(found, Pooled(8, 2, 4).definition(operands(a)), rtol=1e-5, atol=1e-5)
 
 
 def test_a_causal_window_keeps_four_tokens_by_itself() -> None:
@@ -51,6 +65,9 @@ CHOICES: dict[str, tuple[Form, dict[str, Any], tuple[int, ...]]] = {
     "on a grid": (Window(3, grid="auto"), {"geometry": GRID}, ()),
     "nothing is hidden": (Window(16), {"facts": Facts(band=CAUSAL)}, ()),
     "no window is proved": (Window("auto"), {}, ()),
+    "averages": (Pooled(8, 2, 4), {}, (0, 1, 2, 4)),
+    "averages on a grid": (Pooled(2, 2, grid="4x4"), {}, ()),
+    "nothing is averaged": (Pooled(16, 4), {}, ()),
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def tokens(length: int) -> np.ndarray:
     return np.random.default_rng(length).normal(size=(2, length, SIZE)).astype(np.float32)[:1]
 
 
-def operators(program: rewriter.Program) -> dict[str, onnx.NodeProto]:
+def operators(program: rewriter.Program) -> dict[str, ir.Node]:
     assert isinstance(program, OnnxProgram)
     bodies = [program.model.graph, *program.model.functions.values()]
     return {node.op_type: node for body in bodies for node in body}
