@@ -137,13 +137,18 @@ def _broadcast(e: Emitter, x: Handle, axes: Axes, heads: Sequence[Atom]) -> Hand
 def _arrange(e: Emitter, x: Handle, index: Index, groups: Sequence[Sequence[Atom]]) -> Handle:
     """Read a tensor at an index and bring it to one axis per group, of size 1 where it has no atom."""
     order: list[Atom] = []
-    for axis, dim in enumerate(index):
+    dropped = 0
+    for place, dim in enumerate(index):
+        axis = place - dropped
         progression = dim.dense()
         if progression is None:
-            raise EmitError(f"axis {axis} is read at {dim}, which is no arithmetic progression")
+            raise EmitError(f"axis {place} is read at {dim}, which is no arithmetic progression")
         atoms, step = progression
         size = product(a.size for a in atoms)
-        if e.shape(x)[axis] != size or dim.start.terms:
+        if not atoms and dim.start.static and e.shape(x)[axis] != ONE:
+            x = e.select(x, axis, int(dim.start))
+            dropped += 1
+        elif e.shape(x)[axis] != size or dim.start.terms:
             x = _taken(e, x, axis, dim.start, size, int(step))
         order.extend(atoms)
     shape = [product(a.size for a in g) if any(a in order for a in g) else ONE for g in groups]
