@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
-from rewriter.cli.evidence import command_line, drawings, failed_cases, telling_cases, with_sites, with_times
 from rewriter.cli.files import write_text
 from rewriter.cli.models import named_model
 from rewriter.cli.output import emit_json, progress_bar, say, show
@@ -19,17 +18,10 @@ from rewriter.errors import InputError
 from rewriter.report.console import validation_view
 from rewriter.report.junit import junit
 from rewriter.report.sites_table import sites_view
-from rewriter.report.validation_page import validation_page
 from rewriter.verify.binding import parse_sizes
 from rewriter.verify.budget import parse_budgets
 from rewriter.verify.per_site import PerSite
 from rewriter.verify.specs import parse_spec
-
-if TYPE_CHECKING:
-    from rewriter.program.program import Program
-    from rewriter.verify.inputs import Case
-    from rewriter.verify.progress import Progress
-    from rewriter.verify.validation import ValidationReport
 
 __all__ = ["Request", "validate_models"]
 
@@ -75,8 +67,9 @@ def validate_models(request: Request, json: bool) -> None:
     tests = check_output(request.junit, request.inputs) if request.junit is not None else None
     record = _record(request, page)
     from rewriter.verify.compare import validate
+    from rewriter.verify.evidence import failed_cases, illustrated, with_sites
     from rewriter.verify.models import as_programs
-    from rewriter.verify.provenance import provenance, read_from
+    from rewriter.verify.provenance import fingerprints, provenance, read_from
 
     with _resumable(record), progress_bar() as progress:
         progress("loading", 0, 0)
@@ -95,11 +88,14 @@ def validate_models(request: Request, json: bool) -> None:
             sizes=sizes,
             resume=record,
         )
+        named = {request.original: first, request.rewritten: second}
         read = read_from(request.original, first.files) | read_from(request.rewritten, second.files)
-        came_from = provenance(request.files, request.seed, command_line(), read)
+        command, models = ["rewriter", *sys.argv[1:]], fingerprints(named)
+        came_from = provenance(request.files, request.seed, command, read, models)
         found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
         if page is not None:
-            found = _illustrated(found, first, second, request, sizes, page, progress)
+            found = illustrated(found, first, second, request.data, sizes, progress)
+            write_text(page, found.to_html())
         elif not found.ok:
             cases = failed_cases(found, first, request.data, request.seed, sizes)
             found = with_sites(found, first, second, cases, progress)
@@ -113,26 +109,6 @@ def validate_models(request: Request, json: bool) -> None:
             show("", sites_view(found.per_site))
     if not found.ok:
         raise typer.Exit(1)
-
-
-def _illustrated(
-    found: ValidationReport,
-    first: Program,
-    second: Program,
-    request: Request,
-    sizes: Mapping[str, Sequence[int]],
-    page: Path,
-    progress: Progress,
-) -> ValidationReport:
-    """Write the page, and return the report with what was measured for it."""
-
-    def cases() -> Iterator[Case]:
-        return telling_cases(first, request.data, request.seed, sizes)
-
-    found = with_sites(found, first, second, cases(), progress)
-    found = with_times(found, first, second, cases(), progress)
-    write_text(page, validation_page(found, drawings(found, first, second)))
-    return found
 
 
 def _record(request: Request, page: Path | None) -> Path | None:

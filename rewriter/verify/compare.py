@@ -18,6 +18,7 @@ from rewriter.verify.budget import Budget, parse_budgets
 from rewriter.verify.code import code_of
 from rewriter.verify.comparison import Comparison
 from rewriter.verify.data import Data, data_cases, data_count
+from rewriter.verify.evidence import illustrated
 from rewriter.verify.finding import Finding
 from rewriter.verify.fingerprint import fingerprint
 from rewriter.verify.floors import Floors, Kept
@@ -64,6 +65,7 @@ def validate(
     match: Match | None = None,
     sizes: Mapping[str, Sequence[int]] | None = None,
     resume: str | os.PathLike[str] | None = None,
+    evidence: bool = False,
 ) -> ValidationReport:
     """Compare two models of the same signature and judge the second.
 
@@ -100,6 +102,9 @@ def validate(
     resume
         A file that finished work is recorded in while this runs, and removed at the end. A call that was
         interrupted goes on from it; the result is the same.
+    evidence
+        Whether to record for the page, besides the measures, every site in both models, times, and the graph
+        around the worst site, as ``rewriter validate --report`` does.
 
     Returns
     -------
@@ -113,6 +118,7 @@ def validate(
         none of the cases.
     """
     budgets, measures, tell = parse_budgets(budget), load_tasks(tasks), progress or silent
+    data = _kept(data)
     first, second = as_programs(original, rewritten)
     third = as_program(source, first) if source is not None else None
     masks = (mask,) if isinstance(mask, str) else tuple(mask)
@@ -133,7 +139,7 @@ def validate(
         findings, noise, scores = session.work(record, steady=judged == "noise floor")
         found = judge(findings, noise, judged, budgets, scores, "data" if data is not None else "random")
         record.finish()
-    return ValidationReport(
+    report = ValidationReport(
         original=first.source,
         rewritten=second.source,
         exact=exact,
@@ -149,6 +155,12 @@ def validate(
         notes=(*comparison.matching.notes, *session.notes, *_padding_notes(findings, masks)),
         seed=seed,
     )
+    return illustrated(report, first, second, data, sizes or {}, tell) if evidence else report
+
+
+def _kept(data: Data | None) -> Data | None:
+    """Return inputs that can be read more than once."""
+    return list(data) if isinstance(data, Iterator) else data
 
 
 @dataclass(frozen=True)

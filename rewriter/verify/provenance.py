@@ -7,15 +7,26 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import InputError
 
-__all__ = ["FileHash", "Provenance", "file_hash", "package_versions", "provenance", "read_from"]
+if TYPE_CHECKING:
+    from rewriter.program.program import Program
+
+__all__ = [
+    "FileHash",
+    "Provenance",
+    "file_hash",
+    "fingerprints",
+    "package_versions",
+    "provenance",
+    "read_from",
+]
 
 PACKAGES = ("rewriter", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "transformers", "triton")
 """Distributions whose version matters to a result; those that are not installed are left out."""
@@ -59,6 +70,9 @@ class Provenance:
         Of everything random.
     command
         The command line, or None when called from code.
+    models
+        SHA-256 of the graph and the weights of models that were read from no file, by name
+        (`rewriter.verify.fingerprint`).
     """
 
     versions: Mapping[str, str]
@@ -66,12 +80,14 @@ class Provenance:
     files: tuple[FileHash, ...]
     seed: int
     command: str | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         return {
             "versions": dict(self.versions),
             "machine": self.machine,
+            "models": dict(self.models),
             "files": [{"path": f.path, "sha256": f.sha256, "bytes": f.size} for f in self.files],
             "seed": self.seed,
             "command": self.command,
@@ -83,6 +99,7 @@ def provenance(
     seed: int,
     command: Sequence[str] | None = None,
     files: Mapping[str, str] = MappingProxyType({}),
+    models: Mapping[str, str] = MappingProxyType({}),
 ) -> Provenance:
     """Return what a result rests on.
 
@@ -97,6 +114,8 @@ def provenance(
         The words of the command line.
     files
         What else was read, by what to call it.
+    models
+        What `fingerprints` returns.
 
     Raises
     ------
@@ -120,7 +139,15 @@ def provenance(
         ),
         seed=seed,
         command=shlex.join(command) if command is not None else None,
+        models=models,
     )
+
+
+def fingerprints(programs: Mapping[str, Program]) -> dict[str, str]:
+    """Return the hash of every model that was read from no file (``zoo:NAME``, ``module:callable``)."""
+    from rewriter.verify.fingerprint import fingerprint
+
+    return {name: fingerprint(p) for name, p in programs.items() if not Path(name).exists() and not p.files}
 
 
 def read_from(name: str, files: Iterable[str]) -> dict[str, str]:

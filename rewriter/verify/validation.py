@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rewriter.verify.budget import Outcome
 from rewriter.verify.distance import Distance
 from rewriter.verify.elements import ratio
 from rewriter.verify.metrics import Element
+
+if TYPE_CHECKING:
+    from rewriter.report.graph_picture import Drawing
 
 __all__ = ["AppliedForm", "CaseReport", "OutputReport", "Record", "Step", "TaskReport", "ValidationReport"]
 
@@ -180,6 +183,8 @@ class ValidationReport:
         Interleaved timings of both models, when there are any.
     provenance
         Versions, hashes, command (`rewriter.verify.provenance`), when it was recorded.
+    drawings
+        Graphs around a site in both models (`rewriter.report.graph_picture.Drawing`), for the page only.
     """
 
     original: str
@@ -199,6 +204,7 @@ class ValidationReport:
     per_site: Record | None = None
     timings: tuple[Record, ...] = ()
     provenance: Record | None = None
+    drawings: tuple[Drawing, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, as ``docs/schemas/validation-1.json`` describes them."""
@@ -251,7 +257,7 @@ class ValidationReport:
         """Return one self-contained page."""
         from rewriter.report.validation_page import validation_page
 
-        return validation_page(self)
+        return validation_page(self, self.drawings)
 
 
 def _plain(o: OutputReport) -> dict[str, Any]:

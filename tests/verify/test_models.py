@@ -13,6 +13,8 @@ from rewriter.program.fx import trace
 from rewriter.verify.compare import validate
 from rewriter.verify.models import as_program, as_programs
 from rewriter.verify.module_program import ModuleProgram
+from rewriter.verify.per_site import PerSite
+from tests.verify.twelve import onnx_layers
 
 LENGTH = torch.export.Dim("length")
 
@@ -154,3 +156,21 @@ def test_a_module_can_only_be_run() -> None:
         wrapped.run(np.ones((2, 5, 9), np.float32))
     with pytest.raises(InputError, match=r"gives 1 outputs .* and Flat 3"):
         ModuleProgram(torch.nn.Identity(), program).run(np.ones((2, 5, 8), np.float32))
+
+
+def test_a_report_from_code_has_all_that_a_page_shows() -> None:
+    original, other = onnx_layers(2), onnx_layers(2, 1, "mask corner")
+    plain, whole = (validate(original, other, evidence=evidence) for evidence in (False, True))
+    assert plain.per_site is None and plain.timings == () and plain.drawings == ()
+    assert isinstance(whole.per_site, PerSite) and whole.per_site.blamed == ("attention.1",)
+    assert whole.drawings[0].site == "attention.1" and whole.timings and whole.provenance is not None
+    page = whole.to_html()
+    assert 'id="graph"' in page and 'id="sites"' in page and 'id="graph"' not in plain.to_html()
+
+
+def test_inputs_that_can_be_read_once_only_are_kept() -> None:
+    original = onnx_layers(2)
+    data = ({"x": np.ones((n, 9, 16), np.float32)} for n in (1, 3))
+    report = validate(original, original, data, evidence=True)
+    assert report.ok and sum(c.group == "data" for c in report.cases) == 2
+    assert isinstance(report.per_site, PerSite) and report.per_site.cases == 2

@@ -4,10 +4,12 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from rewriter.errors import InputError
+from rewriter.program.fx import trace
 from rewriter.verify import provenance as module
-from rewriter.verify.provenance import file_hash, provenance, read_from
+from rewriter.verify.provenance import file_hash, fingerprints, provenance, read_from
 
 
 @pytest.mark.parametrize("size", [0, 1, module.BLOCK - 1, module.BLOCK, 2 * module.BLOCK + 1])
@@ -93,3 +95,13 @@ def test_external_data_is_listed_as_seen_from_where_the_model_is(
     found = provenance(["models/m.onnx"], 0, files=read_from("models/m.onnx", program.files)).files
     assert [f.path for f in found] == ["models/m.onnx", "models/m.weights"]
     assert found[1].size == 64 * 64 * 4
+
+
+def test_models_that_come_from_no_file_have_a_hash(tmp_path: Path) -> None:
+    first = trace(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    second = trace(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    found = fingerprints({"zoo:a": first, "zoo:b": second, "zoo:c": first})
+    assert found["zoo:a"] == found["zoo:c"] != found["zoo:b"] and len(found["zoo:a"]) == 64
+    first.save(tmp_path / "p.pt2")
+    assert fingerprints({str(tmp_path / "p.pt2"): first}) == {}
+    assert provenance([], 0, models=found).to_dict()["models"] == found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rewriter.errors import InputError
@@ -14,6 +15,8 @@ from rewriter.verify.bench import SizeReport, time_models
 from rewriter.verify.data import data_cases
 from rewriter.verify.inputs import generated_cases
 from rewriter.verify.per_site import PerSite
+from rewriter.verify.progress import silent
+from rewriter.verify.provenance import Provenance, fingerprints, provenance, read_from
 from rewriter.verify.running import can_run
 
 if TYPE_CHECKING:
@@ -21,19 +24,54 @@ if TYPE_CHECKING:
 
     from rewriter.program.program import Program
     from rewriter.report.graph_picture import Drawing
+    from rewriter.verify.data import Data
     from rewriter.verify.inputs import Case
     from rewriter.verify.progress import Progress
     from rewriter.verify.validation import ValidationReport
 
-__all__ = ["command_line", "drawings", "failed_cases", "telling_cases", "with_sites", "with_times"]
+__all__ = ["failed_cases", "illustrated", "with_sites"]
 
 ROUNDS, SECONDS = 15, 10.0
 """Of the times on the page."""
 
 
-def command_line() -> list[str]:
-    """Return the words of the command line, without the path of the program."""
-    return ["rewriter", *sys.argv[1:]]
+def illustrated(
+    report: ValidationReport,
+    original: Program,
+    rewritten: Program,
+    data: Data | None,
+    sizes: Mapping[str, Sequence[int]] = MappingProxyType({}),
+    progress: Progress = silent,
+) -> ValidationReport:
+    """Return the report with everything that a page has room for: sites, times, graphs.
+
+    Parameters
+    ----------
+    report
+        What was found of the two models.
+    original, rewritten
+        The models.
+    data, sizes
+        What they were compared on, as `rewriter.verify.compare.validate` was told.
+    progress
+        Told what is being done.
+    """
+
+    def cases() -> Iterator[Case]:
+        return _telling_cases(original, data, report.seed, sizes)
+
+    report = with_sites(report, original, rewritten, cases(), progress)
+    report = _with_times(report, original, rewritten, cases(), progress)
+    if report.provenance is None:
+        report = replace(report, provenance=_came_from(report.seed, original, rewritten, data))
+    return replace(report, drawings=tuple(_drawings(report, original, rewritten)))
+
+
+def _came_from(seed: int, original: Program, rewritten: Program, data: Data | None) -> Provenance:
+    programs = {original.source: original, rewritten.source: rewritten}
+    read = {k: v for name, program in programs.items() for k, v in read_from(name, program.files).items()}
+    given = [data] if isinstance(data, str | os.PathLike) else []
+    return provenance([*programs, *given], seed, None, read, fingerprints(programs))
 
 
 def with_sites(
@@ -55,7 +93,7 @@ def with_sites(
     return replace(report, per_site=found)
 
 
-def with_times(
+def _with_times(
     report: ValidationReport, original: Program, rewritten: Program, cases: Iterator[Case], progress: Progress
 ) -> ValidationReport:
     """Return the report with the times of both models on one input; one that failed gets no ratio."""
@@ -71,7 +109,7 @@ def with_times(
     return replace(report, timings=(*report.timings, SizeReport(case.name, case.sizes, rows)))
 
 
-def drawings(report: ValidationReport, original: Program, rewritten: Program) -> list[Drawing]:
+def _drawings(report: ValidationReport, original: Program, rewritten: Program) -> list[Drawing]:
     """Return the graphs around the site that is to blame, or else has the largest error."""
     from rewriter.report.graph_picture import drawing_of
 
@@ -89,8 +127,8 @@ def drawings(report: ValidationReport, original: Program, rewritten: Program) ->
     return [drawing_of(original, rewritten, sites[worst])]
 
 
-def telling_cases(
-    program: Program, data: str | None, seed: int, sizes: Mapping[str, Sequence[int]]
+def _telling_cases(
+    program: Program, data: Data | None, seed: int, sizes: Mapping[str, Sequence[int]]
 ) -> Iterator[Case]:
     """Yield the inputs that sites are compared on: the data if there is any, else random ones."""
     if data is not None:
@@ -104,7 +142,7 @@ def telling_cases(
 def failed_cases(
     report: ValidationReport,
     program: Program,
-    data: str | None,
+    data: Data | None,
     seed: int,
     sizes: Mapping[str, Sequence[int]],
 ) -> Iterator[Case]:
