@@ -12,15 +12,17 @@ from rewriter.errors import InputError
 __all__ = ["ReferenceSession"]
 
 _FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    ImportError,
-    MemoryError,
 )
+"""What operators written in Python raise on operands that are not theirs."""
 
 
 class ReferenceSession:
