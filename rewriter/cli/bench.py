@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rewriter.cli.models import open_model
+from rewriter.cli.models import named_model
 from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.errors import InputError
 from rewriter.report.timings import bench_record, bench_view
@@ -51,11 +51,12 @@ def bench_models(request: Request, json: bool) -> None:
         raise InputError("--sizes and --data contradict each other; give one of them")
     budgets, sizes = parse_budgets(request.budget), parse_sizes(request.sizes)
     from rewriter.verify.bench import bench
+    from rewriter.verify.models import as_programs
 
     with progress_bar() as progress:
         progress("loading", 0, 0)
         names = _named(request.models)
-        programs = {label: open_model(name) for label, name in names.items()}
+        programs = dict(zip(names, as_programs(*map(named_model, names.values())), strict=True))
         cases = _cases(request, sizes, next(iter(programs.values())))
         reports = _validated(programs, cases, budgets, request.seed, progress)
         red = {name: r.verdict for name, r in reports.items() if not r.ok}

@@ -62,19 +62,18 @@ def as_program(model: Model, like: Program | None = None) -> Program:
     )
 
 
-def as_programs(original: Model, rewritten: Model) -> tuple[Program, Program]:
-    """Return both as programs; one of them may be a module without example inputs.
+def as_programs(*models: Model) -> tuple[Program, ...]:
+    """Return all as programs; a module without example inputs takes those of the first that is a program.
 
     Raises
     ------
     InputError
         As `as_program`.
     """
-    if _is_module(_unnamed(original)):
-        second = as_program(rewritten)
-        return as_program(original, second), second
-    first = as_program(original)
-    return first, as_program(rewritten, first)
+    found = [_unnamed(model) for model in models]
+    programs = [None if _is_module(model) else as_program(model) for model in found]
+    like = next((p for p in programs if p is not None), None)
+    return tuple(p if p is not None else as_program(m, like) for p, m in zip(programs, found, strict=True))
 
 
 def _unnamed(model: Model) -> Any:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import types
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,21 @@ def test_inputs_that_can_be_read_once_only_are_kept() -> None:
     report = validate(original, original, data, evidence=True)
     assert report.ok and sum(c.group == "data" for c in report.cases) == 2
     assert isinstance(report.per_site, PerSite) and report.per_site.cases == 2
+
+
+def test_modules_take_the_inputs_of_the_first_program_wherever_it_stands() -> None:
+    calls = []
+
+    def program() -> Any:
+        calls.append(1)
+        return flat()
+
+    sys.modules["users_models"] = types.ModuleType("users_models")
+    sys.modules["users_models"].program = program  # type: ignore[attr-defined]
+    try:
+        found = as_programs(Flat(), "users_models:program", Flat())
+    finally:
+        del sys.modules["users_models"]
+    assert [isinstance(p, ModuleProgram) for p in found] == [True, False, True] and len(calls) == 1
+    with pytest.raises(InputError, match="what Flat takes is not known"):
+        as_programs(Flat(), Flat())
