@@ -31,6 +31,7 @@ class Mish(Rule):
     name = "mish"
     formula = _x * tanh(_softplus)
     layouts: ClassVar = {"x": "..."}
+    pays = frozenset({"torch", "triton"})  # ONNX Runtime's operator is slower than its parts
 
     def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:
         """Emit ``mish(x)``."""

@@ -29,6 +29,7 @@ class Softplus(Rule):
     name = "softplus"
     formula = call("log", 1 + call("exp", _x))
     layouts: ClassVar = {"x": "..."}
+    pays = frozenset({"torch", "triton"})  # ONNX Runtime's operator is slower than its parts
 
     def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:
         """Emit ``softplus(x)``."""

@@ -9,7 +9,7 @@ from benchmarks.fusion.measure import Record
 __all__ = ["page"]
 
 NOISE = 1.03
-"""What a gain must be more than."""
+"""What a gain, or a loss, must be more than; all rounds but the outermost must agree."""
 
 _HEAD = """\
 # Subgraphs in fewer passes
@@ -20,8 +20,8 @@ original in turns, in one process, on one thread, by the processor's time. *Targ
 PyTorch, ONNX Runtime on standard operators (`onnx`), or on its own as well (`ort`); ONNX Runtime optimises
 original and result with all it has. *Operators* are those that compute, views left out. *Passes* is how
 often they read or write as many bytes as the largest value has; what a runtime fuses by itself is not
-counted. A gain is one at both sizes. What is slower at one of them, or gains at neither, is declined:
-`--apply exact` leaves it out for that target; asked for by name it is done.
+counted. A gain is one at both sizes. What is slower at one of them is declined: `--apply exact` leaves it
+out for that target; asked for by name it is done. What is even makes the file smaller and is done.
 """
 
 _COLUMNS = (
@@ -49,13 +49,14 @@ def verdict(record: Record) -> str:
     """Return whether a rewrite pays."""
     if record.declined is not None:
         return f"not written: {record.declined}"
-    gains = [ratio > NOISE for ratio in record.ratio]
-    losses = [ratio < 1 / NOISE for ratio in record.ratio]
+    pairs = [(ratio, *ends) for ratio, ends in zip(record.ratio, record.spread, strict=True)]
+    gains = [ratio > NOISE and low > 1 for ratio, low, _ in pairs]
+    losses = [ratio < 1 / NOISE and high < 1 for ratio, _, high in pairs]
     if any(losses):
         return "declined: slower"
     if all(gains):
         return "gain"
-    return "gain at one size" if any(gains) else "declined: no gain"
+    return "gain at one size" if any(gains) else "even"
 
 
 def _table(records: Sequence[Record]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Templates of the plain rules: norms, activations, positions; sizes are tokens of width 384."""
+"""Templates of the plain rules; sizes are tokens of width 384, or the edge of a map of 64 channels."""
 
 from __future__ import annotations
 
@@ -56,11 +56,67 @@ def _gelu_by_tanh(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3))))
 
 
+def _silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def _mish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x * torch.tanh(torch.log(1 + torch.exp(x)))
+
+
+def _softplus(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.log(1 + torch.exp(x))
+
+
+def _hard_swish(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x * nn.functional.relu6(x + 3) / 6
+
+
+def _softmax(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    powers = torch.exp(x - x.amax(-1, keepdim=True))
+    return powers / powers.sum(-1, keepdim=True)
+
+
+class Branches(nn.Module):
+    """Convolutions of one map of 64 channels, each with a norm, added."""
+
+    def __init__(self, *kernels: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolutions = nn.ModuleList(nn.Conv2d(64, 64, k, padding=k // 2, bias=False) for k in kernels)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(64) for _ in kernels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum, cut off at 0."""
+        first, *others = (n(c(x)) for c, n in zip(self.convolutions, self.norms, strict=True))
+        for other in others:
+            first = first + other
+        return torch.relu(first)
+
+
+def _branches(*kernels: int) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    def build(edge: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        generator = torch.Generator().manual_seed(1)
+        return Branches(*kernels), (torch.randn(1, 64, edge, edge, generator=generator),)
+
+    return build
+
+
 SIZES = (197, 1370)
+MAPS = (28, 56)
+
+EVERY = ("torch", "onnx", "ort")
 
 TEMPLATES = (
-    Template("layer-norm", "layer-norm", _tokens(_layer_norm), SIZES, "T5-style and hand-written norms"),
+    Template("layer-norm", "layer-norm", _tokens(_layer_norm), SIZES, "hand-written norms"),
     Template("rms-norm", "rms-norm", _tokens(_rms_norm), SIZES, "llama, qwen2, smollm", opset=23),
-    Template("gelu", "gelu", _tokens(_gelu), SIZES, "bert", opset=20),
-    Template("gelu (tanh)", "gelu", _tokens(_gelu_by_tanh), SIZES, "gpt2, gemma", opset=20),
+    Template("gelu", "gelu", _tokens(_gelu), SIZES, "bert", opset=20, targets=EVERY),
+    Template("gelu (tanh)", "gelu", _tokens(_gelu_by_tanh), SIZES, "gpt2, gemma", opset=20, targets=EVERY),
+    Template("silu", "silu", _tokens(_silu), SIZES, "hand-written", targets=("torch", "ort")),
+    Template("mish", "mish", _tokens(_mish), SIZES, "yolov4, cspdarknet"),
+    Template("softplus", "softplus", _tokens(_softplus), SIZES, "mamba"),
+    Template("hard-swish", "hard-swish", _tokens(_hard_swish), SIZES, "mobilenetv3"),
+    Template("softmax", "stable-softmax", _tokens(_softmax), SIZES, "hand-written"),
+    Template("batch-norm", "reparameterize", _branches(3), MAPS, "efficientnet, resnet"),
+    Template("parallel convolutions", "reparameterize", _branches(3, 1), MAPS, "repvgg"),
 )

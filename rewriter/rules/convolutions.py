@@ -5,13 +5,12 @@ Weights are computed in float64 and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rewriter.algebra.frontends.convolutions import BatchNorm, Convolution, batch_norm, convolution
-from rewriter.algebra.prims import Map
+from rewriter.algebra.prims import Constant, Map
 from rewriter.program.program import Program
 
 __all__ = ["Whole", "as_convolution"]
@@ -98,8 +97,12 @@ class _Reader:
         return Whole(settings, np.ones((channels, 1, *ones)), np.zeros(channels), 0)
 
     def _constant(self, name: str) -> np.ndarray | None:
-        load: Callable[[], np.ndarray] | None = self._graph.constants.get(name)
-        return None if load is None else np.asarray(load()).astype(np.float64)
+        prim = self._prims.get(name)
+        while prim is not None and prim.form == Map("identity"):
+            (prim,) = prim.inputs
+        if prim is None or not isinstance(prim.form, Constant):
+            return None
+        return np.asarray(prim.form.load()).astype(np.float64)
 
 
 def _sum(a: Whole | None, b: Whole | None) -> Whole | None:
