@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,14 +159,45 @@ class StretchTally:
         )
 
     def _near(self, value: str) -> str | None:
-        """Return the site that a value is fewest nodes away from: behind one, or before the next."""
+        """Return the site that a value is for, or is made of; else the one that is fewest nodes away."""
         graph = self._stage.program.graph
-        back = _steps(graph, [self._after.output], {value}) if self._after is not None else None
         inputs = set(self._before.inputs.values()) if self._before is not None else set()
+        results = {self._after.output} if self._after is not None else set()
+        serves = self._reached(value, forward=True, stop=inputs) <= inputs
+        made = self._reached(value, forward=False, stop=results) <= results
+        back = _steps(graph, results, {value})
         ahead = _steps(graph, [value], inputs) if inputs else None
-        if ahead is not None and (back is None or ahead < back):
+        closer = ahead is not None and (back is None or ahead < back)
+        if ahead is not None and (serves if serves != made else closer):
             return self._before.site.id if self._before is not None else None
         return self._after.site.id if self._after is not None and back is not None else None
+
+    def _reached(self, value: str, *, forward: bool, stop: Collection[str]) -> set[str]:
+        """Return where the ways from a value leave the stretch, or come into it; those of sizes are none."""
+        graph, inside = self._stage.program.graph, set(self._stage.nodes)
+        ends = {*(self._stage.writes if forward else self._stage.reads), *stop}
+        stack, seen, found = [value], {value}, set[str]()
+        while stack:
+            name = stack.pop()
+            if name in ends:
+                found.add(name)
+            if name in stop:
+                continue
+            if forward:
+                nearby = [v for n in graph.readers(name) if n.name in inside for v in n.outputs]
+            else:
+                node = graph.producer(name)
+                own = node.inputs if node is not None and node.name in inside else ()
+                nearby = [v for v in own if v is not None]
+            new = [v for v in nearby if v not in seen and not _counts(graph, v)]
+            stack += new
+            seen.update(new)
+        return found
+
+
+def _counts(graph: Graph, name: str) -> bool:
+    known = graph.values.get(name)
+    return known is not None and known.dtype in ("int32", "int64")
 
 
 def _error(name: str, x: np.ndarray, y: np.ndarray) -> _Error:

@@ -1,7 +1,7 @@
 """Plant faults in trained models and say which are found, and which site is blamed.
 
-python -m tests.verify.planted zoo:minilm-l6 zoo:ppocr-v4-rec          # every fault, at a site in the middle
-python -m tests.verify.planted --epsilon zoo:minilm-l6                 # the smallest change that is seen
+python -m tests.verify.planted minilm-l6 ppocr-v4-rec          # every fault, at a site in the middle
+python -m tests.verify.planted --epsilon minilm-l6             # the smallest change that is seen
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 
-from rewriter.cli.models import named_model
+import rewriter
+from rewriter import models_zoo
 from rewriter.program.program import Program
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.compare import validate
-from rewriter.verify.inputs import Case, generated_cases
+from rewriter.verify.inputs import Case
 from rewriter.verify.lockstep import per_site
-from rewriter.verify.models import as_program
-from tests.verify.planted.plant import FAULTS, with_epsilon
+from tests.verify.planted.plant import FAULTS, first_case, with_epsilon
 
 EPSILONS = (2e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 2e-6, 1e-5, 1e-4, 1e-3)
 
@@ -33,12 +34,20 @@ def main() -> None:
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS), metavar="FAULT")
     args = parser.parse_args()
     for name in args.models:
-        program = as_program(named_model(name))
-        case = next(iter(generated_cases(program)))
+        program = _model(name)
+        case = first_case(program)
         if args.epsilon:
             _epsilons(name, program, case)
         else:
             _faults(name, program, case, args.faults)
+
+
+def _model(name: str) -> Program:
+    """Return a model of the zoo; one that is traced has the sizes of its example, as planted faults do."""
+    found = models_zoo.load(name.removeprefix("zoo:"))
+    if isinstance(found.model, Path):
+        return rewriter.load(found.model)
+    return rewriter.trace(found.model, found.inputs)
 
 
 def _faults(name: str, program: Program, case: Case, faults: Sequence[str]) -> None:

@@ -93,7 +93,7 @@ def captured(name: str, format_: str) -> Program:
         torch.onnx.export(
             module,
             tuple(inputs.values()),
-            out,
+            out,  # type: ignore[arg-type]
             dynamo=False,
             input_names=list(inputs),
             opset_version=18,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from torch.export import ExportedProgram
 
 from rewriter.algebra.prims import Softmax
+from rewriter.algebra.sizes import Size
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.program.fx import FxProgram
 from rewriter.program.fx_edit import copied
@@ -19,10 +20,11 @@ from rewriter.program.graph import Node
 from rewriter.program.onnx import OnnxProgram
 from rewriter.program.program import Build, Insertion, Program
 from rewriter.sites.site import AttentionSite
-from rewriter.verify.inputs import generated_cases
+from rewriter.verify.inputs import Case, generated_cases
 from rewriter.verify.layouts import operand_layouts, result_layout
+from rewriter.verify.running import can_run
 
-__all__ = ["FAULTS", "Fault", "with_epsilon"]
+__all__ = ["FAULTS", "Fault", "first_case", "with_epsilon"]
 
 Fault = Callable[[Program, AttentionSite], Program]
 """Returns the program with something wrong at a site, or before or behind it."""
@@ -31,15 +33,20 @@ Fault = Callable[[Program, AttentionSite], Program]
 def _instead(program: Program, value: str, build: Build) -> Program:
     """Let everything that reads a value read what is built from it."""
     shape = program.graph.values[value].shape
-    assert shape is not None
+    if shape is None:
+        shape = tuple(map(Size.of, _values(program, [value])[value].shape))
     return program.insert([Insertion(f"{value}_planted", (value,), (shape,), build, instead=value)], {})
 
 
-def _arrays(program: Program, site: AttentionSite) -> dict[str, np.ndarray]:
-    """Return what flows into a site on the first random input, whose sizes a planted fault has."""
-    inputs = program.graph.inputs
-    given = next(iter(generated_cases(program))).inputs
-    return dict(zip(site.inputs, program.extract(inputs, site.inputs)(given), strict=True))
+def first_case(program: Program) -> Case:
+    """Return the first random input that a program runs on."""
+    return next(iter(generated_cases(program, can_run=lambda inputs: can_run(program, inputs))))
+
+
+def _values(program: Program, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return values on the first random input, whose sizes a planted fault has."""
+    given = first_case(program).inputs
+    return dict(zip(names, program.extract(program.graph.inputs, names)(given), strict=True))
 
 
 def _read_at(program: Program, value: str, order: np.ndarray) -> Program:
@@ -57,7 +64,7 @@ def _moved(
 ) -> Program:
     """Read operands as if they were moved; places are ``[batch, heads, tokens, features]``."""
     for letter in operands:
-        layout = operand_layouts(program, site, _arrays(program, site))[letter]
+        layout = operand_layouts(program, site, _values(program, site.inputs))[letter]
         order = np.arange(int(np.prod(layout.shape))).reshape(layout.shape)
         order.ravel()[layout.places] = move(layout.places)
         program = _read_at(program, layout.value, order)
@@ -66,7 +73,7 @@ def _moved(
 
 def _multiplied(factor: Callable[[AttentionSite], float], program: Program, site: AttentionSite) -> Program:
     """Multiply the queries."""
-    layout = operand_layouts(program, site, _arrays(program, site))["q"]
+    layout = operand_layouts(program, site, _values(program, site.inputs))["q"]
     factors = np.ones(layout.shape)
     factors.ravel()[layout.places] = factor(site)
     return _instead(
@@ -86,9 +93,7 @@ def _scores(program: Program, site: AttentionSite) -> str:
 def _corner(program: Program, site: AttentionSite) -> Program:
     """Let the first query see the last key if it must not, else hide it."""
     value = _scores(program, site)
-    given = next(iter(generated_cases(program))).inputs
-    (scores,) = program.extract(program.graph.inputs, [value])(given)
-    corner = np.zeros(scores.shape[-2:], bool)
+    corner = np.zeros(_values(program, [value])[value].shape[-2:], bool)
     corner[0, -1] = True
     wrong = 0.0 if site.facts.band is not None else -1e4
 
@@ -104,7 +109,7 @@ def _off(factor: float, program: Program, site: AttentionSite) -> Program:
 
 def _overflow(program: Program, site: AttentionSite) -> Program:
     """Let the queries pass through float16 with a factor under which the largest overflow."""
-    value = operand_layouts(program, site, _arrays(program, site))["q"].value
+    value = operand_layouts(program, site, _values(program, site.inputs))["q"].value
 
     def build(e: Emitter, x: Any) -> Handle:
         dtype = e.dtype(x[0])
@@ -117,13 +122,17 @@ def _overflow(program: Program, site: AttentionSite) -> Program:
 
 def _heads_swapped(program: Program, site: AttentionSite) -> Program:
     """Write the result of the first head where that of the second belongs, and the other way round."""
-    layout = result_layout(program, site, _arrays(program, site))
+    layout = result_layout(program, site, _values(program, site.inputs))
     places = layout.places
     back = np.empty(places.size, np.int64)
     back[places.ravel()] = np.arange(places.size)
     canonical = np.arange(places.size).reshape(layout.shape)
     canonical[:, [0, 1]] = canonical[:, [1, 0]]
     return _read_at(program, site.output, back[canonical.ravel()[places]])
+
+
+def _constants(program: Program, node: Node) -> list[str]:
+    return [name for name in node.inputs if name is not None and name in program.graph.constants]
 
 
 def _downstream(program: Program, value: str) -> Iterator[Node]:
@@ -139,9 +148,9 @@ def _downstream(program: Program, value: str) -> Iterator[Node]:
 def _projection_transposed(program: Program, site: AttentionSite) -> Program:
     """Transpose the first square matrix that the result meets."""
     for node in _downstream(program, site.output):
-        for name in node.inputs:
-            sizes = program.graph.values[name].shape if name in program.graph.constants else None
-            if name is not None and sizes is not None and len(sizes) == 2 and sizes[0] == sizes[1]:
+        for name in _constants(program, node):
+            sizes = program.graph.values[name].shape
+            if sizes is not None and len(sizes) == 2 and sizes[0] == sizes[1]:
                 return _instead(program, name, lambda e, x: e.permute(x[0], (1, 0)))
     raise AssertionError(f"nothing projects {site.id}")
 
@@ -192,16 +201,21 @@ def _fx_epsilon(program: Any, node: Node, epsilon: float) -> Program | None:
 
 
 def _onnx_epsilon(program: Any, node: Node, epsilon: float) -> Program | None:
-    for name in node.inputs:
-        load = program.graph.constants.get(name)
-        if load is not None and program.graph.values[name].shape == () and _small(float(load())):
-            return _reading(program, node, name, np.asarray(epsilon, load().dtype))
+    for name in _constants(program, node):
+        value = program.graph.constants[name]() if _single(program, name) else None
+        if value is not None and _small(float(value.item())):
+            return _reading(program, node, name, np.full_like(value, epsilon))
     model = program.model.clone()
     here = next(n for n in model.graph if [o.name for o in n.outputs] == list(node.outputs))
     if "epsilon" not in here.attributes:
         return None
     here.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon)
     return OnnxProgram(model, program.source)
+
+
+def _single(program: Program, name: str) -> bool:
+    shape = program.graph.values[name].shape
+    return shape is not None and all(size.known() == 1 for size in shape)
 
 
 def _reading(program: Any, node: Node, name: str, value: np.ndarray) -> Program:
