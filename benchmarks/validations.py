@@ -1,30 +1,44 @@
 """The validations of ``docs/results``: three trained models, rewritten and judged on real inputs.
 
     python -m benchmarks.validations          # all three: pages in docs/results, models in build
+    python -m benchmarks.validations ppocr    # one of them
 
-Every command is printed before it runs, and is in the page that it writes.
+Every command is printed before it runs, and is in the page that it writes. What was done is noted in
+``build/validations.json``: a run that was interrupted goes on where it was, and a command whose sources, data
+and result are what they were is not run again (``--again`` does).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rewriter.verify.provenance import file_hash
+
 __all__ = ["COMMANDS", "characters_wrong", "lines"]
 
 BUILD, RESULTS = Path("build"), Path("docs/results")
 
-PHOTOGRAPHS = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "rocket.jpg")
-"""Of scikit-image."""
+PHOTOGRAPHS = {
+    "astronaut.png": "88431cd9653ccd53",
+    "camera.png": "b0793d2adda0fa6a",
+    "chelsea.png": "596aa1e7cb875eb7",
+    "coffee.png": "cc02f8ca188b167c",
+    "coins.png": "f8d773fc9cfa6f4d",
+    "rocket.jpg": "c2dd0de7c538df8d",
+}
+"""Of scikit-image, with how their SHA-256 begins."""
 
 _IMAGES = f"images:{BUILD}/photographs:size=224,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
 _TEXT = "text:models_zoo/data/held_out.txt:tokenizer=rewriter.models_zoo.smollm2:tokenizer,length=192,limit=2"
@@ -105,21 +119,68 @@ def _photographs() -> None:
 
     folder = BUILD / "photographs"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in PHOTOGRAPHS:
-        shutil.copyfile(Path(skimage.__file__).parent / "data" / name, folder / name)
+    for name, expected in PHOTOGRAPHS.items():
+        data = (Path(skimage.__file__).parent / "data" / name).read_bytes()
+        if not hashlib.sha256(data).hexdigest().startswith(expected):
+            raise SystemExit(f"{name} of the scikit-image that is installed is another picture")
+        (folder / name).write_bytes(data)
+
+
+class Done:
+    """Commands that ran to their end, kept in a file: of which sources, and what they wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._sources = path, _digest(SOURCES)
+        self._known: dict[str, list[str]] = {}
+        if path.exists():
+            self._known = json.loads(path.read_text(encoding="utf-8"))
+
+    def __contains__(self, command: str) -> bool:
+        return self._known.get(command) == self._state(command)
+
+    def add(self, command: str) -> None:
+        """Note that a command ran."""
+        self._known[command] = self._state(command)
+        self._path.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
+
+    def _state(self, command: str) -> list[str]:
+        words = command.split()
+        files = [Path(w) for w in words if w.startswith((f"{BUILD}/", f"{RESULTS}/"))]
+        return [self._sources, _digest([BUILD / "photographs"]), _digest(files)]
+
+
+SOURCES = tuple(map(Path, ("rewriter", "kernels", "passes", "models_zoo", "benchmarks/validations.py")))
+
+
+def _digest(places: Iterable[Path]) -> str:
+    """Return a hash of files, and of everything in folders that no run changes."""
+    found = hashlib.sha256()
+    for place in places:
+        inside = (p for p in place.rglob("*") if p.is_file() and p.suffix != ".pyc")
+        for path in sorted(inside) if place.is_dir() else [place]:
+            found.update(f"{path} {file_hash(path).sha256 if path.exists() else ''}\n".encode())
+    return found.hexdigest()
 
 
 def main() -> None:
     """Run the commands of the models that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("models", nargs="*", choices=[*COMMANDS, []], default=list(COMMANDS))
+    parser.add_argument("--again", action="store_true", help="also what is done already")
+    args = parser.parse_args()
     _photographs()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for model in parser.parse_args().models:
-        for command in COMMANDS[model]:
-            words = command.split()
-            print("$ rewriter", shlex.join(words), flush=True)
-            subprocess.run([sys.executable, "-m", "rewriter", *words], check=True)
+    done = Done(BUILD / "validations.json")
+    for command in (c for model in args.models for c in COMMANDS[model]):
+        words = command.split()
+        print("$ rewriter", shlex.join(words), flush=True)
+        if command in done and not args.again:
+            print("done already", flush=True)
+            continue
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "rewriter", *words], check=True)
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+        done.add(command)
 
 
 if __name__ == "__main__":
