@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rewriter.passes.branch_sum import BranchSum
     from rewriter.passes.clipped import ClippedAttention
     from rewriter.passes.flow import FlowAttention
+    from rewriter.passes.folded_scales import FoldedScales
     from rewriter.passes.gated import GatedAttention
     from rewriter.passes.gelu import Gelu
     from rewriter.passes.hard_swish import HardSwish
@@ -48,6 +49,7 @@ __all__ = [
     "CATALOG",
     "ClippedAttention",
     "FlowAttention",
+    "FoldedScales",
     "GatedAttention",
     "Gelu",
     "HardSwish",
@@ -95,6 +97,7 @@ RULES = {
     "blend": "rewriter.passes.blend:Blend",
     "branch-softmax": "rewriter.passes.branch_softmax:BranchSoftmax",
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",
+    "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
     "gelu": "rewriter.passes.gelu:Gelu",
     "hard-swish": "rewriter.passes.hard_swish:HardSwish",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",

@@ -11,15 +11,14 @@ leaves the rule out on CPUs, where a product takes as long as its parts; it save
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from rewriter.algebra.prims import Constant, Einsum, Map, Permute, Prim
 from rewriter.algebra.sizes import Size
 from rewriter.program.program import Insertion
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
+from rewriter.rules.projections import Projection, emit_projection, known, projection_of, weight_readers
 
 if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, Handle
@@ -28,22 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["SharedProjections"]
 
 _NOTE = {"rule": "shared-projections", "fidelity": "exact"}
-
-
-@dataclass(frozen=True)
-class _Projection:
-    """``x · weight + bias``; ``weight`` is ``[in, out]``, ``bias`` ``[out]`` or None."""
-
-    output: str
-    source: str
-    shape: tuple[Size, ...]
-    dtype: str
-    weight: Prim
-    bias: Prim | None
-
-    @property
-    def width(self) -> Size:
-        return self.shape[-1]
 
 
 class SharedProjections(GraphRule):
@@ -55,15 +38,15 @@ class SharedProjections(GraphRule):
 
     def changes(self, program: Program) -> tuple[Sequence[Change], Sequence[Declined]]:
         """Return one change for each source of several projections."""
-        found: dict[tuple[str, str, bool], list[_Projection]] = {}
+        found: dict[tuple[str, str, bool], list[Projection]] = {}
         declined: list[Declined] = []
-        for name, prim in program.prims().items():
-            one = _projection(name, prim)
+        for prim in program.prims().values():
+            one = projection_of(prim)
             if one is not None:
                 found.setdefault((one.source, one.dtype, one.bias is None), []).append(one)
         changes: list[Change] = []
         for group in found.values():
-            alone = [one for one in group if _weight_readers(program, one) == 1]
+            alone = [one for one in group if weight_readers(program.graph, one) == 1]
             shared = [one.output for one in group if one not in alone]
             if len(group) > 1:
                 reason = "its weight is read elsewhere, too, and would be held twice"
@@ -73,53 +56,16 @@ class SharedProjections(GraphRule):
         return changes, declined
 
 
-def _projection(name: str, prim: Prim) -> _Projection | None:
-    """Return a value as a product of a named tensor's last axis with a weight, plus a bias."""
-    bias: Prim | None = None
-    at = prim
-    if at.form == Map("add") and len(at.inputs) == 2:
-        at, bias = at.inputs
-        if not isinstance(bias.form, Constant) or bias.shape != prim.shape[-1:] or at.value is not None:
-            return None
-    if not isinstance(at.form, Einsum) or len(at.inputs) != 2 or at.dtype is None:
-        return None
-    x, weight = at.inputs
-    (left, right), rank = at.form.operands, len(at.shape)
-    plain = left[:-1] == at.form.output[:-1] and right == (left[-1], at.form.output[-1]) and len(left) == rank
-    if not plain or x.value is None or not _is_constant(weight) or len(set(left)) != rank:
-        return None
-    return _Projection(name, x.value, prim.shape, at.dtype, weight, bias)
-
-
-def _is_constant(x: Prim) -> bool:
-    inner = x.inputs[0] if isinstance(x.form, Permute) else x
-    return isinstance(inner.form, Constant)
-
-
-def _array(x: Prim) -> np.ndarray:
-    """Return a constant, which may be transposed."""
-    if isinstance(x.form, Permute):
-        return np.transpose(_array(x.inputs[0]), x.form.order)
-    assert isinstance(x.form, Constant), "it has been looked at"
-    return np.asarray(x.form.load())
-
-
-def _weight_readers(program: Program, one: _Projection) -> int:
-    weight = one.weight if one.weight.value is not None else one.weight.inputs[0]
-    return len(program.graph.readers(weight.value)) if weight.value is not None else 1
-
-
-def _change(program: Program, group: Sequence[_Projection]) -> Change:
+def _change(program: Program, group: Sequence[Projection]) -> Change:
     source, dtype = group[0].source, group[0].dtype
     before = program.prims()[source].shape
     width = sum((one.width for one in group), Size())
     joined = f"{group[0].output.rpartition('/')[2]}.joined"
 
     def product(e: Emitter, handles: Sequence[Any]) -> Handle:
-        weight = np.concatenate([_array(one.weight) for one in group], axis=1)
-        biases = [_array(one.bias) for one in group if one.bias is not None]
-        made = e.matmul(handles[0], e.constant(weight, dtype))
-        return e.map("add", made, e.constant(np.concatenate(biases), dtype)) if biases else made
+        weight = np.concatenate([known(one.weight) for one in group], axis=1)
+        biases = [known(one.bias) for one in group if one.bias is not None]
+        return emit_projection(e, handles[0], weight, np.concatenate(biases) if biases else None, dtype)
 
     edits = [Insertion(joined, (source,), (before,), product, metadata=_NOTE)]
     start = Size()
@@ -130,7 +76,7 @@ def _change(program: Program, group: Sequence[_Projection]) -> Change:
     return Change(group[0].output, tuple(edits), gain)
 
 
-def _part(one: _Projection, joined: str, shape: tuple[Size, ...], start: Size) -> Insertion:
+def _part(one: Projection, joined: str, shape: tuple[Size, ...], start: Size) -> Insertion:
     def cut(e: Emitter, handles: Sequence[Any]) -> Handle:
         return e.slice(handles[0], len(shape) - 1, start, one.width)
 

@@ -53,6 +53,23 @@ class _Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class _Scale(nn.Module):
+    """A projection and a layer's scale behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.scale = nn.Parameter(torch.linspace(0.1, 1, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scaled projection."""
+        return self.out(x) * self.scale
+
+
+def _scale(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return _Scale().eval(), (_tokens(tokens, 0),)
+
+
 def _block(read: Callable[[Tensor], Tensor]) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
     return lambda tokens: (_Block(read).eval(), (_tokens(tokens, 0),))
 
@@ -80,5 +97,6 @@ TEMPLATES = (
     Template("last block read at the last token", "unread-queries", _block(_last), SIZES, LANGUAGE),
     Template("q, k, v of one source", "shared-projections", _attention(False, 1), SIZES, "BERT, Llama"),
     Template("k, v of one source", "shared-projections", _attention(False, 2), SIZES, "Whisper"),
+    Template("layer scale", "folded-scales", _scale, SIZES, "DINOv2, CaiT"),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )

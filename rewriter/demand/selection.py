@@ -12,7 +12,7 @@ from rewriter.demand.pulled import pulled
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.sites.carried import Mark, carried
 
-__all__ = ["Selection", "View", "selection_of", "view_of"]
+__all__ = ["Selection", "View", "replayed", "selection_of", "view_of"]
 
 _IDENTITY = Map("identity")
 
@@ -42,9 +42,7 @@ class Selection:
         start = own.start - places.start
         if own != places:
             x = e.slice(x, self.demand.mark.axis, start, own.count, own.step)
-        for step in self.steps:
-            x = _step(e, x, step, step.shape)
-        return x
+        return replayed(e, x, self.steps)
 
 
 def selection_of(prim: Prim) -> Selection | None:
@@ -110,6 +108,13 @@ def view_of(prim: Prim, mark: Mark, n: Size) -> View | None:
     for step in steps:
         there = carried(step, [there], n)
     return View(base, at, tuple(steps)) if there == mark else None
+
+
+def replayed(e: Emitter, x: Handle, steps: Sequence[Prim]) -> Handle:
+    """Emit views, one after the other."""
+    for step in steps:
+        x = _step(e, x, step, step.shape)
+    return x
 
 
 def _steps(prim: Prim) -> list[Prim]:

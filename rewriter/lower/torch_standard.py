@@ -36,6 +36,10 @@ def standard(name: str, operands: tuple[Tensor | None, ...], settings: dict[str,
             a, b = others
             assert a is not None and b is not None
             return torch.lerp(x, a, b) if name == "lerp" else torch.addcmul(x, a, b)
+        case "linear":
+            weight, bias = others
+            assert weight is not None
+            return F.linear(x, weight, bias)
         case "convolution":
             return _convolution(x, *others, **settings)
     return None
