@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,24 @@ def kernel_calls(program: Program) -> tuple[KernelCall, ...]:
     return tuple(found.values())
 
 
+def _of_small_maps(call: KernelCall) -> KernelCall:
+    """Return a call with fewer channels and places; the first operand has an axis for the maps besides."""
+    count = sum(x is not None for x in call.operands) - 1
+    operands = []
+    for at, operand in enumerate(call.operands):
+        if operand is None:
+            operands.append(None)
+            continue
+        shape, dtype = operand
+        fewer = tuple(min(n, LEAST_SIDE) for n in (shape if at else shape[1:]))
+        operands.append((fewer if at else (count, *fewer), dtype))
+    return replace(call, operands=tuple(operands))
+
+
 def small(call: KernelCall) -> KernelCall:
     """Return a call of one batch, one head of keys and few tokens, with the same kinds of operands."""
+    if call.name == "weighed":
+        return _of_small_maps(call)
     assert call.operands[0] is not None and call.operands[1] is not None, "queries and keys"
     (_, heads, queries, _), (_, groups, keys, _) = (x[0] for x in call.operands[:2] if x is not None)
     settings, share = dict(call.settings), heads // groups

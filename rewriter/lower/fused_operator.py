@@ -45,7 +45,8 @@ class FusedOperator:
     operands
         Names of its tensors; one that may be None ends in ``?``.
     settings
-        Its other arguments in the notation of a schema, each with a default unless it must be given.
+        Its other arguments in the notation of a schema, each with a default unless it must be given; or
+        nothing.
     like
         Returns an empty tensor of the shape, dtype and layout of the result.
     saved
@@ -93,7 +94,7 @@ def register(fused: FusedOperator) -> None:
         f"rewriter::{fused.name}",
         _elsewhere(fused),
         mutates_args=(),
-        schema=f"({tensors}, *, {fused.settings}) -> (Tensor, Tensor)",
+        schema=f"({tensors}{f', *, {fused.settings}' if fused.settings else ''}) -> (Tensor, Tensor)",
     )
     operator.register_kernel("cuda", _on_cuda(fused))
     operator.register_fake(lambda *x, **settings: (fused.like(*x, **settings), fused.saved(*x, **settings)))
@@ -157,15 +158,16 @@ def _register_gradient(fused: FusedOperator, operator: Any, tensors: str) -> Non
         f"rewriter::{name}",
         elsewhere,
         mutates_args=(),
-        schema=f"(Tensor grad, Tensor out, Tensor saved, {tensors}, *, bool[] wanted, {fused.settings})"
-        " -> Tensor[]",
+        schema=f"(Tensor grad, Tensor out, Tensor saved, {tensors}, *, bool[] wanted"
+        f"{f', {fused.settings}' if fused.settings else ''}) -> Tensor[]",
     )
     backward.register_kernel("cuda", on_cuda)
     backward.register_fake(like)
 
-    def keep(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    # PyTorch names the arguments, and leaves the last one out where a schema has no settings
+    def keep(ctx: Any, inputs: Any, output: Any, keyword_only_inputs: Any = None) -> None:
         ctx.save_for_backward(*inputs[:count], *output)
-        ctx.settings = keyword_only_inputs
+        ctx.settings = keyword_only_inputs or {}
 
     def differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Operand, ...]:
         *operands, out, saved = ctx.saved_tensors

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"
@@ -22,6 +23,7 @@ from rewriter.kernels.clipped import fused_triton as clipped
 from rewriter.kernels.gathered import fused_triton as gathered
 from rewriter.kernels.scan import fused_triton as scan
 from rewriter.kernels.softmax import fused_triton as softmax
+from rewriter.kernels.weighed import fused_triton as weighed
 from rewriter.kernels.window import fused_triton as window
 
 SHARED = 101_376
@@ -81,6 +83,10 @@ def calls() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "grid", both(window, on_grid, scale=0.1, window=[5, 5], grid=[15, 15], sinks=1, **two)
     yield "clipped", both(clipped, [*half, *(t.half() for t in full)], scale=0.1, right=0, gamma=-0.03)
     yield "gathered", lambda: gathered.forward(*half, scale=0.1)
+    for dtype in (torch.float16, torch.float32):
+        maps = [torch.zeros(2, 3, 40, 40, dtype=dtype) for _ in range(8)]
+        scores = torch.zeros(8, 2, 3, 1, 1, dtype=dtype)
+        yield f"weighed, {dtype.itemsize} bytes", partial(weighed.forward, scores, *maps)
     for name, width in (("", 0), (" with decay", 1), (" with gates", 64)):
         decay = [torch.zeros(1, 1, 300, width)] if width else []
         yield f"scan{name}", both(scan, [*half, *decay])

@@ -10,7 +10,12 @@ pytest.importorskip("triton")
 THREE = ["_forward", "_of_queries", "_of_keys"]
 
 KERNELS = {
-    "86": {"torch.float16": THREE, "grid": THREE, "gathered": ["_attend_to_run"]},
+    "86": {
+        "torch.float16": THREE,
+        "grid": THREE,
+        "gathered": ["_attend_to_run"],
+        "weighed": ["_weighed"] * 2,
+    },
     "90": {"one token, neighbourhood": THREE, "clipped": THREE, "scan with decay": ["_scan"] * 4},
 }
 

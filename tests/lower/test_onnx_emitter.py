@@ -75,6 +75,7 @@ VIEWS: list[tuple[str, Emit, Callable[[np.ndarray], np.ndarray]]] = [
     ("pad by nothing", lambda e, x: e.map("neg", e.pad(x, 1, 0, 0)), lambda x: -x),
     ("pad booleans", lambda e, x: e.pad(e.map("gt", x, e.constant(3.0, "float32")), 0, 1, 0, 1.0),
      lambda x: np.pad(x > 3, [(1, 0)] + [(0, 0)] * 3, constant_values=True)),
+    ("select", lambda e, x: e.select(x, 1, 1), lambda x: x[:, 1]),
     ("gather", lambda e, x: e.gather(x, e.constant(np.array([[2, 0], [1, 1]]), "int64"), 1),
      lambda x: np.take(x, [[2, 0], [1, 1]], 1)),
     ("sum", lambda e, x: e.reduce("sum", x, 1), lambda x: x.sum(1, keepdims=True)),

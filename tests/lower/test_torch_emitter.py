@@ -91,6 +91,7 @@ VIEWS: list[tuple[str, Callable[[TorchEmitter, Tensor], Tensor], Callable[[np.nd
     ("size", lambda e, x: e.size(N - 1), lambda x: np.array(4)),
     ("size-float", lambda e, x: e.size(N, "float32"), lambda x: np.array(5, np.float32)),
     ("size-static", lambda e, x: e.size(7), lambda x: np.array(7)),
+    ("select", lambda e, x: e.select(x, 1, 1), lambda x: x[:, 1]),
     ("gather", lambda e, x: e.gather(x, e.slice(e.iota(N), 0, 1, 2), 1), lambda x: x[:, 1:3]),
     (
         "gather-2d",
