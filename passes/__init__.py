@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from rewriter.passes.reassociated import ReassociatedAttention
     from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
-    from rewriter.passes.shared_projections import SharedProjections
     from rewriter.passes.silu import Silu
+    from rewriter.passes.shared_projections import SharedProjections
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.softplus import Softplus
+    from rewriter.passes.squeeze_excite import SqueezeExcite
     from rewriter.passes.stable_softmax import StableSoftmax
     from rewriter.passes.static_operands import StaticOperands
     from rewriter.passes.unread_queries import UnreadQueries
@@ -64,10 +65,11 @@ __all__ = [
     "Reparameterize",
     "RmsNorm",
     "Sequential",
-    "SharedProjections",
     "Silu",
+    "SharedProjections",
     "SoftmaxAttention",
     "Softplus",
+    "SqueezeExcite",
     "StableSoftmax",
     "StaticOperands",
     "UnreadQueries",
@@ -107,6 +109,7 @@ RULES = {
     "shared-projections": "rewriter.passes.shared_projections:SharedProjections",
     "silu": "rewriter.passes.silu:Silu",
     "softplus": "rewriter.passes.softplus:Softplus",
+    "squeeze-excite": "rewriter.passes.squeeze_excite:SqueezeExcite",
     "stable-softmax": "rewriter.passes.stable_softmax:StableSoftmax",
     "static-operands": "rewriter.passes.static_operands:StaticOperands",
     "unread-queries": "rewriter.passes.unread_queries:UnreadQueries",

@@ -65,15 +65,13 @@ def kernel_calls(program: Program) -> tuple[KernelCall, ...]:
 def _of_small_maps(call: KernelCall) -> KernelCall:
     """Return a call with fewer channels and places; the first operand has an axis for the maps besides."""
     count = sum(x is not None for x in call.operands) - 1
-    operands = []
-    for at, operand in enumerate(call.operands):
-        if operand is None:
-            operands.append(None)
-            continue
-        shape, dtype = operand
-        fewer = tuple(min(n, LEAST_SIDE) for n in (shape if at else shape[1:]))
-        operands.append((fewer if at else (count, *fewer), dtype))
-    return replace(call, operands=tuple(operands))
+
+    def fewer(at: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+        least = tuple(min(n, LEAST_SIDE) for n in (shape if at else shape[1:]))
+        return least if at else (count, *least)
+
+    operands = tuple(x and (fewer(at, x[0]), x[1]) for at, x in enumerate(call.operands))
+    return replace(call, operands=operands)
 
 
 def small(call: KernelCall) -> KernelCall:
