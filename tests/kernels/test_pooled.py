@@ -98,7 +98,7 @@ def on_grid(a: Canonical, grid: Place, window: int, stride: int, pool: int, sink
     cells = [-(-size // pool) for size in grid]
 
     def place(j: int) -> Place | None:
-        found = []
+        found: list[int] = []
         at = j - sinks
         for size in reversed(grid):
             at, coordinate = divmod(at, size)

@@ -138,6 +138,7 @@ def test_one_causal_axis(form: Window, rule: Callable[[int, int], bool], sinks: 
 def test_several_axes(
     form: Window, sizes: tuple[int, ...], rules: tuple[Callable[[int, int], bool], ...]
 ) -> None:
+    assert isinstance(form.sinks, int)
     tokens = math.prod(sizes) + form.sinks
     a = canonical(tokens, batch=1, heads=2, dtype=torch.float64)
     want = by_hand(a, on_grid(sizes, form.sinks, rules))
