@@ -16,27 +16,44 @@ import rewriter
 TEXT = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
 
 
-class Gated(nn.Module):
+class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x / (1 + (-x).exp())
+        return x * (1 / (1 + (-1.7 * x.transpose(0, 1)).exp())).T
 
 
-def test_a_rule_of_a_user_is_applied_by_command(tmp_path: Path) -> None:
+class Growing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 / (1 + x.exp())
+
+
+def applied(folder: Path, model: nn.Module) -> subprocess.CompletedProcess[str]:
     (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    (tmp_path / "swish.py").write_text(code, encoding="utf-8")
-    rewriter.trace(Gated(), (torch.randn(3, 4),)).save(tmp_path / "model.pt2")
-    arguments = ["rewrite", "model.pt2", "-o", "fused.pt2", "--apply", "swish:Swish", "--json"]
-    done = subprocess.run(
+    (folder / "logistic.py").write_text(code, encoding="utf-8")
+    rewriter.trace(model, (torch.randn(3, 4),)).save(folder / "model.pt2")
+    arguments = ["rewrite", "model.pt2", "-o", "fused.pt2", "--apply", "logistic:Logistic", "--json"]
+    return subprocess.run(
         [sys.executable, "-m", "rewriter", *arguments],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_a_rule_of_a_user_is_applied_by_command(tmp_path: Path) -> None:
+    done = applied(tmp_path, Gate())
     assert done.returncode == 0, done.stderr
     (match,) = json.loads(done.stdout)["rewriting"]["fused"]
-    assert match["rule"] == "swish" and match["committed"]
+    assert match["rule"] == "logistic" and match["committed"]
     program = rewriter.load(tmp_path / "fused.pt2")
-    assert [node.op for node in program.graph.nodes] == ["aten::silu.default"]
+    operators = {node.op for node in program.graph.nodes}
+    assert "aten::sigmoid.default" in operators and "aten::exp.default" not in operators
     plan = json.loads((tmp_path / "fused.pt2.plan.json").read_text(encoding="utf-8"))
-    assert plan["rules"] == ["swish:Swish"]
+    assert plan["rules"] == ["logistic:Logistic"]
+
+
+def test_a_rule_of_a_user_refuses(tmp_path: Path) -> None:
+    done = applied(tmp_path, Growing())
+    assert done.returncode == 1
+    (match,) = json.loads(done.stdout)["rewriting"]["fused"]
+    assert match["reason"] == "the exponent grows with x"
