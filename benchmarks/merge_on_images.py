@@ -116,7 +116,7 @@ def rows(
     data = [{original.graph.inputs[0]: image} for image in recorded(side)]
     programs: dict[str, tuple[Program, str, str]] = {"original": (original, "", "")}
     for keep in keeps:
-        begin, chosen = time.process_time(), "as above"
+        begin, chosen = time.process_time(), "–"
         known = keep in chosen_before
         steps = chosen_before[keep] if known else [(f"merge:keep={keep}", "all")]
         wanted = [(parse_form(form), Selector.parse(sites)) for form, sites in steps]
@@ -124,7 +124,11 @@ def rows(
         if not known:
             chosen = f"{time.process_time() - begin:.0f} s"
             chosen_before[keep] = [(a.form, a.site.partition(".")[2]) for a in report.committed]
-        programs[f"`merge:keep={keep}`"] = new, merged(report, len(original.sites)), chosen
+        programs["merged" if known else f"`merge:keep={keep}`"] = (
+            new,
+            merged(report, len(original.sites)),
+            chosen,
+        )
     images = [photograph(name, side) for name in SCORED]
     spent = times([p for p, *_ in programs.values()], images[0], rounds)
     for (name, (program, taken, chosen)), seconds in zip(programs.items(), spent, strict=True):
@@ -151,6 +155,9 @@ def main() -> None:
     parser.add_argument("--keep", nargs="+", default=["cos>=0.995", "cos>=0.99"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
+        "--counts", type=int, nargs="+", help="merge as many behind each site, choose nothing"
+    )
+    parser.add_argument(
         "--once", action="store_true", help="choose with the first source, and merge as many in the others"
     )
     args = parser.parse_args()
@@ -163,6 +170,10 @@ def main() -> None:
     print("| --- " * 10 + "|")
     for side in args.sides:
         schedules: dict[str, Schedule] = {}
+        if args.counts:
+            args.once, args.keep = True, ["given"]
+            steps = [(f"merge:r={r},through=true", str(site)) for site, r in enumerate(args.counts) if r]
+            schedules["given"] = steps
         for source in args.sources:
             schedules = schedules if args.once else {}
             if source != "ONNX, published" or side == 224:
