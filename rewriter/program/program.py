@@ -212,6 +212,11 @@ class Program(ABC):
         return self._weighed[0]
 
     @property
+    def refused_blocks(self) -> tuple[NearMiss, ...]:
+        """What reads like a gate and is none, with the reason."""
+        return self._weighed[1]
+
+    @property
     def refused(self) -> tuple[Refusal, ...]:
         """Near-misses: what looked like attention and is not, with the reason."""
         return self._raised[1]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rewriter.blocks.block import Block
+from rewriter.blocks.block import Block, NearMiss
 from rewriter.program.program import Program
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["block_record", "coverage", "inspection", "refusal_record", "site_record"]
+__all__ = ["block_record", "coverage", "inspection", "near_miss_record", "refusal_record", "site_record"]
 
 
 def inspection(program: Program, model: str) -> dict[str, Any]:
@@ -28,7 +28,10 @@ def inspection(program: Program, model: str) -> dict[str, Any]:
         "nodes": len(program.graph.nodes),
         "coverage": coverage(program),
         "sites": [site_record(site) for site in program.sites],
-        "refused": [refusal_record(refusal) for refusal in program.refused],
+        "refused": [
+            *(refusal_record(refusal) for refusal in program.refused),
+            *(near_miss_record(miss) for miss in program.refused_blocks),
+        ],
         "blocks": [block_record(block) for block in program.blocks],
     }
 
@@ -66,6 +69,18 @@ def site_record(site: AttentionSite) -> dict[str, Any]:
         "grid": None if grid is None else [size.plain() for size in grid],
         "prefix_tokens": prefix,
         "consumers": [{"value": value, "reader": reader} for value, reader in site.consumers],
+    }
+
+
+def near_miss_record(miss: NearMiss) -> dict[str, Any]:
+    """Return one entry of ``refused`` for what reads like a gate."""
+    return {
+        "anchor": miss.output,
+        "reason": miss.reason,
+        "nearest": "gate",
+        "reached": "sources",
+        "at": None,
+        "missed": False,
     }
 
 

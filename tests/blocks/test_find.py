@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rewriter.blocks import KINDS, Block, blocks
 from rewriter.models_zoo import gates
+from rewriter.report.inspection import inspection
 from tests.blocks.graphs import CHANNELS, Computed, exported, maps, of_gate, traced
 
 FIRES: dict[str, list[tuple[str, str | None]]] = {
@@ -137,8 +138,12 @@ class Crossed(nn.Module):
 
 def test_a_gate_of_another_stream_is_a_near_miss() -> None:
     given = (*maps(1), *maps(1, height=3, width=9, seed=1))
-    found, (miss,) = blocks(traced(Crossed(), given))
+    program = traced(Crossed(), given)
+    found, (miss,) = blocks(program)
     assert not found and "two different values" in miss.reason
+    assert (program.blocks, program.refused_blocks) == (found, (miss,))
+    (refused,) = inspection(program, "crossed")["refused"]
+    assert (refused["anchor"], refused["nearest"], refused["missed"]) == (miss.output, "gate", False)
 
 
 def test_lengths_of_one() -> None:
