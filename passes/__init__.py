@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from rewriter.passes.reassociated import ReassociatedAttention
     from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
-    from rewriter.passes.silu import Silu
     from rewriter.passes.shared_projections import SharedProjections
+    from rewriter.passes.silu import Silu
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.softplus import Softplus
     from rewriter.passes.squeeze_excite import SqueezeExcite
@@ -65,8 +65,8 @@ __all__ = [
     "Reparameterize",
     "RmsNorm",
     "Sequential",
-    "Silu",
     "SharedProjections",
+    "Silu",
     "SoftmaxAttention",
     "Softplus",
     "SqueezeExcite",

@@ -30,6 +30,7 @@ class Silu(Rule):
     name = "silu"
     formula = _x * sigmoid(_x)
     layouts: ClassVar = {"x": "..."}
+    pays = frozenset({"torch", "triton", "onnx"})  # ONNX Runtime makes its own operator of it by itself
 
     def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:
         """Emit ``silu(x)``."""

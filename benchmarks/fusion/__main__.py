@@ -3,6 +3,7 @@
     python -m benchmarks.fusion                  # all templates, then docs/fusion.md
     python -m benchmarks.fusion layer-norm gelu  # these anew; the page has the others as they were measured
     python -m benchmarks.fusion --list
+    python -m benchmarks.fusion --page           # only write the page again
 
 A template is an entry of the tuple ``TEMPLATES`` in a module of this package that
 `benchmarks.fusion.templates.GROUPS` lists: a name, what to ``--apply``, a function from a size to a module
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fusion", description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--page", action="store_true")
     options = parser.parse_args(arguments)
     known = {t.name: t for t in templates()}
     if options.list:
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"no template {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     torch.set_num_threads(1)
-    for name in options.names or known:
+    for name in () if options.page else options.names or known:
         for target in known[name].targets:
             record = measure(known[name], target)
             print(name, target, record.operators, record.ratio, verdict(record), flush=True)

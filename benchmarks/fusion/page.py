@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.fusion.measure import Record
+from benchmarks.fusion.whole import line, rows
 
 __all__ = ["page"]
 
@@ -22,6 +23,16 @@ original and result with all it has. *Operators* are those that compute, views l
 often they read or write as many bytes as the largest value has; what a runtime fuses by itself is not
 counted. A gain is one at both sizes. What is slower at one of them is declined: `--apply exact` leaves it
 out for that target; asked for by name it is done. What is even makes the file smaller and is done.
+"""
+
+_MODELS = """\
+## Whole models
+
+Written by `python benchmarks/exact.py`, then `python -m benchmarks.fusion --page`: random weights, `--apply
+exact` against ONNX Runtime with all of its optimisations on the original file, and against `torch.compile`
+of the original graph. What exporters write already as one operator (norms and activations in recent opsets)
+or a runtime fuses by itself leaves little: the gain is where computation is left out, as for tokens that
+nobody reads, and in PyTorch without compilation.
 """
 
 _COLUMNS = (
@@ -42,7 +53,14 @@ _COLUMNS = (
 
 def page(records: Sequence[Record], notes: str) -> str:
     """Return the page in Markdown."""
-    return "\n".join([_HEAD, notes, "", *_table(records)]) + "\n"
+    return "\n".join([_HEAD, notes, "", *_table(records), "", *_models()]) + "\n"
+
+
+def _models() -> Iterator[str]:
+    yield _MODELS
+    yield "| model | size | runtime | baseline | times faster than that (range of rounds) | rewritten |"
+    yield "| --- | ---: | --- | --- | --- | --- |"
+    yield from map(line, rows())
 
 
 def verdict(record: Record) -> str:
