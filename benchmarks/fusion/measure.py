@@ -17,7 +17,7 @@ import torch
 
 import rewriter
 from benchmarks.fusion.templates import Template
-from rewriter.algebra.prims import Map
+from rewriter.algebra.prims import Concat, Map
 from rewriter.algebra.term import VIEWS
 from rewriter.engine import rewrite
 from rewriter.passes import parse_rules
@@ -151,7 +151,10 @@ def _computing(program: Program) -> list[Any]:
             known.update(node.outputs)
             continue
         form = prims[node.outputs[0]].form if node.outputs[0] in prims else None
-        moved = isinstance(form, VIEWS) or (isinstance(form, Map) and form.fn in ("identity", "cast"))
+        joined = isinstance(form, Concat)  # a view to the algebra, a copy to memory
+        moved = (isinstance(form, VIEWS) and not joined) or (
+            isinstance(form, Map) and form.fn in ("identity", "cast")
+        )
         if not moved:
             found.append(node)
     return found
