@@ -7,7 +7,7 @@ A layer's scale (LayerScale), one factor per head, temperatures and fixed head g
 Refused: a product that something else reads unscaled; factors that differ along other axes than the columns;
 weights that something else reads, too.
 
-Source of the layer's scale: Touvron et al.: Going deeper with Image Transformers, 2021, equation 3.
+Source: Touvron et al.: Going deeper with Image Transformers, 2021, equation 3.
 """
 
 from __future__ import annotations

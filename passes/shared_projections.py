@@ -6,6 +6,8 @@
 Queries, keys and values of self-attention, keys and values of cross-attention, gate and value of a gated MLP.
 Refused: weights that are no constants, or that something else reads, too (they would be held twice). `exact`
 leaves the rule out on CPUs, where a product takes as long as its parts; it saves calls on accelerators.
+
+Source: Vaswani et al.: Attention Is All You Need, 2017, section 3.2.2 (the projections).
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ Learned queries of latent attention, seeds and pooling heads; weights that depen
 values of a source that is a parameter; gathered tables of relative positions.
 Refused: values that depend on sizes of inputs; constants that would be much larger than what they are
 computed from. `exact` leaves the rule out for ONNX, whose runtimes compute constants when they load a model.
+
+Source: Jaegle et al.: Perceiver, 2021, section 3.1 (learned queries).
 """
 
 from __future__ import annotations

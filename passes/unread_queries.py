@@ -6,6 +6,8 @@
 The choice of tokens moves up through everything that treats them one by one (projections, norms, activations,
 residual sums) to the queries of the attention, and stops where a value is read whole. Refused: a value all
 tokens of which are an output, or are read by something else; attention whose scores or weights are read.
+
+Source: Touvron et al.: Going deeper with Image Transformers, 2021, section 3 (attention of the class token).
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from rewriter.algebra.sizes import Size
 from rewriter.demand.analysis import Attended, Cut, Narrow, Read, Reads
 from rewriter.demand.places import Demand, resized, taken
 from rewriter.demand.selection import View
-from rewriter.kernels.softmax.form import Softmax
 from rewriter.lower.canonical import emit_site, inputs_of
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.program.program import Build, Insertion, Program
@@ -88,6 +87,8 @@ class _Writer:
         return self._add(name, {given: shape}, build)
 
     def _attended(self, name: str, attended: Attended) -> str:
+        from rewriter.kernels.softmax.form import Softmax
+
         site = attended.site
         names = inputs_of(site)
         held = [(n, attended.reads.get(n)) for n in names]
