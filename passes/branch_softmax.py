@@ -3,9 +3,9 @@
     before   sum over n of stack(x₀, x₁, …)[n] · softmax(a)[n]
     after    x₀ · p₀ + x₁ · p₁ + …, and for two branches one interpolation, where p = softmax(a)
 
-The stack is never made, and the products are not kept: of 9 N + 1 transfers of a map between memory and
-processor 3 N + 1 remain, and 4 of 15 for two branches where the target interpolates.
-For the target triton it is one kernel, which reads each map once: ``torch.ops.rewriter.weighed``.
+The stack is never made, and the products are not kept: of 5 N + 1 transfers of a map between memory and
+processor 3 N - 1 remain, and 3 of 11 for two branches where the target interpolates.
+For the target triton it is one kernel, ``torch.ops.rewriter.weighed``, and N + 1 remain.
 Selective kernels, split attention and adaptive feature aggregation are this. Refused: more than 8 branches.
 What a graph computes as one matrix product reads each map once already, and does not count.
 

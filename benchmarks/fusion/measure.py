@@ -45,7 +45,7 @@ class Record:
         Small and large.
     operators, passes
         Before and after, at the large size: operators that compute (not views), and how often they read or
-        write as many bytes as the largest value has.
+        write as many bytes as the largest input has.
     milliseconds
         Before and after, by size.
     ratio, spread
@@ -165,17 +165,17 @@ def _operators(program: Program) -> int:
 
 
 def _passes(program: Program) -> float:
-    """Return how often the largest value's worth of bytes is read or written."""
+    """Return how often as many bytes as the largest input has are read or written."""
     graph = program.graph
     sizes = {
-        name: math.prod(int(n) for n in value.shape or ()) * _bytes(value.dtype)
-        for name, value in graph.values.items()
-        if all(n.static for n in value.shape or ())
+        name: math.prod(map(int, prim.shape)) * _bytes(prim.dtype)
+        for name, prim in program.prims().items()
+        if all(n.static for n in prim.shape)
     }
     moved = 0
     for node in _computing(program):
         moved += sum(sizes.get(name, 0) for name in dict.fromkeys((*node.inputs, *node.outputs)) if name)
-    largest = max((sizes[n] for n in sizes if n not in graph.constants), default=1)
+    largest = max((sizes.get(name, 1) for name in graph.inputs), default=1)
     return moved / largest
 
 

@@ -20,7 +20,7 @@ something out; it is rewritten as `rewriter rewrite --apply NAME` does, verified
 original in turns, in one process, on one thread, by the processor's time. *Target* is what runs it:
 PyTorch, ONNX Runtime on standard operators (`onnx`), or on its own as well (`ort`); ONNX Runtime optimises
 original and result with all it has. *Operators* are those that compute, views left out. *Passes* is how
-often they read or write as many bytes as the largest value has; what a runtime fuses by itself is not
+often they read or write as many bytes as the largest input has; what a runtime fuses by itself is not
 counted. A gain is one at both sizes. What is slower at one of them is declined: `--apply exact` leaves it
 out for that target; asked for by name it is done. What is even makes the file smaller and is done.
 """
