@@ -47,7 +47,7 @@ def test_the_sites_of_a_language_model_that_a_window_harms(zoo: Zoo) -> None:
     from rewriter.cli.models import open_model
 
     original = open_model("zoo:byte-lm")
-    narrow = Pass(parse_form("window:window=16"))(original)
+    narrow = Pass(parse_form("window:window=16,sinks=0"))(original)
     data = f"text:{HELD_OUT}:tokenizer=bytes,length=512,limit=8"
     found = bisect(original, narrow, data, "kl<=0.02")
     assert found.blamed == ("attention.0",) and found.guarantee == "smallest"
