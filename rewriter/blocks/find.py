@@ -12,7 +12,7 @@ from rewriter.blocks.block import Block, NearMiss
 from rewriter.blocks.kinds import FINDERS, Seen
 from rewriter.program.program import Program
 from rewriter.rules.find import Near, needed
-from rewriter.rules.match import match
+from rewriter.rules.match import Matcher
 from rewriter.rules.rule import Match
 
 __all__ = ["blocks"]
@@ -26,6 +26,7 @@ def blocks(program: Program) -> tuple[tuple[Block, ...], tuple[NearMiss, ...]]:
     seen = Seen(program.graph, program.prims())
     needs = [(finder, needed(finder.formula)) for finder in FINDERS]
     near = Near(frozenset(head for _, heads in needs for head in heads))
+    matched = Matcher()
     found: list[Block] = []
     missed: list[NearMiss] = []
     inside: set[str] = set()
@@ -36,7 +37,7 @@ def blocks(program: Program) -> tuple[tuple[Block, ...], tuple[NearMiss, ...]]:
         for finder, functions in needs:
             if not functions <= heads or not finder.may(seen, prim):
                 continue
-            bound = match(finder.formula, prim)
+            bound = matched(finder.formula, prim)
             judged = None
             if bound is not None:
                 judged = finder.judge(seen, Match(name, prim.dtype or "float32", bound))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,10 +18,48 @@ from rewriter.algebra.prims import Einsum, Map
 from rewriter.algebra.sizes import Size
 from rewriter.algebra.term import Apply, Number, Position, Read, Term, read
 
-__all__ = ["Factors", "Terms", "contraction", "identical", "opened", "products", "sums"]
+__all__ = [
+    "Factors",
+    "Terms",
+    "TooManyWaysError",
+    "bounded",
+    "contraction",
+    "identical",
+    "opened",
+    "products",
+    "sums",
+]
 
 _DEEP = 8
 """How many operators one sum or product may be spelled with, one inside the other."""
+
+
+_MOST = 10_000
+"""How often values are looked into to match one formula with one value."""
+
+_left: ContextVar[list[int] | None] = ContextVar("left", default=None)
+
+
+class TooManyWaysError(Exception):
+    """A value can be taken apart in too many ways to try them all: a product of products of sums, say."""
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Let `opened` raise `TooManyWaysError` when a block has called it too often."""
+    token = _left.set([_MOST])
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def _count() -> None:
+    left = _left.get()
+    if left is not None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise TooManyWaysError
 
 
 @dataclass(frozen=True)
@@ -41,6 +81,7 @@ class Factors:
 
 def opened(term: Term) -> Term:
     """Return a term one operator deep, behind views, copies and casts."""
+    _count()
     while isinstance(term, Read):
         inner = term.unfolded(1)
         if isinstance(inner, Apply):

@@ -14,7 +14,7 @@ from rewriter.algebra.term import VIEWS, Read, substitute
 from rewriter.lower.canonical import arrange_operand, laid_out
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.program.program import Program, Replacement
-from rewriter.rules.match import Bound, match
+from rewriter.rules.match import Bound, Matcher
 from rewriter.rules.pattern import Call, Choice, Fold, Pattern, Product, Softmax, Sum, parts_of
 from rewriter.rules.rule import Match, Rule
 from rewriter.sites.formula import Operand
@@ -105,6 +105,7 @@ def find(
     prims = program.prims()
     needs = [(rule, needed(rule.formula)) for rule in rules]
     near = Near(frozenset(head for _, heads in needs for head in heads))
+    matched = Matcher()
     found: list[Found] = []
     refused: list[Refused] = []
     inside: set[str] = set()
@@ -117,7 +118,7 @@ def find(
         for rule, functions in needs:
             if not functions <= heads or name in declined[rule.name]:
                 continue
-            tried = _tried(rule, name, prim)
+            tried = _tried(rule, name, prim, matched)
             if isinstance(tried, Found) and _is_one(program, tried):
                 tried = None
             if isinstance(tried, Found) and (reason := rule.declined(target)) is not None:
@@ -137,8 +138,8 @@ def _is_one(program: Program, found: Found) -> bool:
     return len(program.graph.region([found.match.output], found.inputs)) == 1
 
 
-def _tried(rule: Rule, name: str, prim: Prim) -> Found | Refused | None:
-    bound = match(rule.formula, prim)
+def _tried(rule: Rule, name: str, prim: Prim, matched: Matcher) -> Found | Refused | None:
+    bound = matched(rule.formula, prim)
     if bound is None:
         return None
     fits = Match(name, prim.dtype or "float32", bound)

@@ -14,7 +14,15 @@ from rewriter.algebra.prims import Concat, Leaf, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
 from rewriter.algebra.sizes import ONE, ZERO, product
 from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, source, substitute
-from rewriter.rules.cuts import contraction, identical, opened, products, sums
+from rewriter.rules.cuts import (
+    TooManyWaysError,
+    bounded,
+    contraction,
+    identical,
+    opened,
+    products,
+    sums,
+)
 from rewriter.rules.pattern import (
     Axis,
     Call,
@@ -30,7 +38,7 @@ from rewriter.rules.pattern import (
     spread,
 )
 
-__all__ = ["Bound", "match"]
+__all__ = ["Bound", "Matcher", "match"]
 
 CLOSE = 1e-5
 """How far a number may be from the one that a pattern names: graphs hold them in single precision."""
@@ -88,12 +96,40 @@ class Bound:
 
 
 def match(pattern: Pattern, prim: Prim) -> Bound | None:
-    """Return what the names of a pattern stand for in a value, or None if it is another formula."""
+    """Return what the names of a pattern stand for in a value, or None if it is another formula.
+
+    Raises
+    ------
+    TooManyWaysError
+        When there are too many ways to read the value.
+    """
     root = Read(prim, fresh(prim.shape))
-    for found, scale in _matched(pattern, root, Bound(root)):
-        if _close(scale, 1.0):
-            return found
+    with bounded():
+        for found, scale in _matched(pattern, root, Bound(root)):
+            if _close(scale, 1.0):
+                return found
     return None
+
+
+class Matcher:
+    """Matches patterns with the values of one program.
+
+    A pattern for which there were too many ways to read one value is not tried again: a program made of such
+    values would take forever.
+    """
+
+    def __init__(self) -> None:
+        self._given_up: set[int] = set()
+
+    def __call__(self, pattern: Pattern, prim: Prim) -> Bound | None:
+        """Return what `match` does, or None where a pattern is given up."""
+        if id(pattern) in self._given_up:
+            return None
+        try:
+            return match(pattern, prim)
+        except TooManyWaysError:
+            self._given_up.add(id(pattern))
+            return None
 
 
 Cut = TypeVar("Cut")

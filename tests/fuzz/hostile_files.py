@@ -224,8 +224,8 @@ def _terabyte(path: Path) -> None:
         file.truncate(1 << 40)
 
 
-def _read(name: str) -> tuple[Command, ...]:
-    """Return the commands that read a file of this name."""
+def _read(name: str, at: int = 0) -> tuple[Command, ...]:
+    """Return a command that reads a file of this name: another one for every place."""
     replay = ("rewrite", "good.onnx", "-o", "out.onnx", "--no-budget")
     match name.rpartition(".")[2]:
         case "npz":
@@ -233,13 +233,14 @@ def _read(name: str) -> tuple[Command, ...]:
         case "json":
             return ((*replay, "--plan", name, "--json"),)
         case _:
-            return (("inspect", name), ("bisect", "good.onnx", name), ("bench", name, "good.onnx", "--json"))
+            every = (("inspect", name), ("bisect", "good.onnx", name), ("bench", name, "good.onnx", "--json"))
+            return (every[at % len(every)],)
 
 
 _READ = {
-    f"{what} as {name}": _place(name, make, *_read(name))
+    f"{what} as {name}": _place(name, make, *_read(name, at))
     for name in ("m.onnx", "m.pt2", "d.npz", "p.json")
-    for what, make in _PLACES.items()
+    for at, (what, make) in enumerate(_PLACES.items())
 }
 
 _OUTPUTS = {

@@ -18,7 +18,7 @@ from tests.fuzz.kinds import Command, Maker
 from tests.fuzz.subjects import attention
 from tests.program.onnx_models import model, tensor, value
 
-__all__ = ["HOSTILE_MODELS", "REFUSED_MODELS"]
+__all__ = ["HOSTILE_MODELS", "REFUSED_MODELS", "doubled"]
 
 HUGE = 2**62
 
@@ -30,7 +30,7 @@ def _case(make: Callable[[], onnx.ModelProto]) -> Maker:
             ("rewrite", "m.onnx", "-o", "out.onnx", "--apply", "softmax", "--json"),
             ("validate", "m.onnx", "m.onnx"),
         ]
-        return [("inspect", "m.onnx"), rng.choice(running)]
+        return [rng.choice([("inspect", "m.onnx"), *running])]
 
     return write
 
@@ -48,7 +48,7 @@ def _sized(*sizes: int | str) -> onnx.ModelProto:
     return made
 
 
-def _doubled(operator: str, times: int) -> onnx.ModelProto:
+def doubled(operator: str, times: int) -> onnx.ModelProto:
     """A chain in which every node reads the one before twice: as a tree it has 2**times leaves."""
     made = attention()
     scores = next(n for n in made.graph.node if n.op_type == "Softmax")
@@ -386,10 +386,10 @@ REFUSED_MODELS: Mapping[str, Maker] = {
 """Models that no command may accept."""
 
 HOSTILE_MODELS: Mapping[str, Maker] = {
-    "sums that double sixty times": _case(partial(_doubled, "Add", 60)),
-    "products that double sixty times": _case(partial(_doubled, "Mul", 60)),
-    "differences that double sixty times": _case(partial(_doubled, "Sub", 60)),
-    "maxima that double sixty times": _case(partial(_doubled, "Max", 60)),
+    "sums that double sixty times": _case(partial(doubled, "Add", 60)),
+    "products that double sixty times": _case(partial(doubled, "Mul", 60)),
+    "differences that double sixty times": _case(partial(doubled, "Sub", 60)),
+    "maxima that double sixty times": _case(partial(doubled, "Max", 60)),
     "product of forty sums": _case(partial(_products, 40)),
     "chain of five thousand": _case(partial(_chain, 5_000)),
     "chain of five thousand roots": _case(partial(_chain, 5_000, "Tanh")),

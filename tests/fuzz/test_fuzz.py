@@ -9,7 +9,7 @@ from tests.fuzz.hostile_onnx import HOSTILE_MODELS, REFUSED_MODELS
 from tests.fuzz.trial import tried, tried_seed
 
 REFUSED = {**REFUSED_MODELS, **REFUSED_FILES}
-COUNT, CHUNK = 120, 12
+COUNT, CHUNK = 60, 12
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import process_time
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import rewriter
+from rewriter.blocks.find import blocks
+from rewriter.program.onnx import OnnxProgram
 from rewriter.rules import (
     any_of,
     axis,
@@ -27,6 +30,7 @@ from rewriter.rules import (
 )
 from rewriter.rules.match import Bound, match
 from rewriter.rules.pattern import Pattern
+from tests.fuzz.hostile_onnx import doubled
 
 X, Y, C, D, E = tensor("x"), tensor("y"), number("c"), axis("d"), axis("e")
 
@@ -141,3 +145,9 @@ def test_two_axes_of_one_size_stay_two() -> None:
     found = matched(stacked, lambda m, x, y: torch.stack([x, y], 1).sum(1))  # a batch of 2, a stack of 2
     assert found is not None
     assert not set(found.atoms("d")) & set(found.result)
+
+
+def test_a_product_of_many_sums_is_given_up_soon() -> None:
+    start = process_time()
+    assert blocks(OnnxProgram(doubled("Mul", 60)))[0] == ()
+    assert process_time() - start < 10
