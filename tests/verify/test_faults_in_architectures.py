@@ -13,9 +13,11 @@ from tests.verify.planted.plant import FAULTS, first_case, with_epsilon
 torch.set_num_threads(1)
 
 
+MODELS = [*((name, "fx") for name in ARCHITECTURES), ("llama", "onnx"), ("bart", "onnx")]
+
+
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("format_", ["fx", "onnx"])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(("name", "format_"), MODELS)
 def test_a_fault_is_found_and_blamed_on_its_site(name: str, format_: str, fault: str) -> None:
     original = captured(name, format_)
     site = original.sites[len(original.sites) // 2]

@@ -150,14 +150,11 @@ def test_a_report_is_the_same_every_time(kind: str) -> None:
 # blame
 
 BLAMED = (
-    "two features of the keys are swapped",
     "the scale is dropped",
-    "a corner of the mask is open",
-    "the result is off by 1e-3",
-    "two heads are swapped",
     "heads read the wrong group",
     "epsilon is a hundred times larger",
 )
+"""The others are, too, in the models of `tests.verify.test_faults_in_architectures`."""
 
 
 @pytest.mark.parametrize("fault", BLAMED)
