@@ -47,13 +47,15 @@ VIEWS = (Reshape, Permute, Expand, Slice, Concat, Gather)
 class Read:
     """A tensor at an index."""
 
-    __slots__ = ("_unfolded", "index", "prim")
+    __slots__ = ("_unfolded", "index", "opened", "prim")
     __match_args__ = ("prim", "index")
 
     def __init__(self, prim: Prim, index: Index) -> None:
         self.prim = prim
         self.index = index
         self._unfolded: tuple[int, int, float, Term] | None = None
+        self.opened: tuple[int, Term] | None = None
+        """What `rewriter.rules.cuts.opened` found, and when; see `Atom.cuts`."""
 
     def __repr__(self) -> str:
         return f"Read({self.prim}, {self.index})"

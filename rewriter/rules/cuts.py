@@ -82,6 +82,15 @@ class Factors:
 def opened(term: Term) -> Term:
     """Return a term one operator deep, behind views, copies and casts."""
     _count()
+    if not isinstance(term, Read):
+        return _opened(term)
+    if term.opened is None or term.opened[0] != Atom.cuts:
+        found = _opened(term)
+        term.opened = Atom.cuts, found
+    return term.opened[1]
+
+
+def _opened(term: Term) -> Term:
     while isinstance(term, Read):
         inner = term.unfolded(1)
         if isinstance(inner, Apply):
