@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
+from operator import mul
 from pathlib import Path
 
 import rewriter
@@ -21,7 +23,8 @@ from rewriter.verify.inputs import Case
 from rewriter.verify.lockstep import per_site
 from tests.verify.planted.plant import FAULTS, first_case, with_epsilon
 
-EPSILONS = (2e-12, 1e-11, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 2e-6, 1e-5, 1e-4, 1e-3)
+TIMES = (1.1, 2, 10, 100, 1000, 10_000)
+"""What an epsilon is multiplied by."""
 
 
 def main() -> None:
@@ -59,17 +62,25 @@ def _faults(name: str, program: Program, case: Case, faults: Sequence[str]) -> N
 
 
 def _epsilons(name: str, program: Program, case: Case) -> None:
-    _say(f"\n| {name}, before | smallest seen end to end | smallest that a site is blamed for |")
+    _say(f"\n| {name}, before | smallest change of epsilon seen end to end | blamed on it |")
     _say("| --- | --- | --- |")
     for site in (program.sites[0], program.sites[len(program.sites) // 2], program.sites[-1]):
-        seen = _smallest(program, site, lambda faulty: _found(program, faulty, case) == "yes")
-        blamed = _smallest(program, site, lambda faulty, at=site: _blamed(program, faulty, case) == at.id)
-        _say(f"| {site.id} | {seen} | {blamed} |")
+        _say(
+            f"| {site.id} | {_smallest_found(program, site, case)} | {_smallest_blamed(program, site, case)} |"
+        )
 
 
-def _smallest(program: Program, site: AttentionSite, seen: object) -> str:
-    assert callable(seen)
-    return next((f"{e:g}" for e in EPSILONS if seen(with_epsilon(e, program, site))), "none")
+def _smallest_found(program: Program, site: AttentionSite, case: Case) -> str:
+    return _smallest(program, site, lambda faulty: _found(program, faulty, case) == "yes")
+
+
+def _smallest_blamed(program: Program, site: AttentionSite, case: Case) -> str:
+    return _smallest(program, site, lambda faulty: _blamed(program, faulty, case) == site.id)
+
+
+def _smallest(program: Program, site: AttentionSite, seen: Callable[[Program], bool]) -> str:
+    planted = ((n, with_epsilon(partial(mul, n), program, site)) for n in TIMES)
+    return next((f"{n:g} times" for n, faulty in planted if seen(faulty)), "none")
 
 
 def _found(program: Program, faulty: Program, case: Case) -> str:

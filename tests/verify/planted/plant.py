@@ -165,11 +165,11 @@ def _upstream(program: Program, site: AttentionSite) -> Iterator[Node]:
             front += [v for v in node.inputs if v is not None]
 
 
-def with_epsilon(epsilon: float, program: Program, site: AttentionSite) -> Program:
+def with_epsilon(change: Callable[[float], float], program: Program, site: AttentionSite) -> Program:
     """Return the program with another epsilon in the last normalisation before a site."""
-    change = _fx_epsilon if isinstance(program, FxProgram) else _onnx_epsilon
+    planted = _fx_epsilon if isinstance(program, FxProgram) else _onnx_epsilon
     for node in _upstream(program, site):
-        changed = change(program, node, epsilon)
+        changed = planted(program, node, change)
         if changed is not None:
             return changed
     raise AssertionError(f"nothing before {site.id} is normalised")
@@ -179,13 +179,13 @@ def _small(value: object) -> bool:
     return isinstance(value, float) and 0 < value < 1e-3
 
 
-def _fx_epsilon(program: Any, node: Node, epsilon: float) -> Program | None:
+def _fx_epsilon(program: Any, node: Node, change: Callable[[float], float]) -> Program | None:
     if not any(map(_small, node.native.args)):
         return None
     old = program.exported
     graph = copied(old.graph)
     here = next(n for n in graph.nodes if n.name == node.native.name)
-    here.args = tuple(epsilon if _small(x) else x for x in here.args)
+    here.args = tuple(change(x) if _small(x) else x for x in here.args)
     exported = ExportedProgram(
         root=old.graph_module,
         graph=graph,
@@ -200,16 +200,17 @@ def _fx_epsilon(program: Any, node: Node, epsilon: float) -> Program | None:
     return FxProgram(exported, program.source)
 
 
-def _onnx_epsilon(program: Any, node: Node, epsilon: float) -> Program | None:
+def _onnx_epsilon(program: Any, node: Node, change: Callable[[float], float]) -> Program | None:
     for name in _constants(program, node):
         value = program.graph.constants[name]() if _single(program, name) else None
         if value is not None and _small(float(value.item())):
-            return _reading(program, node, name, np.full_like(value, epsilon))
+            return _reading(program, node, name, np.full_like(value, change(float(value.item()))))
     model = program.model.clone()
     here = next(n for n in model.graph if [o.name for o in n.outputs] == list(node.outputs))
-    if "epsilon" not in here.attributes:
+    old = here.attributes.get("epsilon")
+    if old is None:
         return None
-    here.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon)
+    here.attributes["epsilon"] = ir.AttrFloat32("epsilon", change(old.as_float()))
     return OnnxProgram(model, program.source)
 
 
@@ -249,7 +250,7 @@ FAULTS: Mapping[str, Fault] = {
     "the queries overflow float16": _overflow,
     "the result is off by 1e-3": partial(_off, 1.001),
     "two heads are swapped": _heads_swapped,
-    "epsilon is 1e-3": partial(with_epsilon, 1e-3),
+    "epsilon is 1e-3": partial(with_epsilon, lambda _: 1e-3),
     "the output projection is transposed": _projection_transposed,
     "the cache is a step old": partial(_moved, "kv", _step_late),
     "the cache lacks the last token": partial(_moved, "kv", _last_missing),
