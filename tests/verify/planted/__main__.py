@@ -65,9 +65,8 @@ def _epsilons(name: str, program: Program, case: Case) -> None:
     _say(f"\n| {name}, before | smallest change of epsilon seen end to end | blamed on it |")
     _say("| --- | --- | --- |")
     for site in (program.sites[0], program.sites[len(program.sites) // 2], program.sites[-1]):
-        _say(
-            f"| {site.id} | {_smallest_found(program, site, case)} | {_smallest_blamed(program, site, case)} |"
-        )
+        found, blamed = _smallest_found(program, site, case), _smallest_blamed(program, site, case)
+        _say(f"| {site.id} | {found} | {blamed} |")
 
 
 def _smallest_found(program: Program, site: AttentionSite, case: Case) -> str:
