@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +55,8 @@ class Read:
         self.prim = prim
         self.index = index
         self._unfolded: tuple[int, int, float, Term] | None = None
-        self.opened: tuple[int, Term] | None = None
-        """What `rewriter.rules.cuts.opened` found, and when; see `Atom.cuts`."""
+        self.opened: tuple[int, Term, dict[Any, Any]] | None = None
+        """When `rewriter.rules.cuts` opened it (by `Atom.cuts`), what it found, and what it is a product of."""
 
     def __repr__(self) -> str:
         return f"Read({self.prim}, {self.index})"

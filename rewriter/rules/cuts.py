@@ -86,7 +86,7 @@ def opened(term: Term) -> Term:
         return _opened(term)
     if term.opened is None or term.opened[0] != Atom.cuts:
         found = _opened(term)
-        term.opened = Atom.cuts, found
+        term.opened = Atom.cuts, found, {}
     return term.opened[1]
 
 
@@ -197,6 +197,21 @@ def _number(term: Term) -> float | None:
 def products(term: Term, count: int, deep: int = _DEEP) -> Iterator[Factors]:
     """Yield a value as products of powers of ``count`` different parts, coarse ones first."""
     at = opened(term)
+    if not isinstance(term, Read) or deep == _DEEP:
+        yield from _products(term, at, count, deep)
+        return
+    assert term.opened is not None, "it was just opened"
+    cuts, _, known = term.opened
+    if (count, deep) not in known:
+        found = tuple(_products(term, at, count, deep))
+        if cuts != Atom.cuts:
+            yield from found
+            return
+        known[count, deep] = found
+    yield from known[count, deep]
+
+
+def _products(term: Term, at: Term, count: int, deep: int) -> Iterator[Factors]:
     match at:
         case Number(value):
             if count == 0:
