@@ -56,7 +56,7 @@ class Read:
         self.index = index
         self._unfolded: tuple[int, int, float, Term] | None = None
         self.opened: tuple[int, Term, dict[Any, Any]] | None = None
-        """When `rewriter.rules.cuts` opened it (by `Atom.cuts`), what it found, and what it is a product of."""
+        """When `rewriter.rules.cuts` opened it (by `Atom.cuts`), what it found, which products it is."""
 
     def __repr__(self) -> str:
         return f"Read({self.prim}, {self.index})"
