@@ -49,6 +49,60 @@ Budgets = Annotated[
         show_default=False,
     ),
 ]
+Applies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--apply",
+        metavar="FORM",
+        help="FORM:key=value,…@SELECTOR, such as window:window=512,sinks=4; may be repeated.",
+        show_default=False,
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        metavar="T",
+        help="onnx, onnx:23, ort, torch or triton; by default what fits the format.",
+        show_default=False,
+    ),
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task",
+        metavar="[NAME=]module:callable",
+        help="Measures a model on what it is for; bounded by --budget task.NAME<=X; may be repeated.",
+        show_default=False,
+    ),
+]
+Masks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mask",
+        metavar="INPUT",
+        help="An input that is 0 at padding: outputs do not count there; may be repeated.",
+        show_default=False,
+    ),
+]
+Matches = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--match",
+        metavar="ORIGINAL=REWRITTEN",
+        help="Inputs or outputs that belong together; an empty side leaves an output out; may be repeated.",
+        show_default=False,
+    ),
+]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        "--sizes",
+        metavar="NAME=N,N,…",
+        help="Sizes of a dimension of random inputs, such as tokens=257,1025; may be repeated.",
+        show_default=False,
+    ),
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -110,14 +164,7 @@ def rewrite(
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="OUT", help="File to write.", show_default=False)
     ],
-    apply: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FORM",
-            help="FORM:key=value,…@SELECTOR, such as window:window=512,sinks=4; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    apply: Applies = None,
     plan: Annotated[
         str | None, typer.Option(metavar="PLAN.json", help="Replay a plan instead.", show_default=False)
     ] = None,
@@ -126,14 +173,7 @@ def rewrite(
     no_budget: Annotated[
         bool, typer.Option("--no-budget", help="Accept any measured error of approximate forms.")
     ] = False,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T",
-            help="onnx, onnx:23, ort, torch or triton; by default what fits the format.",
-            show_default=False,
-        ),
-    ] = None,
+    target: Target = None,
     inline: Annotated[
         bool, typer.Option("--inline", help="ONNX: plain nodes instead of one function per form.")
     ] = False,
@@ -178,14 +218,7 @@ def validate(
     ],
     data: Data = None,
     budget: Budgets = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]module:callable",
-            help="Measures a model on what it is for; bounded by --budget task.NAME<=X; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    task: Tasks = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -194,30 +227,9 @@ def validate(
             show_default=False,
         ),
     ] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="INPUT",
-            help="An input that is 0 at padding: outputs do not count there; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    match: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ORIGINAL=REWRITTEN",
-            help="Inputs or outputs that belong together; an empty side leaves an output out.",
-            show_default=False,
-        ),
-    ] = None,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=N,N,…",
-            help="Sizes of a named dimension of the random inputs, such as tokens=257,1025.",
-            show_default=False,
-        ),
-    ] = None,
+    mask: Masks = None,
+    match: Matches = None,
+    at: Sizes = None,
     report: Annotated[
         str | None, typer.Option(metavar="R.html", help="Write an HTML page as well.", show_default=False)
     ] = None,
@@ -269,31 +281,17 @@ def bisect(
             metavar="REWRITTEN", help="The model to search; or say --apply or --plan.", show_default=False
         ),
     ] = None,
-    apply: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FORM", help="Rewrite the original so, as for `rewriter rewrite`.", show_default=False
-        ),
-    ] = None,
+    apply: Applies = None,
     plan: Annotated[
         str | None,
         typer.Option(metavar="PLAN.json", help="Rewrite the original by a plan.", show_default=False),
     ] = None,
     data: Data = None,
     budget: Budgets = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]module:callable", help="As for `rewriter validate`.", show_default=False
-        ),
-    ] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(metavar="INPUT", help="As for `rewriter validate`.", show_default=False),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="T", help="As for `rewriter rewrite`.", show_default=False)
-    ] = None,
+    task: Tasks = None,
+    mask: Masks = None,
+    match: Matches = None,
+    target: Target = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="Inputs that every attempt runs on.")] = 8,
     reproduce: Annotated[
         str | None,
@@ -328,6 +326,7 @@ def bisect(
         budget=tuple(budget or ()),
         task=tuple(task or ()),
         mask=tuple(mask or ()),
+        match=tuple(match or ()),
         target=target,
         limit=limit,
         reproduce=reproduce,
@@ -349,18 +348,10 @@ def bench(
             show_default=False,
         ),
     ],
-    sizes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sizes",
-            "--at",
-            metavar="NAME=N,N",
-            help="Numbers for a named dimension, such as tokens=257,1025; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
+    at: Sizes = None,
     data: Data = None,
     budget: Budgets = None,
+    match: Matches = None,
     rounds: Annotated[int, typer.Option(min=3, help="Timed rounds at each size.")] = 15,
     seconds: Annotated[float, typer.Option(min=0, help="Stop after about so long at each size.")] = 30.0,
     memory: Annotated[
@@ -377,9 +368,10 @@ def bench(
 
     request = Request(
         tuple(models),
-        tuple(sizes or ()),
+        tuple(at or ()),
         data,
         tuple(budget or ()),
+        tuple(match or ()),
         rounds,
         seconds,
         memory,

@@ -32,6 +32,7 @@ class Request:
     sizes: tuple[str, ...]
     data: str | None
     budget: tuple[str, ...]
+    match: tuple[str, ...]
     rounds: int
     seconds: float
     memory: bool
@@ -48,7 +49,7 @@ def bench_models(request: Request, json: bool) -> None:
         When a model or an input cannot be read, or sizes do not fit.
     """
     if request.sizes and request.data is not None:
-        raise InputError("--sizes and --data contradict each other; give one of them")
+        raise InputError("--at and --data contradict each other; give one of them")
     budgets, sizes = parse_budgets(request.budget), parse_sizes(request.sizes)
     from rewriter.verify.bench import bench
     from rewriter.verify.models import as_programs
@@ -58,7 +59,7 @@ def bench_models(request: Request, json: bool) -> None:
         names = _named(request.models)
         programs = dict(zip(names, as_programs(*map(named_model, names.values())), strict=True))
         cases = _cases(request, sizes, next(iter(programs.values())))
-        reports = _validated(programs, cases, budgets, request.seed, progress)
+        reports = _validated(programs, cases, budgets, request, progress)
         red = {name: r.verdict for name, r in reports.items() if not r.ok}
         found = bench(
             programs,
@@ -66,8 +67,9 @@ def bench_models(request: Request, json: bool) -> None:
             rounds=request.rounds,
             seconds=request.seconds,
             red={} if request.force else red,
-            peak=_peak(names, programs) if request.memory else None,
+            peak=_peak(names, programs, request.match) if request.memory else None,
             progress=progress,
+            match=request.match,
         )
     if json:
         told = {n: {"ok": r.ok, "judged": r.judged, "verdict": r.verdict} for n, r in reports.items()}
@@ -103,7 +105,7 @@ def _validated(
     programs: Mapping[str, Program],
     cases: Sequence[Case],
     budgets: Sequence[Any],
-    seed: int,
+    request: Request,
     progress: Progress,
 ) -> dict[str, ValidationReport]:
     """Return the verdict on every model against the first, on what is timed as well."""
@@ -112,20 +114,22 @@ def _validated(
     (base, first), *_ = programs.items()
     inputs = [case.inputs for case in cases]
     return {
-        name: validate(first, program, inputs, budgets, seed=seed, progress=progress)
+        name: validate(
+            first, program, inputs, budgets, seed=request.seed, progress=progress, match=request.match
+        )
         for name, program in programs.items()
         if name != base
     }
 
 
-def _peak(names: Mapping[str, str], programs: Mapping[str, Program]) -> Any:
+def _peak(names: Mapping[str, str], programs: Mapping[str, Program], match: Sequence[str]) -> Any:
     from rewriter.cli.peak import peak_of
-    from rewriter.verify.signature import match_signatures
+    from rewriter.verify.bench import given
 
     first = next(iter(programs.values()))
 
     def measure(label: str, case: Case) -> int | None:
-        return peak_of(names[label], match_signatures(first, programs[label]).given(case.inputs))
+        return peak_of(names[label], given(first, programs[label], case, match))
 
     return measure
 

@@ -38,6 +38,7 @@ class Request:
     budget: tuple[str, ...] = ()
     task: tuple[str, ...] = ()
     mask: tuple[str, ...] = ()
+    match: tuple[str, ...] = ()
     target: str | None = None
     limit: int = 8
     reproduce: str | None = None
@@ -74,6 +75,7 @@ def bisect_models(request: Request, json: bool) -> None:
                 plan=plan,
                 tasks=request.task,
                 mask=request.mask,
+                match=request.match,
                 seed=request.seed,
                 limit=request.limit,
                 resume=record,
@@ -146,7 +148,8 @@ def _reproduced(
 
     cases = deciding_cases(original, request.data, request.seed, 1, bool(request.budget))
     before = {f"before {s.before}": s.value for s in found.per_site.stretches}
-    return reproduce(Blend(original, rewritten), found.worst, cases[0], folder, before.get(found.worst))
+    blend = Blend(original, rewritten, request.match)
+    return reproduce(blend, found.worst, cases[0], folder, before.get(found.worst))
 
 
 def _applied(request: Request) -> str:

@@ -94,11 +94,11 @@ def validate_models(request: Request, json: bool) -> None:
         came_from = provenance(request.files, request.seed, command, read, models)
         found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
         if page is not None:
-            found = illustrated(found, first, second, request.data, sizes, progress)
+            found = illustrated(found, first, second, request.data, sizes, progress, request.match)
             write_text(page, found.to_html())
         elif not found.ok:
             cases = failed_cases(found, first, request.data, request.seed, sizes)
-            found = with_sites(found, first, second, cases, progress)
+            found = with_sites(found, first, second, cases, progress, request.match)
     if tests is not None:
         write_text(tests, junit(found))
     if json:

@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from math import exp, log
 from typing import Any
 
+import numpy as np
+
 from rewriter.errors import InputError
 from rewriter.program.program import Program
 from rewriter.verify.inputs import Case
 from rewriter.verify.intervals import Interval, median_interval
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import RunError, run_positional
-from rewriter.verify.signature import match_signatures
+from rewriter.verify.signature import Match, match_signatures
 from rewriter.verify.timing import interleaved
 
-__all__ = ["BenchReport", "Crossover", "Peak", "Row", "SizeReport", "bench", "time_models"]
+__all__ = ["BenchReport", "Crossover", "Peak", "Row", "SizeReport", "bench", "given", "time_models"]
 
 Peak = Callable[[str, Case], int | None]
 """Measures how many bytes a model needs for one call; None where that is not known."""
@@ -151,6 +153,7 @@ def bench(
     peak: Peak | None = None,
     progress: Progress | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    match: Match | None = None,
 ) -> BenchReport:
     """Time models of one signature against the first of them.
 
@@ -171,6 +174,9 @@ def bench(
         Told what is being done.
     clock
         As `interleaved`.
+    match
+        Names of the first model and of every other one that belong together: see
+        `rewriter.verify.signature`.
 
     Raises
     ------
@@ -181,7 +187,7 @@ def bench(
     found = []
     for at, case in enumerate(cases):
         tell(f"timing {case.name}", at, len(cases))
-        rows = time_models(programs, case, rounds=rounds, seconds=seconds, clock=clock)
+        rows = time_models(programs, case, rounds=rounds, seconds=seconds, clock=clock, match=match)
         rows = tuple(
             Row(r.model, r.seconds, None if r.model in failed else r.speed, _peak(peak, r, case), r.error)
             for r in rows
@@ -200,13 +206,14 @@ def time_models(
     rounds: int = 15,
     seconds: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    match: Match | None = None,
 ) -> tuple[Row, ...]:
     """Time models on one input; see `bench`. Who cannot run is left out of the rounds."""
     (base, first), *_ = programs.items()
     calls: dict[str, Callable[[], object]] = {}
     errors: dict[str, str] = {}
     for name, program in programs.items():
-        arrays = match_signatures(first, program).given(case.inputs)
+        arrays = given(first, program, case, match)
         try:
             run_positional(program, arrays)
         except RunError as error:
@@ -223,6 +230,19 @@ def time_models(
         )
         for name in programs
     )
+
+
+def given(first: Program, program: Program, case: Case, match: Match | None = None) -> list[np.ndarray]:
+    """Return the inputs of a case of the first model in the order of another one, or of the first itself.
+
+    Raises
+    ------
+    InputError
+        When signatures differ.
+    """
+    if program is first:
+        return [case.inputs[name] for name in first.graph.inputs]
+    return match_signatures(first, program, match).given(case.inputs)
 
 
 def _speed(base: Sequence[float], other: Sequence[float]) -> Interval:

@@ -30,6 +30,7 @@ from rewriter.verify.progress import Progress, silent
 from rewriter.verify.provenance import package_versions
 from rewriter.verify.resume import Record, open_record
 from rewriter.verify.running import can_run
+from rewriter.verify.signature import Match
 from rewriter.verify.task import Task, Tasks, load_tasks, measure_task
 from rewriter.verify.verdict import Judgement, judge
 
@@ -163,6 +164,7 @@ def bisect(
     plan: Plan | None = None,
     tasks: Tasks | None = None,
     mask: str | Sequence[str] = (),
+    match: Match | None = None,
     seed: int = 0,
     limit: int = LIMIT,
     resume: str | os.PathLike[str] | None = None,
@@ -185,7 +187,7 @@ def bisect(
     plan
         What made the second of the first, if known: needed where tokens are merged, as such sites cannot be
         reverted one by one; then each attempt applies a part of the plan.
-    tasks, mask
+    tasks, mask, match
         As for `rewriter.validate`.
     seed
         Of everything random.
@@ -211,12 +213,15 @@ def bisect(
     masks = (mask,) if isinstance(mask, str) else tuple(mask)
     cases = deciding_cases(original, data, seed, limit, bool(budgets))
     source = (
-        _Replanned(original, rewritten, plan) if _spans(rewritten, plan) else _Blended(original, rewritten)
+        _Replanned(original, rewritten, plan, match)
+        if _spans(rewritten, plan)
+        else _Blended(original, rewritten, match)
     )
     tell("comparing sites", 0, 0)
-    sites = per_site(original, rewritten, cases, limit=min(limit, CASES), statistics=False, seed=seed)
-    search = _Search(original, source.candidate, cases, budgets, load_tasks(tasks), masks, seed, tell)
-    with open_record(resume, search.key(rewritten, resume)) as record:
+    most = min(limit, CASES)
+    sites = per_site(original, rewritten, cases, limit=most, statistics=False, seed=seed, match=match)
+    search = _Search(original, source.compared, cases, budgets, load_tasks(tasks), masks, seed, tell)
+    with open_record(resume, search.key(rewritten, match, resume)) as record:
         search.record = record
         found = minimum(_ranked(source.sites, sites), search.attempt, exhaustive=EXHAUSTIVE)
         if found.members is None and source.lacking is not None:
@@ -248,14 +253,14 @@ def bisect(
 class _Blended:
     """Sites are reverted one by one, in place."""
 
-    def __init__(self, original: Program, rewritten: Program) -> None:
+    def __init__(self, original: Program, rewritten: Program, match: Match | None) -> None:
         for program in (original, rewritten):
             if program.format == "module":
                 raise InputError(
                     f"{program.source} is run as it is, so that no site of it can be reverted; give (module,"
                     " args), which is traced"
                 )
-        self._blend = Blend(original, rewritten)
+        self._blend, self._match = Blend(original, rewritten, match), match
         self.sites, self.stretches = self._blend.sites, self._blend.stretches
         self.pairing = str(self._blend.pairing)
 
@@ -274,8 +279,9 @@ class _Blended:
         names = [u for s in self.sites for u in (f"before {s}", s)]
         return (*names, *(u for u in self.stretches if u not in names))
 
-    def candidate(self, reverted: frozenset[str]) -> Program:
-        return self._blend.hybrid(reverted)
+    def compared(self, reverted: frozenset[str], masks: Sequence[str]) -> Comparison:
+        candidate = self._blend.hybrid(reverted)
+        return Comparison.of(self._blend.original, candidate, None, self._match, masks)
 
 
 class _Replanned:
@@ -284,22 +290,26 @@ class _Replanned:
     stretches: tuple[str, ...] = ()
     lacking: str | None = None
 
-    def __init__(self, original: Program, rewritten: Program, plan: Plan | None) -> None:
+    def __init__(self, original: Program, rewritten: Program, plan: Plan | None, match: Match | None) -> None:
         if plan is None:
             raise InputError(
                 f"{rewritten.source} merges tokens, so its sites cannot be reverted one by one; give the plan"
                 " that made it with --plan"
             )
-        self._original, self._rewritten, self._plan = original, rewritten, plan
+        self._original, self._rewritten, self._plan, self._match = original, rewritten, plan, match
         self.sites = tuple(step.site for step in plan.steps)
         self.order = self.sites
         self.pairing = "sites taken from the plan"
 
-    def candidate(self, reverted: frozenset[str]) -> Program:
+    def compared(self, reverted: frozenset[str], masks: Sequence[str]) -> Comparison:
+        if not reverted:
+            return Comparison.of(self._original, self._rewritten, None, self._match, masks)
+        # what is made here has the names of the original
+        return Comparison.of(self._original, self._candidate(reverted), None, None, masks)
+
+    def _candidate(self, reverted: frozenset[str]) -> Program:
         from rewriter.engine import rewrite
 
-        if not reverted:
-            return self._rewritten
         rest = _without(self._plan, reverted)
         assert rest is not None
         return rewrite(self._original, rest, verify=False)[0] if rest.steps else self._original
@@ -311,7 +321,7 @@ class _Search:
     def __init__(
         self,
         original: Program,
-        candidate: Callable[[frozenset[str]], Program],
+        compared: Callable[[frozenset[str], Sequence[str]], Comparison],
         cases: Sequence[Case],
         budgets: Sequence[Budget],
         tasks: Mapping[str, Task],
@@ -319,19 +329,20 @@ class _Search:
         seed: int,
         tell: Progress,
     ) -> None:
-        self._original, self._candidate, self._cases = original, candidate, cases
+        self._original, self._compared, self._cases = original, compared, cases
         self._budgets, self._tasks, self._masks = tuple(budgets), tasks, masks
         self._seed, self._tell = seed, tell
         self._noise: Mapping[int, list[Response]] | None = None
         self.known: dict[frozenset[str], Attempt] = {}
         self.record = Record(None)
 
-    def key(self, rewritten: Program, resume: object) -> str:
+    def key(self, rewritten: Program, match: Match | None, resume: object) -> str:
         """Return what this work is."""
         if resume is None:
             return ""
         digest = hashlib.sha256("\n".join(map(fingerprint, (self._original, rewritten))).encode())
-        digest.update(repr((tuple(map(str, self._budgets)), sorted(self._tasks), self._masks)).encode())
+        asked = (tuple(map(str, self._budgets)), sorted(self._tasks), self._masks, match)
+        digest.update(repr(asked).encode())
         digest.update(repr((code_of(self._tasks.values()), package_versions())).encode())
         for case in self._cases:
             for name, array in case.inputs.items():
@@ -346,7 +357,7 @@ class _Search:
             self._tell(f"attempt {len(self.known) + 1}", 0, 0)
             held = self.record.get(name)
             if held is None:
-                found = self._judged(self._candidate(reverted))
+                found = self._judged(self._compared(reverted, self._masks))
                 held = [found.ok, _score(found), _measured(found)]
                 self.record.put(name, held)
             try:
@@ -358,8 +369,7 @@ class _Search:
         found_ = self.known[reverted]
         return Trial(found_.ok, found_.score)
 
-    def _judged(self, candidate: Program) -> Judgement:
-        comparison = Comparison.of(self._original, candidate, None, None, self._masks)
+    def _judged(self, comparison: Comparison) -> Judgement:
         findings, kept = [], []
         for case in self._cases:
             finding, expected = comparison.find(case)
@@ -368,7 +378,7 @@ class _Search:
         scores = [
             row
             for name, task in self._tasks.items()
-            for row in measure_task(name, task, self._original, candidate)
+            for row in measure_task(name, task, self._original, comparison.rewritten)
         ]
         if self._budgets:
             group = "data" if self._cases[0].group == "data" else "random"

@@ -155,7 +155,7 @@ def validate(
         notes=(*comparison.matching.notes, *session.notes, *_padding_notes(findings, masks)),
         seed=seed,
     )
-    return illustrated(report, first, second, data, sizes or {}, tell) if evidence else report
+    return illustrated(report, first, second, data, sizes or {}, tell, match) if evidence else report
 
 
 def _kept(data: Data | None) -> Data | None:

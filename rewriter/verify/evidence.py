@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rewriter.verify.data import Data
     from rewriter.verify.inputs import Case
     from rewriter.verify.progress import Progress
+    from rewriter.verify.signature import Match
     from rewriter.verify.validation import ValidationReport
 
 __all__ = ["failed_cases", "illustrated", "with_sites"]
@@ -42,6 +43,7 @@ def illustrated(
     data: Data | None,
     sizes: Mapping[str, Sequence[int]] = MappingProxyType({}),
     progress: Progress = silent,
+    match: Match | None = None,
 ) -> ValidationReport:
     """Return the report with everything that a page has room for: sites, times, graphs.
 
@@ -55,13 +57,15 @@ def illustrated(
         What they were compared on, as `rewriter.verify.compare.validate` was told.
     progress
         Told what is being done.
+    match
+        Names of inputs and outputs that belong together.
     """
 
     def cases() -> Iterator[Case]:
         return _telling_cases(original, data, report.seed, sizes)
 
-    report = with_sites(report, original, rewritten, cases(), progress)
-    report = _with_times(report, original, rewritten, cases(), progress)
+    report = with_sites(report, original, rewritten, cases(), progress, match)
+    report = _with_times(report, original, rewritten, cases(), progress, match)
     if report.provenance is None:
         report = replace(report, provenance=_came_from(report.seed, original, rewritten, data))
     return replace(report, drawings=tuple(_drawings(report, original, rewritten)))
@@ -80,6 +84,7 @@ def with_sites(
     rewritten: Program,
     cases: Iterator[Case],
     progress: Progress,
+    match: Match | None = None,
 ) -> ValidationReport:
     """Return the report with a record of every site, if it has none and the models can be cut at them."""
     from rewriter.verify.lockstep import per_site
@@ -87,14 +92,19 @@ def with_sites(
     if report.per_site is not None or not original.sites:
         return report
     try:
-        found = per_site(original, rewritten, cases, seed=report.seed, progress=progress)
+        found = per_site(original, rewritten, cases, seed=report.seed, progress=progress, match=match)
     except InputError as error:
         return replace(report, notes=(*report.notes, str(error)))
     return replace(report, per_site=found)
 
 
 def _with_times(
-    report: ValidationReport, original: Program, rewritten: Program, cases: Iterator[Case], progress: Progress
+    report: ValidationReport,
+    original: Program,
+    rewritten: Program,
+    cases: Iterator[Case],
+    progress: Progress,
+    match: Match | None,
 ) -> ValidationReport:
     """Return the report with the times of both models on one input; one that failed gets no ratio."""
     case = next(cases, None)
@@ -103,7 +113,7 @@ def _with_times(
     progress("timing", 0, 0)
     names = (report.original, report.rewritten if report.rewritten != report.original else "rewritten")
     programs = dict(zip(names, (original, rewritten), strict=True))
-    rows = time_models(programs, case, rounds=ROUNDS, seconds=SECONDS)
+    rows = time_models(programs, case, rounds=ROUNDS, seconds=SECONDS, match=match)
     if not report.ok:
         rows = tuple(replace(row, speed=None) for row in rows)
     return replace(report, timings=(*report.timings, SizeReport(case.name, case.sizes, rows)))

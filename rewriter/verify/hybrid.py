@@ -17,7 +17,7 @@ from rewriter.program.tensors import to_numpy
 from rewriter.verify.exchange import Exchange, exchange
 from rewriter.verify.lockstep import reads_of
 from rewriter.verify.pairing import SitePair, pair_sites
-from rewriter.verify.signature import match_signatures
+from rewriter.verify.signature import Match, match_signatures
 from rewriter.verify.stages import Stage, Walk, run_stages, staged
 
 __all__ = ["Blend", "Hybrid"]
@@ -32,6 +32,8 @@ class Blend:
     ----------
     original, rewritten
         The models, of different formats if need be.
+    match
+        Names of inputs and outputs that belong together: see `rewriter.verify.signature`.
 
     Attributes
     ----------
@@ -49,9 +51,9 @@ class Blend:
         When signatures differ, or the sites of one model are in another order in the other.
     """
 
-    def __init__(self, original: Program, rewritten: Program) -> None:
+    def __init__(self, original: Program, rewritten: Program, match: Match | None = None) -> None:
         self.original, self.rewritten = original, rewritten
-        self._names = match_signatures(original, rewritten).inputs
+        self._names = match_signatures(original, rewritten, match).inputs
         pairing = pair_sites(original, rewritten)
         self.pairing, self.missing = pairing, pairing.missing
         self._pairs = [p for p in pairing.pairs if reads_of(p)]

@@ -20,7 +20,7 @@ from rewriter.verify.pairing import SitePair, pair_sites
 from rewriter.verify.per_site import PerSite, SiteRecord
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import first_line
-from rewriter.verify.signature import match_signatures
+from rewriter.verify.signature import Match, Matching, match_signatures
 from rewriter.verify.site_tally import SiteTally
 from rewriter.verify.stages import Walk, failures, staged
 from rewriter.verify.stretch import StretchTally
@@ -40,6 +40,7 @@ def per_site(
     statistics: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
+    match: Match | None = None,
 ) -> PerSite:
     """Compare two models site by site.
 
@@ -61,13 +62,16 @@ def per_site(
         Of the perturbations.
     progress
         Told after each stage.
+    match
+        Names of inputs and outputs that belong together: see `rewriter.verify.signature`.
 
     Raises
     ------
     InputError
         When signatures differ, or neither model runs on any of the inputs.
     """
-    walk = _Lockstep(original, rewritten, statistics, seed, progress or silent)
+    matching = match_signatures(original, rewritten, match)
+    walk = _Lockstep(original, rewritten, matching, statistics, seed, progress or silent)
     count, problem = 0, "there are none"
     for case in cases:
         try:
@@ -88,10 +92,16 @@ class _Lockstep:
     """Both programs, cut at the same sites, and what is gathered."""
 
     def __init__(
-        self, original: Program, rewritten: Program, statistics: bool, seed: int, progress: Progress
+        self,
+        original: Program,
+        rewritten: Program,
+        matching: Matching,
+        statistics: bool,
+        seed: int,
+        progress: Progress,
     ) -> None:
         self._original, self._rewritten, self._tell = original, rewritten, progress
-        self._matching = match_signatures(original, rewritten)
+        self._matching = matching
         self._pairing = pair_sites(original, rewritten)
         pairs = self._pairs = self._pairing.pairs
         self._first = staged(original, [(p.site.inputs, p.site.output) for p in pairs])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from rewriter.verify.binding import numpy_dtype
 
 __all__ = ["Match", "Matching", "match_signatures"]
 
-Match = Mapping[str, str] | Iterable[str]
+Match = Mapping[str, str] | Sequence[str]
 """Names that belong together: ``{original: rewritten}``, or texts ``"ORIGINAL=REWRITTEN"``.
 
 An output whose counterpart is empty (``"hidden="`` of the original, ``"=extra"`` of the other) is left out.

@@ -94,6 +94,18 @@ def test_data_is_timed_as_it_is(call: Call, model: Path, same: Path, tmp_path: P
     assert said.status == 0 and "long.npz" in said.out
 
 
+def test_an_output_more_is_left_out_when_told(call: Call, model: Path) -> None:
+    more = onnx.load(model)
+    more.graph.output.append(onnx.helper.make_empty_tensor_value_info("weights"))
+    path = model.with_name("more.onnx")
+    onnx.save(onnx.shape_inference.infer_shapes(more), path)
+    said = call(f"bench {model} {path} {SHORT}")
+    assert said.status == 2 and "--match ORIGINAL=REWRITTEN" in said.err
+    said = call(f"bench {model} {path} --match =weights --rounds 3 --seconds 0")
+    assert said.status == 0 and " ".join(said.out.split()).count("×") == 1
+    assert call(f"bench {model} {path} --match =nothing {SHORT}").status == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from tests.verify.twelve import onnx_layers
@@ -69,6 +70,22 @@ def test_what_is_refused_is_one_line(
 ) -> None:
     said = call(f"bisect {pair[0]} {arguments.format(a=pair[0], b=pair[1])}")
     assert said.status == 2 and reason in said.err and "Traceback" not in said.err
+
+
+def test_an_output_more_is_left_out_when_told(call: Call, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    more = onnx.load(pair[1])
+    more.graph.output.append(onnx.helper.make_empty_tensor_value_info(more.graph.node[-1].input[0]))
+    more.graph.output.reverse()
+    onnx.save(onnx.shape_inference.infer_shapes(more), pair[1])
+    said = call(f"bisect {pair[0]} {pair[1]}")
+    assert said.status == 2 and "--match ORIGINAL=REWRITTEN" in said.err
+    told = f"--match ={more.graph.output[0].name}"
+    said = call(f"bisect {pair[0]} {pair[1]} {told} --reproduce {tmp_path / 'alone'} --json")
+    assert said.status == 1 and json.loads(said.out)["blamed"] == ["attention.2"], said.err
+    page = tmp_path / "page.html"
+    said = call(f"validate {pair[0]} {pair[1]} {told} --report {page}")
+    assert said.status == 1 and "to blame: attention.2" in said.out
+    assert page.exists()
 
 
 def test_validation_that_fails_names_the_site(call: Call, pair: tuple[Path, Path]) -> None:
