@@ -371,7 +371,7 @@ def unsteady() -> Callable[[np.ndarray], tuple[np.ndarray]]:
 
 def test_a_model_that_does_not_give_the_same_twice_is_named(numpy_program: Any) -> None:
     steady, other = numpy_program(softmax, X, Y), numpy_program(unsteady(), X, Y)
-    with pytest.raises(InputError, match="other outputs when it is run again.*no noise floor.*give a budget"):
+    with pytest.raises(InputError, match=r"outputs when it is run again.*no noise floor.*give a budget"):
         validate(other, steady)
     (note,) = validate(other, steady, budget="max_abs<=1").notes
     assert "other outputs when it is run again" in note
