@@ -99,7 +99,7 @@ Sizes = Annotated[
         "--at",
         "--sizes",
         metavar="NAME=N,N,…",
-        help="Sizes of a dimension of random inputs, such as tokens=257,1025; may be repeated.",
+        help="Sizes for random inputs, by dimension or INPUT.AXIS, such as tokens=257,1025; may be repeated.",
         show_default=False,
     ),
 ]

@@ -36,7 +36,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def parse_sizes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Read numbers for named dimensions: ``NAME=N,N,…``.
+    """Read numbers for dimensions or axes: ``NAME=N,N,…`` (`rewriter.verify.dimensions`).
 
     >>> parse_sizes(["tokens=257,1025", "batch=1"])
     {'tokens': (257, 1025), 'batch': (1,)}

@@ -98,7 +98,7 @@ def validate(
     match
         Names that belong together: see `rewriter.verify.signature`.
     sizes
-        Numbers to try for named dimensions in place of those chosen here.
+        Numbers to try for dimensions or axes (``{"input_ids.1": [64]}``) in place of those chosen here.
     resume
         A file that finished work is recorded in while this runs, and removed at the end. A call that was
         interrupted goes on from it; the result is the same.

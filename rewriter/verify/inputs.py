@@ -14,6 +14,7 @@ from rewriter.errors import InputError
 from rewriter.program.graph import Value
 from rewriter.program.program import Arrays, Program
 from rewriter.verify.binding import Binding, base_symbols, bound_shape, numpy_dtype
+from rewriter.verify.dimensions import by_dimension
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.patterns import keep_mask, normal
 
@@ -79,16 +80,16 @@ def generated_cases(
     lengths
         To try for named dimensions.
     sizes
-        Numbers for some named dimensions: each of them is tried, whatever ``can_run`` says; dimensions with
-        fewer numbers begin again with their first.
+        Numbers for some dimensions or axes (`rewriter.verify.dimensions.by_dimension`): each of them is
+        tried, whatever ``can_run`` says; dimensions with fewer numbers begin again with their first.
 
     Raises
     ------
     InputError
-        When an input has no known dtype or rank, or ``sizes`` names a dimension that is not there.
+        When an input has no known dtype or rank, or ``sizes`` names what is not there.
     """
     values, bounds = _declared(program), index_bounds(program)
-    chosen = _chosen(values, lengths, sizes or {})
+    chosen = _chosen(values, lengths, by_dimension(program, sizes or {}))
     candidates = [
         (
             binding,
@@ -169,10 +170,6 @@ def _chosen(
     if not sizes:
         return []
     likeliest = _bindings(values, lengths)[0]
-    for name in sizes:
-        if name not in likeliest:
-            known = ", ".join(likeliest) or "none: all sizes are fixed"
-            raise InputError(f"there is no dimension {name!r}; the named dimensions are {known}")
     count = max(map(len, sizes.values()))
     return [
         {**likeliest, **{name: numbers[at % len(numbers)] for name, numbers in sizes.items()}}

@@ -10,9 +10,9 @@ import rewriter
 from rewriter.errors import InputError
 from rewriter.program.program import Program
 from rewriter.verify.bench import BenchReport, Crossover, Row, SizeReport, _crossovers, bench, time_models
+from rewriter.verify.dimensions import dimensions
 from rewriter.verify.inputs import random_case
 from rewriter.verify.intervals import Interval
-from rewriter.verify.sizes import dimensions
 
 
 class Clock:
