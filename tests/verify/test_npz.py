@@ -72,3 +72,20 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(InputError, match="is a pipe; expected"):
         read_npz(tmp_path / "pipe.npz")
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "d.npz"
+    np.savez(path, x=np.zeros(1 << 20))
+    read = np.lib.format.read_magic
+
+    def cut(stream: io.BufferedIOBase) -> tuple[int, int]:
+        os.truncate(path, 1 << 16)
+        return read(stream)
+
+    monkeypatch.setattr(np.lib.format, "read_magic", cut)
+    with pytest.raises(InputError, match="damaged") as caught:
+        read_npz(path)
+    assert "\n" not in str(caught.value)
