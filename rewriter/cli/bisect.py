@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from rewriter.cli.paths import check_output
 from rewriter.errors import InputError
 from rewriter.report.bisecting import bisect_view
 from rewriter.verify.budget import parse_budgets
+from rewriter.verify.specs import parse_spec
 
 if TYPE_CHECKING:
     from rewriter.plan import Plan
@@ -56,7 +58,9 @@ def bisect_models(request: Request, json: bool) -> None:
         When options contradict each other, or something cannot be read or written.
     """
     _check(request)
-    inputs = [name for name in (request.original, request.rewritten, request.data, request.plan) if name]
+    spec = parse_spec(request.data) if request.data is not None else None
+    read = (request.original, request.rewritten, request.data, request.plan, spec and str(spec.path))
+    inputs = [name for name in read if name]
     kept = check_output(request.kept, inputs) if request.kept is not None else None
     record = check_output(request.resume, inputs) if request.resume is not None else None
     folder = _folder(request.reproduce, inputs)
@@ -110,9 +114,12 @@ def _folder(name: str | None, inputs: list[str]) -> Path | None:
     if name is None:
         return None
     folder = Path(name)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--reproduce {folder} is a file; give a directory, which is made")
-    check_output(folder / "original", inputs) if folder.is_dir() else check_output(folder, inputs)
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise InputError(f"--reproduce {folder} is no directory; give one, which is made if it is missing")
+    from rewriter.verify.reproduce import part_files
+
+    for path in part_files(folder) if os.path.isdir(folder) else [folder]:
+        check_output(path, inputs)
     return folder
 
 

@@ -20,16 +20,16 @@ MESSAGE = "a file that is being read was cut short meanwhile (or its disk failed
 
 _DEFAULT = 0  # SIG_DFL
 
-_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
-
-@_HANDLER
 def _ended(number: int) -> None:
     _signal(number, _DEFAULT)  # a second one ends the process at once
     os.write(2, f"error: {MESSAGE}\n".encode())
     if "--json" in sys.argv and not emitted():
         os.write(1, (json.dumps({"error": MESSAGE}) + "\n").encode())
     os._exit(2)
+
+
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)(_ended)
 
 
 def _signal(number: int, handler: object) -> None:
@@ -40,4 +40,4 @@ def _signal(number: int, handler: object) -> None:
 def report_truncation() -> None:
     """End the process with one line and status 2 where a mapped file has lost what is read; POSIX only."""
     if hasattr(signal, "SIGBUS"):
-        _signal(signal.SIGBUS, _ended)
+        _signal(signal.SIGBUS, _HANDLER)

@@ -48,23 +48,18 @@ class Request:
     seed: int = 0
 
     @property
-    def inputs(self) -> list[str]:
-        """What is read, and so never written."""
-        names = (self.original, self.rewritten, self.source, self.data)
-        return [name for name in names if name is not None]
-
-    @property
     def files(self) -> list[str]:
-        """What is read, without how it is prepared."""
+        """What is read, and so never written; of a text or images also without how they are prepared."""
         spec = parse_spec(self.data) if self.data is not None else None
-        return [*self.inputs, *([str(spec.path)] if spec is not None else [])]
+        names = (self.original, self.rewritten, self.source, self.data, spec and str(spec.path))
+        return [name for name in names if name]
 
 
 def validate_models(request: Request, json: bool) -> None:
     """Compare two models, print what was found, and exit with 1 when the second one fails."""
     budgets, sizes = parse_budgets(request.budget), parse_sizes(request.sizes)
-    page = check_output(request.report, request.inputs) if request.report is not None else None
-    tests = check_output(request.junit, request.inputs) if request.junit is not None else None
+    page = check_output(request.report, request.files) if request.report is not None else None
+    tests = check_output(request.junit, request.files) if request.junit is not None else None
     record = _record(request, page)
     from rewriter.verify.compare import validate
     from rewriter.verify.evidence import failed_cases, illustrated, with_sites
@@ -114,7 +109,7 @@ def validate_models(request: Request, json: bool) -> None:
 def _record(request: Request, page: Path | None) -> Path | None:
     """Return where finished work is recorded: where the user says, else beside the report."""
     if request.resume is not None:
-        record = check_output(request.resume, request.inputs)
+        record = check_output(request.resume, request.files)
         if page is not None and record.resolve() == page.resolve():
             raise InputError(f"--resume {record} is the report; give another file")
         return record

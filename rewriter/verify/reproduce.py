@@ -22,9 +22,11 @@ from rewriter.verify.pairing import SitePair
 from rewriter.verify.running import run
 from rewriter.verify.stages import Walk, staged
 
-__all__ = ["Reproduction", "reproduce"]
+__all__ = ["Reproduction", "part_files", "reproduce"]
 
 SUFFIXES = {"fx": ".pt2", "onnx": ".onnx"}
+PARTS = ("original", "rewritten")
+DATA = "inputs.npz"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ class _Side:
         return _Side(self.program, inputs, self.outputs, {**self.sample, **more})
 
 
+def part_files(directory: Path) -> tuple[Path, ...]:
+    """Return the files that `reproduce` may write into a directory, whatever the formats of the models."""
+    names = [name + suffix for name in PARTS for suffix in SUFFIXES.values()]
+    return tuple(directory / name for name in (*names, DATA))
+
+
 def reproduce(blend: Blend, unit: str, case: Case, directory: Path, value: str | None = None) -> Reproduction:
     """Write the part of both models that a site or a stretch is, and the values that the original feeds it.
 
@@ -121,19 +129,17 @@ def reproduce(blend: Blend, unit: str, case: Case, directory: Path, value: str |
     try:
         directory.mkdir(parents=True, exist_ok=True)
         paths = [
-            directory / f"{name}{SUFFIXES[part.format]}"
-            for name, part in zip(("original", "rewritten"), parts, strict=True)
+            directory / f"{name}{SUFFIXES[part.format]}" for name, part in zip(PARTS, parts, strict=True)
         ]
         for part, path in zip(parts, paths, strict=True):
-            path.unlink(missing_ok=True)
             part.save(path)
         names = part_inputs(ours.program, ours.inputs)
         arrays = {new: ours.sample[n] for new, n in zip(parts[0].graph.inputs, names, strict=True)}
-        np.savez(directory / "inputs.npz", *arrays.values(), allow_pickle=False)
+        np.savez(directory / DATA, *arrays.values(), allow_pickle=False)
     except OSError as error:
         raise InputError(f"{directory} cannot be written: {error.strerror or error}") from error
     found = _read_back(paths, arrays)
-    return Reproduction(unit, paths[0], paths[1], directory / "inputs.npz", found[0], found[1])
+    return Reproduction(unit, paths[0], paths[1], directory / DATA, found[0], found[1])
 
 
 def _read_back(paths: Sequence[Path], arrays: Arrays) -> tuple[tuple[int, int], Distance | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,73 @@ def test_a_plan_is_reduced_to_what_meets_the_budget(
     assert call(f"bisect {pair[0]} {out} --budget cos>=0.7").status == 0
 
 
+def _state(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (s.st_mode, s.st_size, s.st_mtime_ns) for path, s in found.items()}
+
+
+def _file(folder: Path) -> Path:
+    folder.write_text("mine")
+    return folder
+
+
+def _pipe(folder: Path) -> Path:
+    os.mkfifo(folder)
+    return folder
+
+
+def _pipe_inside(folder: Path) -> Path:
+    folder.mkdir()
+    os.mkfifo(folder / "inputs.npz")
+    return folder
+
+
+def _folder_inside(folder: Path) -> Path:
+    (folder / "rewritten.onnx").mkdir(parents=True)
+    return folder
+
+
+def _link_to_nothing(folder: Path) -> Path:
+    folder.symlink_to("nowhere")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (_file, "is no directory"),
+        (_pipe, "is no directory"),
+        (_link_to_nothing, "is no directory"),
+        (_pipe_inside, "is not a regular file"),
+        (_folder_inside, "is a directory"),
+        (lambda folder: Path("/dev/null"), "is no directory"),
+        (lambda folder: folder.parent, "is the input"),
+        (lambda folder: folder.parent / "original.onnx" / "alone", "does not exist"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is(
+    call: Call, pair: tuple[Path, Path], tmp_path: Path, place: Callable[[Path], Path], reason: str
+) -> None:
+    folder = place(tmp_path / "alone")
+    before = _state(tmp_path)
+    said = call(f"bisect {pair[0]} {pair[1]} --reproduce {folder}")
+    assert said.status == 2 and reason in said.err and len(said.err.splitlines()) == 1
+    assert _state(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", ["--kept", "--resume"])
+@pytest.mark.parametrize("place", ["pipe", "/dev/null", "original.onnx", "x" * 300])
+def test_files_that_are_none_are_not_written(
+    call: Call, pair: tuple[Path, Path], tmp_path: Path, option: str, place: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    before = _state(tmp_path)
+    said = call(f"bisect {pair[0]} --apply window:window=3 {option} {tmp_path / place}")
+    assert said.status == 2 and f"output {tmp_path / place}"[:20] in said.err
+    assert len(said.err.splitlines()) == 1
+    assert _state(tmp_path) == before
+
+
 def test_what_is_said_to_people(call: Call, pair: tuple[Path, Path]) -> None:
     said = call(f"bisect {pair[0]} {pair[1]}")
     assert said.status == 1 and "revert attention.2: no smaller set does" in said.out
@@ -61,7 +129,7 @@ def test_what_is_said_to_people(call: Call, pair: tuple[Path, Path]) -> None:
         ("{b} --apply window:window=3", "give REWRITTEN"),
         ("{b} --kept k.json", "--kept writes what is left of a plan"),
         ("{b} --budget bogus>=1", "there is no metric"),
-        ("{b} --reproduce {a}", "is a file; give a directory"),
+        ("{b} --reproduce {a}", "is no directory; give one"),
         ("--apply window:window=3@attention.9", ""),
     ],
 )

@@ -34,6 +34,7 @@ def _read_only(tmp_path: Path) -> Path:
             _read_only, "not writable", marks=pytest.mark.skipif(os.geteuid() == 0, reason="root may write")
         ),
         (lambda d: Path("/dev/null"), "not a regular file"),
+        (lambda d: d / ("x" * 300), "File name too long"),
     ],
 )
 def test_refused_before_work_starts(place: Callable[[Path], Path], complaint: str, tmp_path: Path) -> None:

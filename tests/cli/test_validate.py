@@ -90,6 +90,7 @@ def test_it_says_what_differs_and_what_would_pass(call: Call, scaled: Path) -> N
         ("--resume model.onnx", "is the input; it is never modified"),
         ("--resume my_tasks_of_a_test.py", "is no record of this version to resume"),
         ("--resume r --report r", "is the report"),
+        ("--data text:my_tasks_of_a_test.py --report my_tasks_of_a_test.py", "is the input; it is never"),
     ],
 )
 def test_an_error_is_one_line(call: Call, here: Path, options: str, complaint: str) -> None:
