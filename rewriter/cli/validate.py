@@ -86,7 +86,8 @@ def validate_models(request: Request, json: bool) -> None:
         named = {request.original: first, request.rewritten: second}
         read = read_from(request.original, first.files) | read_from(request.rewritten, second.files)
         command, models = ["rewriter", *sys.argv[1:]], fingerprints(named)
-        came_from = provenance(request.files, request.seed, command, read, models)
+        arrays = {request.data or "": found.data_sha256} if found.data_sha256 is not None else {}
+        came_from = provenance(request.files, request.seed, command, read, models, arrays)
         found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
         if page is not None:
             found = illustrated(found, first, second, request.data, sizes, progress, request.match)

@@ -160,6 +160,10 @@ def _provenance(report: ValidationReport) -> Mapping[str, Any]:
             {"name": name, "value": element("span", f"sha256 {sha}, graph and weights", class_="mono")}
             for name, sha in known.models.items()
         ]
+        facts += [
+            {"name": name, "value": element("span", f"sha256 {sha}, arrays", class_="mono")}
+            for name, sha in known.data.items()
+        ]
         facts.append({"name": "versions", "value": ", ".join(f"{n} {v}" for n, v in known.versions.items())})
         facts.append({"name": "machine", "value": known.machine})
     return {"facts": facts, "command": known.command if known is not None else None}

@@ -18,7 +18,7 @@ from rewriter.verify.code import code_of
 from rewriter.verify.comparison import Comparison
 from rewriter.verify.data import Data, data_cases
 from rewriter.verify.finding import Finding
-from rewriter.verify.fingerprint import fingerprint
+from rewriter.verify.fingerprint import array_bytes, fingerprint
 from rewriter.verify.floors import Floors, Kept
 from rewriter.verify.hybrid import Blend
 from rewriter.verify.inputs import Case, generated_cases
@@ -345,9 +345,8 @@ class _Search:
         digest.update(repr(asked).encode())
         digest.update(repr((code_of(self._tasks.values()), package_versions())).encode())
         for case in self._cases:
-            for name, array in case.inputs.items():
-                digest.update(repr((case.name, name, array.dtype.name, array.shape)).encode())
-                digest.update(array.tobytes())
+            for part in (case.name.encode(), *array_bytes(case.inputs)):
+                digest.update(part)
         return digest.hexdigest()
 
     def attempt(self, reverted: frozenset[str]) -> Trial:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rewriter.verify.comparison import Comparison
 from rewriter.verify.data import Data, data_cases, data_count
 from rewriter.verify.evidence import illustrated
 from rewriter.verify.finding import Finding
-from rewriter.verify.fingerprint import fingerprint
+from rewriter.verify.fingerprint import array_bytes, fingerprint
 from rewriter.verify.floors import Floors, Kept
 from rewriter.verify.inputs import LENGTHS, Case, generated_cases
 from rewriter.verify.metrics import is_floating
@@ -154,6 +154,7 @@ def validate(
         tasks=scores,
         notes=(*comparison.matching.notes, *session.notes, *_padding_notes(findings, masks)),
         seed=seed,
+        data_sha256=session.data.hexdigest() if data is not None else None,
     )
     return illustrated(report, first, second, data, sizes or {}, tell, match) if evidence else report
 
@@ -210,6 +211,7 @@ class _Session:
     tasks: Mapping[str, Task]
     tell: Progress
     notes: list[str] = field(default_factory=list)
+    data: Any = field(default_factory=hashlib.sha256)
 
     def key(self, resume: object) -> str:
         """Return what this work is: models, and what is counted of them."""
@@ -231,6 +233,8 @@ class _Session:
         findings: list[Finding] = []
         for at, (case, total) in enumerate(self.inputs):
             self.tell("comparing", at, total)
+            for part in array_bytes(case.inputs) if case.group == "data" else ():
+                self.data.update(part)
             key = _digest(case) if record.kept else ""
             finding, expected = self._finding(case, key, record)
             if finding.outputs and not any(f.outputs for f in findings):
@@ -356,7 +360,6 @@ def _lengths(applied: Sequence[AppliedForm]) -> list[int]:
 def _digest(case: Case) -> str:
     """Return what an input is, for a record of what was done with it."""
     digest = hashlib.sha256(repr((case.name, case.group)).encode())
-    for name, array in case.inputs.items():
-        digest.update(repr((name, array.dtype.name, array.shape)).encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for part in array_bytes(case.inputs):
+        digest.update(part)
     return digest.hexdigest()

@@ -67,15 +67,18 @@ def illustrated(
     report = with_sites(report, original, rewritten, cases(), progress, match)
     report = _with_times(report, original, rewritten, cases(), progress, match)
     if report.provenance is None:
-        report = replace(report, provenance=_came_from(report.seed, original, rewritten, data))
+        report = replace(report, provenance=_came_from(report, original, rewritten, data))
     return replace(report, drawings=tuple(_drawings(report, original, rewritten)))
 
 
-def _came_from(seed: int, original: Program, rewritten: Program, data: Data | None) -> Provenance:
+def _came_from(
+    report: ValidationReport, original: Program, rewritten: Program, data: Data | None
+) -> Provenance:
     programs = {original.source: original, rewritten.source: rewritten}
     read = {k: v for name, program in programs.items() for k, v in read_from(name, program.files).items()}
-    given = [data] if isinstance(data, str | os.PathLike) else []
-    return provenance([*programs, *given], seed, None, read, fingerprints(programs))
+    given = [os.fspath(data)] if isinstance(data, str | os.PathLike) else []
+    arrays = {"".join(given) or "data": report.data_sha256} if report.data_sha256 is not None else {}
+    return provenance([*programs, *given], report.seed, None, read, fingerprints(programs), arrays)
 
 
 def with_sites(

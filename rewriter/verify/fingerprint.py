@@ -1,4 +1,4 @@
-"""What a program is, in a hash: its graph and its weights, wherever they came from."""
+"""What a program is, in a hash: its graph and its weights, wherever they came from. The same of inputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rewriter.program.program import Program
+from rewriter.program.program import Arrays, Program
 from rewriter.program.tensors import to_numpy
 from rewriter.verify.code import code_of
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rewriter.program.fx import FxProgram
     from rewriter.program.onnx import OnnxProgram
 
-__all__ = ["fingerprint"]
+__all__ = ["array_bytes", "fingerprint"]
 
 
 def fingerprint(program: Program) -> str:
@@ -41,6 +41,18 @@ def fingerprint(program: Program) -> str:
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def array_bytes(arrays: Arrays) -> Iterator[bytes]:
+    """Yield what a hash of arrays is made of: of each its name, type and shape, and its numbers.
+
+    >>> import numpy as np
+    >>> list(array_bytes({"x": np.array([65, 66], np.int8)}))
+    [b"('x', 'int8', (2,))", b'AB']
+    """
+    for name, array in arrays.items():
+        yield repr((name, array.dtype.name, array.shape)).encode()
+        yield array.tobytes()
 
 
 def _of_fx(program: FxProgram) -> Iterator[bytes]:

@@ -73,6 +73,8 @@ class Provenance:
     models
         SHA-256 of the graph and the weights of models that were read from no file, by name
         (`rewriter.verify.fingerprint`).
+    data
+        SHA-256 of the arrays that the models were given, by the name of the data, wherever they came from.
     """
 
     versions: Mapping[str, str]
@@ -81,6 +83,7 @@ class Provenance:
     seed: int
     command: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -88,6 +91,7 @@ class Provenance:
             "versions": dict(self.versions),
             "machine": self.machine,
             "models": dict(self.models),
+            "data": dict(self.data),
             "files": [{"path": f.path, "sha256": f.sha256, "bytes": f.size} for f in self.files],
             "seed": self.seed,
             "command": self.command,
@@ -100,6 +104,7 @@ def provenance(
     command: Sequence[str] | None = None,
     files: Mapping[str, str] = MappingProxyType({}),
     models: Mapping[str, str] = MappingProxyType({}),
+    data: Mapping[str, str] = MappingProxyType({}),
 ) -> Provenance:
     """Return what a result rests on.
 
@@ -116,6 +121,8 @@ def provenance(
         What else was read, by what to call it.
     models
         What `fingerprints` returns.
+    data
+        The hash of all arrays of the data, by what to call it.
 
     Raises
     ------
@@ -140,6 +147,7 @@ def provenance(
         seed=seed,
         command=shlex.join(command) if command is not None else None,
         models=models,
+        data=data,
     )
 
 

@@ -177,6 +177,8 @@ class ValidationReport:
         What the reader should know: how names were matched, padding that was counted, what was left out.
     seed
         Of everything random.
+    data_sha256
+        Of the arrays of the data, in the order in which they were given; None where there was no data.
     per_site
         What was recorded at each site (`rewriter.verify.per_site.PerSite`), when that was asked for.
     timings
@@ -201,6 +203,7 @@ class ValidationReport:
     tasks: tuple[TaskReport, ...] = ()
     notes: tuple[str, ...] = ()
     seed: int = 0
+    data_sha256: str | None = None
     per_site: Record | None = None
     timings: tuple[Record, ...] = ()
     provenance: Record | None = None

@@ -118,6 +118,24 @@ def test_tasks_data_sizes_and_names(call: Call, scaled: Path) -> None:
     assert call(f"{command} --budget task.wer<=0.02").status == 1
 
 
+def test_data_has_one_hash_wherever_it_came_from(call: Call, here: Path) -> None:
+    def found(data: str) -> Any:
+        record = json.loads(call(f"validate model.onnx model.onnx --data {data} --json").out)
+        return record["provenance"]["data"]
+
+    (sha,) = found("my_tasks_of_a_test:inputs").values()
+    for at, n in enumerate((3, 9)):
+        (here / "same").mkdir(exist_ok=True)
+        np.savez(here / "same" / f"{at}.npz", np.full((1, n, 8), 0.5, np.float32))
+    assert found("same") == {"same": sha}
+    np.savez(here / "same" / "1.npz", np.full((1, 9, 8), 0.500001, np.float32))
+    assert found("same") != {"same": sha}
+    assert call("validate model.onnx model.onnx --data same --report page.html").status == 0
+    assert found("same")["same"] in (here / "page.html").read_text()
+    record = json.loads(call("validate model.onnx model.onnx --json").out)
+    assert record["provenance"]["data"] == {}
+
+
 def test_a_module_by_name(call: Call, here: Path) -> None:
     said = call("validate model.onnx my_tasks_of_a_test:net --budget cos>=0.999 --json")
     assert said.status == 1 and not json.loads(said.out)["ok"]

@@ -83,6 +83,7 @@ def full_report(sites: int = 12, name: str = "logits", heads: int = 6, tokens: i
             (FileHash(f"{name}.onnx", "0" * 64, 12345),),
             3,
             f"rewriter validate '{name}.onnx'",
+            data={name: "1" * 64},
         ),
     )
 
