@@ -237,8 +237,13 @@ def _check_same(old: Any, new: Any, replacement: Replacement) -> None:
         )
 
 
+def loosen_view(node: FxNode) -> None:
+    """Let a view of a changed value copy where it must: a new value may be laid out in another order."""
+    if node.target is torch.ops.aten.view.default:
+        node.target = torch.ops.aten.reshape.default
+
+
 def _loosen_views(changed: Sequence[FxNode]) -> None:
-    """Let views of changed values copy where they must: a new value may be laid out in another order."""
     seen: set[FxNode] = set()
     stack = list(changed)
     while stack:
@@ -246,5 +251,4 @@ def _loosen_views(changed: Sequence[FxNode]) -> None:
             if reader not in seen:
                 seen.add(reader)
                 stack.append(reader)
-                if reader.target is torch.ops.aten.view.default:
-                    reader.target = torch.ops.aten.reshape.default
+                loosen_view(reader)

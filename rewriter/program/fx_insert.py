@@ -13,7 +13,7 @@ from torch.fx import map_arg
 
 from rewriter.lower.errors import EmitError
 from rewriter.lower.torch_emitter import TorchEmitter
-from rewriter.program.fx_edit import Editor
+from rewriter.program.fx_edit import Editor, loosen_view
 from rewriter.program.graph import Graph
 from rewriter.program.program import OUTPUT, Insertion
 
@@ -124,6 +124,7 @@ class _Inserter(Editor):
                     self._resample(node)
 
     def _resample(self, node: FxNode) -> None:
+        loosen_view(node)
         args, kwargs = map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         try:
             node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
