@@ -53,6 +53,21 @@ class _Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class _Pooling(nn.Module):
+    """Attention of a few learned queries, projected back: a pooling head."""
+
+    def __init__(self, queries: int) -> None:
+        super().__init__()
+        self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.queries = nn.Parameter(torch.randn(1, HEADS, queries, WIDTH // HEADS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled tokens."""
+        k, v = (f(x).reshape(1, x.shape[1], HEADS, -1).transpose(1, 2) for f in (self.k, self.v))
+        found = F.scaled_dot_product_attention(self.queries, k, v)
+        return self.out(found.transpose(1, 2).flatten(2))
+
+
 class _Scale(nn.Module):
     """A projection and a layer's scale behind it."""
 
@@ -78,6 +93,10 @@ def _attention(latents: bool, sources: int) -> Callable[[int], tuple[nn.Module, 
     return lambda tokens: (_Attention(latents).eval(), tuple(_tokens(tokens, k) for k in range(sources)))
 
 
+def _pooling(queries: int) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda tokens: (_Pooling(queries).eval(), (_tokens(tokens, 0),))
+
+
 def _tokens(count: int, seed: int) -> Tensor:
     return torch.randn(1, count, WIDTH, generator=torch.Generator().manual_seed(seed))
 
@@ -98,5 +117,7 @@ TEMPLATES = (
     Template("q, k, v of one source", "shared-projections", _attention(False, 1), SIZES, "BERT, Llama"),
     Template("k, v of one source", "shared-projections", _attention(False, 2), SIZES, "Whisper"),
     Template("layer scale", "folded-scales", _scale, SIZES, "DINOv2, CaiT"),
+    Template("one query pools", "weight-absorption", _pooling(1), SIZES, "SigLIP, CaiT; BERT"),
+    Template("latents pool", "weight-absorption", _pooling(LATENTS), SIZES, "Perceiver, Q-Former"),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )
