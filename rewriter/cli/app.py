@@ -233,6 +233,14 @@ def validate(
     report: Annotated[
         str | None, typer.Option(metavar="R.html", help="Write an HTML page as well.", show_default=False)
     ] = None,
+    heads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE:HEAD,…",
+            help="Heads whose attention the page shows, such as attention.0:3; by default the worst ones.",
+            show_default=False,
+        ),
+    ] = None,
     junit: Annotated[
         str | None,
         typer.Option(metavar="J.xml", help="Write JUnit XML as well, for CI.", show_default=False),
@@ -262,6 +270,7 @@ def validate(
         match=tuple(match or ()),
         sizes=tuple(at or ()),
         report=report,
+        heads=heads,
         junit=junit,
         resume=resume,
         seed=seed,

@@ -20,6 +20,7 @@ from rewriter.report.junit import junit
 from rewriter.report.sites_table import sites_view
 from rewriter.verify.binding import parse_sizes
 from rewriter.verify.budget import parse_budgets
+from rewriter.verify.heads import parse_heads
 from rewriter.verify.per_site import PerSite
 from rewriter.verify.specs import parse_spec
 
@@ -43,6 +44,7 @@ class Request:
     match: tuple[str, ...] = ()
     sizes: tuple[str, ...] = ()
     report: str | None = None
+    heads: str | None = None
     junit: str | None = None
     resume: str | None = None
     seed: int = 0
@@ -61,6 +63,9 @@ def validate_models(request: Request, json: bool) -> None:
     page = check_output(request.report, request.files) if request.report is not None else None
     tests = check_output(request.junit, request.files) if request.junit is not None else None
     record = _record(request, page)
+    heads = parse_heads(request.heads) if request.heads is not None else None
+    if heads is not None and page is None:
+        raise InputError("--heads says what the page shows; give --report R.html with it")
     from rewriter.verify.compare import validate
     from rewriter.verify.evidence import failed_cases, illustrated, with_sites
     from rewriter.verify.models import as_programs
@@ -82,6 +87,7 @@ def validate_models(request: Request, json: bool) -> None:
             match=request.match,
             sizes=sizes,
             resume=record,
+            heads=heads,
         )
         named = {request.original: first, request.rewritten: second}
         read = read_from(request.original, first.files) | read_from(request.rewritten, second.files)
@@ -90,7 +96,7 @@ def validate_models(request: Request, json: bool) -> None:
         came_from = provenance(request.files, request.seed, command, read, models, arrays)
         found = replace(found, original=request.original, rewritten=request.rewritten, provenance=came_from)
         if page is not None:
-            found = illustrated(found, first, second, request.data, sizes, progress, request.match)
+            found = illustrated(found, first, second, request.data, sizes, progress, request.match, heads)
             write_text(page, found.to_html())
         elif not found.ok:
             cases = failed_cases(found, first, request.data, request.seed, sizes)

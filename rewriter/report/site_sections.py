@@ -18,7 +18,7 @@ from rewriter.verify.per_site import AttentionMap, PerSite, SiteRecord, StretchR
 __all__ = ["attention_maps", "depth_plot", "faults", "site_grid", "statistic_grid"]
 
 PICTURES = 8
-"""Sites whose attention is shown, the worst first."""
+"""Sites whose attention is shown where nobody chose any: the worst."""
 
 PIXELS = 96
 """Sides of a map: larger ones are averaged over blocks."""
@@ -141,14 +141,17 @@ def _mean(found: AttentionStatistics, statistic: str) -> str:
 
 
 def attention_maps(recorded: PerSite | None) -> Iterator[Mapping[str, str]]:
-    """Yield pictures of the worst sites: ``name``, and addresses ``before`` and ``after``."""
+    """Yield pictures of the heads that were chosen, else of the worst sites.
+
+    Each has a ``name``, and addresses ``before`` and ``after``.
+    """
     sites = [s for s in recorded.sites if s.maps] if recorded is not None else []
-    worst = sorted(sites, key=_badness, reverse=True)[:PICTURES]
+    worst = sorted(sites, key=_badness, reverse=True)
+    shown = worst if recorded is not None and recorded.chosen else worst[:PICTURES]
     for site in sites:
-        if site in worst:
-            for one in site.maps[:1]:
-                before, after = _opacities(one)
-                yield {"name": f"{site.site}, head {one.head}", "before": before, "after": after}
+        for one in site.maps if site in shown else ():
+            before, after = _opacities(one)
+            yield {"name": f"{site.site}, head {one.head}", "before": before, "after": after}
 
 
 def _badness(site: SiteRecord) -> float:

@@ -55,6 +55,7 @@ def validation_page(report: ValidationReport, drawings: Sequence[Drawing] = ()) 
         "faults": faults(recorded),
         "statistics": statistic_grid(recorded),
         "maps": list(attention_maps(recorded)),
+        "chosen": recorded is not None and recorded.chosen,
         "graphs": [_graph(d) for d in drawings if d.before is not None or d.after is not None],
         "timings": [_timing(t) for t in timings],
         "cases": case_grid(report),

@@ -22,6 +22,7 @@ from rewriter.verify.evidence import illustrated
 from rewriter.verify.finding import Finding
 from rewriter.verify.fingerprint import array_bytes, fingerprint
 from rewriter.verify.floors import Floors, Kept
+from rewriter.verify.heads import Heads, check_heads
 from rewriter.verify.inputs import LENGTHS, Case, generated_cases
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.models import Model, as_program, as_programs
@@ -66,6 +67,7 @@ def validate(
     sizes: Mapping[str, Sequence[int]] | None = None,
     resume: str | os.PathLike[str] | None = None,
     evidence: bool = False,
+    heads: Heads | None = None,
 ) -> ValidationReport:
     """Compare two models of the same signature and judge the second.
 
@@ -105,6 +107,9 @@ def validate(
     evidence
         Whether to record for the page, besides the measures, every site in both models, times, and the graph
         around the worst site, as ``rewriter validate --report`` does.
+    heads
+        With ``evidence``: heads whose attention is shown, by the id of their site; by default the
+        worst one of every site.
 
     Returns
     -------
@@ -114,12 +119,13 @@ def validate(
     Raises
     ------
     InputError
-        When signatures differ, data does not fit, a budget cannot be read, or the original can run
-        none of the cases.
+        When signatures differ, data does not fit, a budget cannot be read, there is no such head, or the
+        original can run none of the cases.
     """
     budgets, measures, tell = parse_budgets(budget), load_tasks(tasks), progress or silent
     data = _kept(data)
     first, second = as_programs(original, rewritten)
+    check_heads(first, heads or {})
     third = as_program(source, first) if source is not None else None
     masks = (mask,) if isinstance(mask, str) else tuple(mask)
     comparison = Comparison.of(first, second, third, match, masks)
@@ -156,7 +162,7 @@ def validate(
         seed=seed,
         data_sha256=session.data.hexdigest() if data is not None else None,
     )
-    return illustrated(report, first, second, data, sizes or {}, tell, match) if evidence else report
+    return illustrated(report, first, second, data, sizes or {}, tell, match, heads) if evidence else report
 
 
 def _kept(data: Data | None) -> Data | None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rewriter.program.program import Program
     from rewriter.report.graph_picture import Drawing
     from rewriter.verify.data import Data
+    from rewriter.verify.heads import Heads
     from rewriter.verify.inputs import Case
     from rewriter.verify.progress import Progress
     from rewriter.verify.signature import Match
@@ -44,6 +45,7 @@ def illustrated(
     sizes: Mapping[str, Sequence[int]] = MappingProxyType({}),
     progress: Progress = silent,
     match: Match | None = None,
+    heads: Heads | None = None,
 ) -> ValidationReport:
     """Return the report with everything that a page has room for: sites, times, graphs.
 
@@ -59,12 +61,14 @@ def illustrated(
         Told what is being done.
     match
         Names of inputs and outputs that belong together.
+    heads
+        Those whose attention is shown; by default the worst of every site.
     """
 
     def cases() -> Iterator[Case]:
         return _telling_cases(original, data, report.seed, sizes)
 
-    report = with_sites(report, original, rewritten, cases(), progress, match)
+    report = with_sites(report, original, rewritten, cases(), progress, match, heads)
     report = _with_times(report, original, rewritten, cases(), progress, match)
     if report.provenance is None:
         report = replace(report, provenance=_came_from(report, original, rewritten, data))
@@ -88,6 +92,7 @@ def with_sites(
     cases: Iterator[Case],
     progress: Progress,
     match: Match | None = None,
+    heads: Heads | None = None,
 ) -> ValidationReport:
     """Return the report with a record of every site, if it has none and the models can be cut at them."""
     from rewriter.verify.lockstep import per_site
@@ -95,7 +100,9 @@ def with_sites(
     if report.per_site is not None or not original.sites:
         return report
     try:
-        found = per_site(original, rewritten, cases, seed=report.seed, progress=progress, match=match)
+        found = per_site(
+            original, rewritten, cases, seed=report.seed, progress=progress, match=match, heads=heads
+        )
     except InputError as error:
         return replace(report, notes=(*report.notes, str(error)))
     return replace(report, per_site=found)

@@ -15,6 +15,7 @@ from rewriter.errors import InputError
 from rewriter.forms import Form
 from rewriter.program.program import Arrays, Program
 from rewriter.verify.exchange import Exchange, exchange
+from rewriter.verify.heads import Heads, check_heads
 from rewriter.verify.inputs import Case
 from rewriter.verify.pairing import SitePair, pair_sites
 from rewriter.verify.per_site import PerSite, SiteRecord
@@ -41,6 +42,7 @@ def per_site(
     seed: int = 0,
     progress: Progress | None = None,
     match: Match | None = None,
+    heads: Heads | None = None,
 ) -> PerSite:
     """Compare two models site by site.
 
@@ -64,14 +66,17 @@ def per_site(
         Told after each stage.
     match
         Names of inputs and outputs that belong together: see `rewriter.verify.signature`.
+    heads
+        Those whose attention is kept for a picture; by default the worst of every site.
 
     Raises
     ------
     InputError
-        When signatures differ, or neither model runs on any of the inputs.
+        When signatures differ, there is no such head, or neither model runs on any of the inputs.
     """
     matching = match_signatures(original, rewritten, match)
-    walk = _Lockstep(original, rewritten, matching, statistics, seed, progress or silent)
+    check_heads(original, heads or {})
+    walk = _Lockstep(original, rewritten, matching, statistics, heads, seed, progress or silent)
     count, problem = 0, "there are none"
     for case in cases:
         try:
@@ -97,6 +102,7 @@ class _Lockstep:
         rewritten: Program,
         matching: Matching,
         statistics: bool,
+        heads: Heads | None,
         seed: int,
         progress: Progress,
     ) -> None:
@@ -106,7 +112,17 @@ class _Lockstep:
         pairs = self._pairs = self._pairing.pairs
         self._first = staged(original, [(p.site.inputs, p.site.output) for p in pairs])
         self._second = staged(rewritten, [(reads_of(p), p.output) for p in pairs])
-        self._sites = [SiteTally(original, p, form_of(p), statistics) for p in pairs]
+        self._chosen = heads is not None
+        self._sites = [
+            SiteTally(
+                original,
+                p,
+                form_of(p),
+                statistics,
+                None if heads is None else heads.get(p.site.id, ()),
+            )
+            for p in pairs
+        ]
         # names of different formats, or of another export, are equal by chance only
         named = original.format == rewritten.format and all(p.paired_by != "order" for p in pairs)
         ends = [None, *pairs, None]
@@ -185,7 +201,7 @@ class _Lockstep:
                 found[site.id] = SiteRecord(site.id, site.kind, site.output, note=reason)
         sites = tuple(found[s.id] for s in self._original.sites)
         stretches = tuple(t.record() for t in self._stretches)
-        return PerSite(sites, stretches, str(self._pairing), cases)
+        return PerSite(sites, stretches, str(self._pairing), cases, self._chosen)
 
 
 def reads_of(pair: SitePair) -> tuple[str, ...]:

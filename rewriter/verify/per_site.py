@@ -189,12 +189,15 @@ class PerSite:
         How sites were paired, in a sentence.
     cases
         Inputs that everything was measured on.
+    chosen
+        Whether the maps are of heads that somebody chose; else of the worst head of every site.
     """
 
     sites: tuple[SiteRecord, ...]
     stretches: tuple[StretchRecord, ...] = ()
     pairing: str = ""
     cases: int = 0
+    chosen: bool = False
 
     @property
     def blamed(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,9 +88,19 @@ class SiteTally:
         What the second model says it computes there; None where that is not known here.
     statistics
         Whether weights are looked at.
+    heads
+        Whose weights are kept for a picture; by default the one with the largest error.
     """
 
-    def __init__(self, original: Program, pair: SitePair, form: Form | None, statistics: bool) -> None:
+    def __init__(
+        self,
+        original: Program,
+        pair: SitePair,
+        form: Form | None,
+        statistics: bool,
+        heads: Sequence[int] | None = None,
+    ) -> None:
+        self._heads = heads
         self._original, self._pair, self._form = original, pair, form
         self._site = pair.site
         self._local, self._accumulated = ErrorTally(), ErrorTally()
@@ -211,10 +221,17 @@ class SiteTally:
     def _maps(self) -> tuple[AttentionMap, ...]:
         if self._first is None:
             return ()
+        before, after = (w.values[0] for w in self._first)
+        heads = [self._worst_head()] if self._heads is None else self._heads
+        return tuple(
+            AttentionMap(head, *(shrunk(w[head].astype(np.float64)) for w in (before, after)))
+            for head in heads
+            if head < min(len(before), len(after))
+        )
+
+    def _worst_head(self) -> int:
         errors = self._local.heads() if self._local.heads().any() else self._accumulated.heads()
-        head = int(np.argmax(errors)) if errors.size else 0
-        before, after = (shrunk(w.values[0, head].astype(np.float64)) for w in self._first)
-        return (AttentionMap(head, before, after),)
+        return int(np.argmax(errors)) if errors.size else 0
 
 
 def _excess(verdict: SiteVerdict) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.cli.conftest import Call
+from tests.verify.twelve import onnx_layers
 
 
 def test_page_has_sites_graphs_times_and_where_it_is_from(call: Call, model: Path, tmp_path: Path) -> None:
@@ -22,6 +24,29 @@ def test_page_has_sites_graphs_times_and_where_it_is_from(call: Call, model: Pat
         assert part in text, part
     assert "rewriter validate" in text and "length=33" in text
     assert "<strong>Softmax</strong>" in text and "×" in text
+
+
+def test_heads_that_are_asked_for_are_shown_and_no_others(call: Call, tmp_path: Path) -> None:
+    model, page = tmp_path / "layers.onnx", tmp_path / "page.html"
+    onnx_layers(3).save(model)
+    said = call(f"validate {model} {model} --heads attention.1:1,attention.1:0 --report {page}")
+    assert said.status == 0, said.err
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall("<figcaption>(attention[^<]*)</figcaption>", text)
+    assert shown == ["attention.1, head 1", "attention.1, head 0"]
+    assert "largest error of each site" not in text
+    page.unlink()
+    for heads, reason in {
+        "attention.9:0": "no site 'attention.9'; it has attention.0, attention.1, attention.2",
+        "attention.0:99": "heads, numbered from 0, so no head 99",
+        "attention.0": "expected SITE:HEAD",
+        "attention.0:-1": "expected SITE:HEAD",
+        ",": "expected SITE:HEAD",
+    }.items():
+        said = call(f"validate {model} {model} --heads {heads} --report {page}")
+        assert said.status == 2 and reason in said.err and not page.exists()
+    said = call(f"validate {model} {model} --heads attention.0:0")
+    assert said.status == 2 and "give --report" in said.err
 
 
 @pytest.fixture
