@@ -202,7 +202,8 @@ def validation_view(report: ValidationReport, sites: bool = True) -> RenderableT
         parts.append(_tasks(report))
     troubled = [c for c in report.cases if not c.ok or c.error is not None]
     if troubled:
-        view = table("input", "what happened", title="Inputs that failed or were skipped")
+        columns = ("input", "what happened")
+        view = table(*columns, title="Inputs that failed or were skipped", give=columns)
         for case in troubled:
             view.add_row(Text(case.name), Text(case.error or _failures(case.outputs)))
         parts.append(view)
@@ -240,7 +241,7 @@ def _tolerances_that_pass(report: ValidationReport) -> Iterator[str]:
 
 
 def _tasks(report: ValidationReport) -> Table:
-    view = table("task", ">original", ">rewritten", ">change", title="Tasks")
+    view = table("task", ">original", ">rewritten", ">change", title="Tasks", give=["task"])
     for t in report.tasks:
         view.add_row(
             Text(t.name), figure(t.original, 4), figure(t.rewritten, 4), figure(t.rewritten - t.original)
@@ -289,7 +290,7 @@ def _mark(ok: bool) -> Text:
 
 
 def _applied(report: ValidationReport) -> Table:
-    view = table("site", "form", "fidelity", title="Rewritten sites", give=["form"])
+    view = table("site", "form", "fidelity", title="Rewritten sites", give=["site", "form"])
     for site in report.sites:
         view.add_row(site.site, Text(site.form), site.fidelity)
     return view

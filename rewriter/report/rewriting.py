@@ -57,7 +57,8 @@ def rewriting_view(sites: Iterable[Applied], fused: Iterable[Fused] = ()) -> Ren
             )
         )
     if left:
-        view = table("site", "form", "why it was left as it was", title="Left as they were")
+        columns = ("site", "form", "why it was left as it was")
+        view = table(*columns, title="Left as they were", give=columns[1:])
         for s in left:
             view.add_row(s.site, Text(s.form), Text(s.reason or ""))
         parts.append(view)

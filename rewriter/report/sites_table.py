@@ -19,7 +19,7 @@ def sites_view(found: PerSite) -> RenderableType:
     looked = any(site.before is not None for site in found.sites)
     weights = (">entropy", ">top-8") if looked else ()
     columns = ("site", "form", ">alone", ">worst head", ">as it runs", *weights, "")
-    view = table(*columns, title="Sites in both models", give=["form"])
+    view = table(*columns, title="Sites in both models", give=["site", "form"])
     for site in found.sites:
         view.add_row(
             site.site,

@@ -58,6 +58,7 @@ def bench_view(report: BenchReport) -> RenderableType:
                 style="dim",
             )
         )
+    parts += [Text(f"{r.model}, {s.name}: {r.error}") for s in report.sizes for r in s.rows if r.error]
     parts += [Text(_crossing(c)) for c in report.crossovers]
     parts += [
         verdict_line(False, f"{model}: no speed-up is printed, as it is not the same model: {verdict}")
@@ -79,7 +80,7 @@ def _table(size: SizeReport, report: BenchReport) -> RenderableType:
 def _cells(row: Row, report: BenchReport) -> tuple[str, str, str, str]:
     middle = row.middle
     if middle is None:
-        return (row.error or "", "", "", "")
+        return ("not run", "", "", "")
     timed = (milliseconds(middle.median), f"{milliseconds(middle.low)} – {milliseconds(middle.high)}")
     if row.model in report.red:
         return (*timed, "refused", "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,14 @@ from rich.console import Console, RenderableType
 
 from rewriter.report.console import inspection_view, validation_view
 from rewriter.report.inspection import refusal_record
+from rewriter.report.sites_table import sites_view
+from rewriter.report.timings import bench_view
 from rewriter.report.validation_page import validation_page
 from rewriter.sites.refusal import Refusal
+from rewriter.verify.bench import BenchReport, Row, SizeReport
 from rewriter.verify.budget import Budget, Outcome, parse_budget
 from rewriter.verify.distance import Distance
+from rewriter.verify.per_site import PerSite
 from rewriter.verify.validation import (
     AppliedForm,
     CaseReport,
@@ -21,6 +26,7 @@ from rewriter.verify.validation import (
     TaskReport,
     ValidationReport,
 )
+from tests.report.records import full_report
 
 SITE = {
     "id": "attention.11",
@@ -154,6 +160,32 @@ def test_validation(width: int) -> None:
     assert "window:window=4" not in shown(validation_view(report(), sites=False), width)
 
 
+@pytest.mark.parametrize("judged", ["noise floor", "nothing"])
+@pytest.mark.parametrize("width", [80, 100])
+def test_long_names_are_folded_and_no_figure_is_lost(judged: str, width: int) -> None:
+    name = "é" * 150
+    known = full_report()
+    outputs = tuple(replace(o, output=name) for o in known.summary["random"])
+    found = replace(
+        known,
+        judged=judged,
+        summary={"adversarial": outputs},
+        cases=(CaseReport(name, "adversarial", outputs, "skipped: too large", True),) * 10,
+        budget=(),
+        steps=(Step("source → rewritten", {name: DISTANCE}),),
+        sites=(AppliedForm(name, "window:window=4", "training-free"),),
+        tasks=(TaskReport(name, 0.03125, 0.0425),),
+    )
+    assert isinstance(known.per_site, PerSite)
+    sites = replace(known.per_site, sites=tuple(replace(s, site=name) for s in known.per_site.sites))
+    for view in (validation_view(found), sites_view(sites)):
+        whole, folded = shown(view, 2000), shown(view, width)
+        assert folded.count("é") == whole.count("é")
+        words = Counter(folded.split())
+        assert not Counter(w for w in whole.split() if w[0].isdigit()) - words
+        assert "fidelity" not in whole or {"fidelity", "training-free", "skipped:"} <= set(words)
+
+
 def test_an_approximation_shows_similarity_and_no_tolerance() -> None:
     text = shown(validation_view(report(judged="nothing", exact=False)), 80)
     assert "<1" in text
@@ -230,3 +262,13 @@ def test_what_is_nan_in_one_model_only_is_said_of_every_input() -> None:
     broken = OutputReport("logits", replace(DISTANCE, pattern=3), None, 1e-9, False)
     found = report(cases=(CaseReport("random", "random", (broken,), None, False),))
     assert "logits: 3 NaN/inf in one model only" in shown(validation_view(found), 120)
+
+
+def test_why_a_model_was_not_timed_is_told_whole() -> None:
+    rows = (
+        Row("a.onnx", (0.01,) * 3),
+        Row("b.onnx", error="input x has shape [1, 3], expected " + "[n, 4]" * 20),
+    )
+    text = shown(bench_view(BenchReport(("a.onnx", "b.onnx"), (SizeReport("n=3", {"n": 3}, rows),))), 80)
+    assert "not run" in text and "10 ms" in text
+    assert text.count("[n, 4]") + text.count("[n,\n4]") == 20
