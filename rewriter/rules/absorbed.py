@@ -10,7 +10,8 @@ import numpy as np
 
 from rewriter.algebra.index import Affine, Atom, resolve
 from rewriter.algebra.prims import Prim
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.sizes import ONE, Size
+from rewriter.forms import Canonical
 from rewriter.lower.canonical import arrange_operand, emit_site, inputs_of, laid_out
 from rewriter.program.program import Insertion
 from rewriter.rules.projected import Projected, by_head
@@ -142,8 +143,6 @@ def _attended(
     one: Absorbed, prims: Mapping[str, Prim], note: Mapping[str, str], before: Sequence[Insertion]
 ) -> Insertion:
     """Return attention itself; where the values are absorbed, its result has one axis for each atom."""
-    from rewriter.kernels.softmax.form import Softmax
-
     made = {edit.name for edit in before}
     asked, ones = (
         name if name in made else None for name in (_name(one.site, "asked"), _name(one.site, "ones"))
@@ -158,11 +157,25 @@ def _attended(
         shapes[ones] = (*rows, width + 1)
 
     def build(e: Emitter, handles: Sequence[Any]) -> Handle:
-        return emit_site(site, e, dict(zip(names, handles, strict=True)), Softmax().lower)
+        return emit_site(site, e, dict(zip(names, handles, strict=True)), _one_head)
 
     instead = site.output if one.v is None else None
     ordered = tuple(shapes[name] for name in names)
     return Insertion(_name(site, "attended"), names, ordered, build, instead, metadata=note)
+
+
+def _one_head(e: Emitter, a: Canonical) -> Handle:
+    """Emit attention; heads that share keys are more queries of one head, where nothing tells them apart."""
+    from rewriter.kernels.softmax.form import Softmax
+
+    batch, heads, queries, features = e.shape(a.q)
+    alike = a.bias is None or e.shape(a.bias)[1:3] == (ONE, ONE)
+    if e.shape(a.k)[1] != ONE or a.band is not None or a.sink is not None or not alike:
+        return Softmax().lower(e, a)
+    rows = heads * queries
+    q = e.reshape(a.q, (batch, ONE, rows, features))
+    joined = replace(a, q=q, shape={**a.shape, "H": ONE, "I": rows})
+    return e.reshape(Softmax().lower(e, joined), (batch, heads, queries, e.shape(a.v)[3]))
 
 
 def _rewired(one: Absorbed, asked: str | None, ones: str | None) -> AttentionSite:
