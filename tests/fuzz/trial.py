@@ -69,7 +69,7 @@ def tried(name: str, make: Maker, refused: bool = False, keep: Path | None = Non
             after = snapshot(folder)
             ended.append((arguments, end))
             wrong = problems(arguments, end, before, after, refused)
-            if PAGE in after:
+            if (folder / PAGE).is_file():
                 wrong += page_problems((folder / PAGE).read_text(encoding="utf-8"))
             found += [f"{' '.join(arguments)}: {p}" for p in wrong]
         if found and keep is not None:
