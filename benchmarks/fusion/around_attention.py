@@ -54,16 +54,21 @@ class _Attention(nn.Module):
 
 
 class _Pooling(nn.Module):
-    """Attention of a few learned queries, projected back: a pooling head."""
+    """Attention of a few learned queries, projected back; keys may be turned by their place."""
 
-    def __init__(self, queries: int) -> None:
+    def __init__(self, queries: int, rotary: bool) -> None:
         super().__init__()
+        self.rotary = rotary
         self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.queries = nn.Parameter(torch.randn(1, HEADS, queries, WIDTH // HEADS))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled tokens."""
         k, v = (f(x).reshape(1, x.shape[1], HEADS, -1).transpose(1, 2) for f in (self.k, self.v))
+        if self.rotary:
+            angles = torch.arange(x.shape[1], dtype=x.dtype)[:, None] * 0.01
+            a, b = k.chunk(2, -1)
+            k = k * angles.cos() + torch.cat([-b, a], -1) * angles.sin()
         found = F.scaled_dot_product_attention(self.queries, k, v)
         return self.out(found.transpose(1, 2).flatten(2))
 
@@ -93,8 +98,8 @@ def _attention(latents: bool, sources: int) -> Callable[[int], tuple[nn.Module, 
     return lambda tokens: (_Attention(latents).eval(), tuple(_tokens(tokens, k) for k in range(sources)))
 
 
-def _pooling(queries: int) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
-    return lambda tokens: (_Pooling(queries).eval(), (_tokens(tokens, 0),))
+def _pooling(queries: int, rotary: bool = False) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda tokens: (_Pooling(queries, rotary).eval(), (_tokens(tokens, 0),))
 
 
 def _tokens(count: int, seed: int) -> Tensor:
@@ -118,6 +123,7 @@ TEMPLATES = (
     Template("k, v of one source", "shared-projections", _attention(False, 2), SIZES, "Whisper"),
     Template("layer scale", "folded-scales", _scale, SIZES, "DINOv2, CaiT"),
     Template("one query pools", "weight-absorption", _pooling(1), SIZES, "SigLIP, CaiT; BERT"),
+    Template("one query, rotary keys", "weight-absorption", _pooling(1, True), SIZES, "Llama with one logit"),
     Template("latents pool", "weight-absorption", _pooling(LATENTS), SIZES, "Perceiver, Q-Former"),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )
