@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from rewriter.algebra.sizes import ZERO, Size
+from rewriter.algebra.sizes import ZERO
+from rewriter.rules.counts import many
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
 
 if TYPE_CHECKING:
@@ -54,9 +55,4 @@ def _gain(found: Reads) -> str:
     attended = sum(hasattr(narrow.way, "site") for narrow in found.narrow.values())
     read = ", ".join(dict.fromkeys(str(n.demand.places) for n in found.narrow.values()))
     what = f"{attended} attention{'s' if attended != 1 else ''} and {len(found.narrow) - attended} operators"
-    return f"{what} compute {read}: {_many(found.saved)} multiplications fewer"
-
-
-def _many(n: Size) -> str:
-    known = n.known()
-    return str(n) if known is None else f"{known / 1e6:.4g} million" if known >= 10**6 else str(known)
+    return f"{what} compute {read}: {many(found.saved)} multiplications fewer"

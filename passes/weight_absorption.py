@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import ZERO, Size, product
 from rewriter.rules.absorbed import Absorbed, insertions, sources
+from rewriter.rules.counts import many
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
 from rewriter.rules.projected import projected
 from rewriter.rules.projections import weight_readers
@@ -95,7 +96,7 @@ def _why_not(program: Program, one: Absorbed) -> str | None:
     site = one.site
     if site.queries.known() is None:
         return f"there may be many queries: {site.queries}"
-    return _why_not_exact(one) or _why_not_fewer(one) or _why_read(program, one)
+    return _why_not_fewer(one) or _why_not_exact(one) or _why_read(program, one)
 
 
 def _why_not_exact(one: Absorbed) -> str | None:
@@ -161,4 +162,6 @@ def _saved(one: Absorbed) -> Size:
 def _change(program: Program, one: Absorbed) -> Change:
     edits = tuple(insertions(one, program.prims(), _NOTE))
     what = " and ".join(name for name, side in (("keys", one.k), ("values", one.v)) if side is not None)
-    return Change(one.site.output, edits, f"{what} are not projected: {_saved(one)} multiplications fewer")
+    return Change(
+        one.site.output, edits, f"{what} are not projected: {many(_saved(one))} multiplications fewer"
+    )
