@@ -5,7 +5,8 @@
 
 A layer's scale (LayerScale), one factor per head, temperatures and fixed head gates; views may lie between.
 Refused: a product that something else reads unscaled; factors that differ along other axes than the columns;
-weights that something else reads, too.
+weights that something else reads, too. One number beside an unscaled read is no scale but half of a GELU, and
+is passed over.
 
 Source: Touvron et al.: Going deeper with Image Transformers, 2021, equation 3.
 """
@@ -23,21 +24,22 @@ from rewriter.algebra.prims import Map, Prim
 from rewriter.algebra.term import Read, source
 from rewriter.program.program import Insertion
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
+from rewriter.rules.packed import why_held_twice
 from rewriter.rules.projections import (
     Projection,
     emit_projection,
     is_known,
     known,
     projection_of,
-    weight_readers,
 )
 
 if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, Handle
-    from rewriter.program.graph import Graph
     from rewriter.program.program import Program
 
 __all__ = ["FoldedScales"]
+
+_UNSCALED = "the product is read unscaled, too"
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,10 @@ class FoldedScales(GraphRule):
                 found = _scaled(prim, x, g)
                 if found is None:
                     continue
-                reason = _why_not(program.graph, found)
+                reason = _why_not(program, found)
                 if reason is None:
                     changes.append(_change(program, found))
-                else:
+                elif reason != _UNSCALED or np.ptp(found.factors):
                     declined.append(Declined(name, reason))
                 break
         return changes, declined
@@ -127,15 +129,14 @@ def _by_column(product: Read, factor: Read) -> np.ndarray | None:
     return np.asarray(values).reshape(-1) if product.prim.shape[-1].known() == values.size else None
 
 
-def _why_not(graph: Graph, found: _Scaled) -> str | None:
+def _why_not(program: Program, found: _Scaled) -> str | None:
+    graph = program.graph
     if not np.isfinite(found.factors).all():
         return "a factor is not finite"
     between = [p.value for p in found.views if p.value is not None] + [found.projection.output]
     if any(len(graph.readers(v)) != 1 or v in graph.outputs for v in between):
-        return "the product is read unscaled, too"
-    if weight_readers(graph, found.projection) > 1:
-        return "its weight is read elsewhere, too, and would be held twice"
-    return None
+        return _UNSCALED
+    return why_held_twice(program, found.projection)
 
 
 def _change(program: Program, found: _Scaled) -> Change:

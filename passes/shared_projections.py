@@ -20,7 +20,8 @@ import numpy as np
 from rewriter.algebra.sizes import Size
 from rewriter.program.program import Insertion
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
-from rewriter.rules.projections import Projection, emit_projection, known, projection_of, weight_readers
+from rewriter.rules.packed import why_held_twice
+from rewriter.rules.projections import Projection, emit_projection, known, projection_of
 
 if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, Handle
@@ -48,11 +49,10 @@ class SharedProjections(GraphRule):
                 found.setdefault((one.source, one.dtype, one.bias is None), []).append(one)
         changes: list[Change] = []
         for group in found.values():
-            alone = [one for one in group if weight_readers(program.graph, one) == 1]
-            shared = [one.output for one in group if one not in alone]
+            reasons = {one.output: why_held_twice(program, one) for one in group}
+            alone = [one for one in group if reasons[one.output] is None]
             if len(group) > 1:
-                reason = "its weight is read elsewhere, too, and would be held twice"
-                declined += [Declined(name, reason) for name in shared]
+                declined += [Declined(name, reason) for name, reason in reasons.items() if reason]
             if len(alone) > 1:
                 changes.append(_change(program, alone))
         return changes, declined

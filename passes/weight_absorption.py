@@ -8,6 +8,7 @@ or so: where a last layer is read at one token (`unread-queries` goes before), i
 attention. q · b_k is the same for all keys, and the softmax does not see it; b_v counts as often as the
 weights of a query sum to: beside a sink, or where a query that sees no key gives zero, x has a column of ones
 for it. Keys or values alone where the others cannot be: rotated keys, say.
+A matrix that holds several weights, and is cut apart at every call, is cut once.
 Refused: queries whose number is not known, or too many; projections that something else reads, too, or whose
 matrices are used elsewhere; scores or weights of attention that are read; a bias of keys behind a soft cap or
 beside a sink.
@@ -25,8 +26,8 @@ from rewriter.algebra.sizes import ZERO, Size, product
 from rewriter.rules.absorbed import Absorbed, insertions, sources
 from rewriter.rules.counts import many
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
+from rewriter.rules.packed import unpacked, why_held_twice
 from rewriter.rules.projected import projected
-from rewriter.rules.projections import weight_readers
 
 if TYPE_CHECKING:
     from rewriter.program.program import Program
@@ -111,8 +112,9 @@ def _why_read(program: Program, one: Absorbed) -> str | None:
     """Return what has to be computed, or held twice, all the same."""
     scores = {value for value, _ in one.site.consumers}
     graph, done = program.graph, {side.projection.output for side in one.sides}
-    if any(weight_readers(graph, side.projection) > 1 for side in one.sides):
-        return "its weight is read elsewhere, too, and would be held twice"
+    for side in one.sides:
+        if reason := why_held_twice(program, side.projection, apart=True):
+            return reason
     live: set[str] = set()
     stack = list(graph.outputs)
     while stack:
@@ -160,7 +162,8 @@ def _saved(one: Absorbed) -> Size:
 
 
 def _change(program: Program, one: Absorbed) -> Change:
-    edits = tuple(insertions(one, program.prims(), _NOTE))
+    gone = [side.projection for side in one.sides]
+    edits = (*unpacked(program, gone, _NOTE), *insertions(one, program.prims(), _NOTE))
     what = " and ".join(name for name, side in (("keys", one.k), ("values", one.v)) if side is not None)
     return Change(
         one.site.output, edits, f"{what} are not projected: {many(_saved(one))} multiplications fewer"

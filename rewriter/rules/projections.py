@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rewriter.algebra.prims import Constant, Einsum, Map, Permute, Prim
+from rewriter.algebra.prims import Constant, Einsum, Map, Permute, Prim, Slice
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph
 
@@ -77,9 +77,12 @@ def projection_of(prim: Prim, *, whole: bool = True) -> Projection | None:
 
 
 def known(x: Prim) -> np.ndarray:
-    """Return a constant, which may be transposed; see `is_known`."""
+    """Return a constant, which may be transposed or a part of another one; see `is_known`."""
     if isinstance(x.form, Permute):
         return np.transpose(known(x.inputs[0]), x.form.order)
+    if isinstance(x.form, Slice):
+        places = int(x.form.start) + x.form.step * np.arange(int(x.shape[x.form.axis]))
+        return np.take(known(x.inputs[0]), places, x.form.axis)
     if x.form == _IDENTITY:
         return known(x.inputs[0])
     assert isinstance(x.form, Constant), "it has been looked at"
@@ -87,10 +90,15 @@ def known(x: Prim) -> np.ndarray:
 
 
 def is_known(x: Prim) -> bool:
-    """Whether a value is a constant, which may be transposed."""
-    while isinstance(x.form, Permute) or x.form == _IDENTITY:
+    """Whether a value is a constant, which may be transposed or a part of another one."""
+    while isinstance(x.form, Permute) or x.form == _IDENTITY or _is_part(x):
         x = x.inputs[0]
     return isinstance(x.form, Constant)
+
+
+def _is_part(x: Prim) -> bool:
+    form = x.form
+    return isinstance(form, Slice) and form.start.static and x.shape[form.axis].static
 
 
 def weight_readers(graph: Graph, projection: Projection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -81,9 +82,19 @@ def test_fires(name: str, kind: str, tmp_path: Path) -> None:
     close(rewriter.load(path), program, tokens())
 
 
+def gelu(m: Scaled, x: Tensor) -> Tensor:
+    y = m.out(x)
+    return 0.5 * y * (1 + torch.erf(y / math.sqrt(2)))
+
+
 def unscaled_too(m: Scaled, x: Tensor) -> Any:
     y = m.out(x)
     return y * m.columns, y
+
+
+def packed(m: Scaled, x: Tensor) -> Tensor:
+    first, second = m.out.weight.split([4, WIDTH - 4])
+    return (x @ first.T) * m.columns[:4] + (x @ second.T).sum()
 
 
 def tied(m: Scaled, x: Tensor) -> Tensor:
@@ -93,6 +104,8 @@ def tied(m: Scaled, x: Tensor) -> Tensor:
 KEEPS: dict[str, tuple[Formula, str]] = {
     "unscaled, too": (unscaled_too, "read unscaled"),
     "tied weights": (tied, "held twice"),
+    "part of a weight": (packed, "a part of a larger one"),
+    "half of a gelu, spelled out": (gelu, ""),
     "divided by zero": (lambda m, x: m.out(x) / torch.zeros(WIDTH), "not finite"),
     "by place": (lambda m, x: m.out(x) * m.places, ""),
     "by the input": (lambda m, x: m.out(x) * x.mean(), ""),

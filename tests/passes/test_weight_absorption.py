@@ -224,3 +224,54 @@ def test_keeps_a_number_of_queries_that_is_not_known() -> None:
     new, record = absorbed(program)
     assert new is program
     assert all("there may be many queries" in (m.reason or "") for m in record.matches)
+
+
+class Packed(nn.Module):
+    """Cross-attention whose projections are one matrix, cut apart by the graph; it may be called twice."""
+
+    def __init__(self, weights: bool = False, twice: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.weights, self.twice = weights, twice
+        self.attend = nn.MultiheadAttention(SOURCE, HEADS, batch_first=True)
+        nn.init.normal_(self.attend.in_proj_bias, std=0.1)
+
+    def forward(self, q: Tensor, x: Tensor) -> Any:
+        made, _ = self.attend(q, x, x, need_weights=self.weights)
+        return (made, self.attend(q, x + 1, x + 1, need_weights=False)[0]) if self.twice else made
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_packed_projections(weights: bool) -> None:
+    given = (source(2, 1), source())
+    program = rewriter.trace(Packed(weights).eval(), given)
+    new, record = absorbed(program)
+    (found,) = record.committed
+    assert (found.gain or "").startswith(f"{BOTH} not projected: ")
+    assert not new.graph.readers("p_attend_in_proj_weight"), "what is left of it stands alone"
+    for a, b in zip(new.run(*given), program.run(*given), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_keeps_packed_projections_that_are_used_twice() -> None:
+    given = (source(2, 1), source())
+    program = rewriter.trace(Packed(twice=True).eval(), given)
+    new, record = absorbed(program)
+    assert new is program and len(record.matches) == 2
+    assert all("read elsewhere, too" in (m.reason or "") for m in record.matches)
+
+
+@pytest.mark.parametrize("read", ["whole", "elsewhere"])
+def test_keeps_packed_projections_that_something_else_reads(read: str) -> None:
+    """The whole matrix, or other rows of it that reach into those of the keys."""
+
+    class Reading(Packed):
+        def forward(self, q: Tensor, x: Tensor) -> Any:
+            weight = self.attend.in_proj_weight
+            more = weight.sum() if read == "whole" else x @ weight[SOURCE - 1 : 2 * SOURCE + 1].T
+            return super().forward(q, x), more
+
+    program = rewriter.trace(Reading().eval(), (source(2, 1), source()))
+    new, record = absorbed(program)
+    assert new is program
+    assert "its weight is read elsewhere, too" in (record.matches[0].reason or "")
