@@ -14,6 +14,7 @@ from rewriter.algebra.frontends.aten_contractions import CONTRACTIONS
 from rewriter.algebra.frontends.aten_fused import FUSED
 from rewriter.algebra.frontends.aten_indexing import INDEXING
 from rewriter.algebra.frontends.aten_pointwise import POINTWISE
+from rewriter.algebra.frontends.aten_pools import POOLS
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, Scope
 from rewriter.algebra.frontends.aten_symbols import is_number, symbol
 from rewriter.algebra.frontends.aten_views import VIEWS
@@ -29,6 +30,7 @@ _HANDLERS: dict[str, Handler] = {
     **WINDOWS,
     **POINTWISE,
     **CONTRACTIONS,
+    **POOLS,
     **INDEXING,
     **ATTENTION,
     **FUSED,

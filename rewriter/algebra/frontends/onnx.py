@@ -21,6 +21,7 @@ from rewriter.algebra.frontends.onnx_opaque import (
     opaque_shape,
 )
 from rewriter.algebra.frontends.onnx_operators import OPERATORS
+from rewriter.algebra.frontends.onnx_pools import POOLS
 from rewriter.algebra.frontends.onnx_scope import SMALL, Call, Known, Scope, integer_tensor, simple
 from rewriter.algebra.frontends.onnx_shapes import follow
 from rewriter.algebra.frontends.onnx_views import VIEWS
@@ -30,7 +31,7 @@ from rewriter.program.graph import Graph, Node
 
 __all__ = ["translate"]
 
-_HANDLERS = {**VIEWS, **OPERATORS, **ATTENTION}
+_HANDLERS = {**VIEWS, **OPERATORS, **POOLS, **ATTENTION}
 
 FOLDED = 64
 """Results of operators on known numbers are computed at once up to this many elements."""

@@ -138,11 +138,6 @@ def _hard_swish(call: Call) -> Result:
     return hard_swish(call[0])
 
 
-def _global_average(call: Call) -> Result:
-    x = call[0]
-    return sum_(x, range(2, len(x.shape)), keepdim=True, mean=True)
-
-
 def _where(call: Call) -> Result:
     return selected(call[0], _number(call[1]), _number(call[2]))
 
@@ -336,7 +331,6 @@ OPERATORS: dict[str, Handler] = {
     "com.microsoft::FusedMatMul": _fused_matmul,
     "Einsum": _einsum,
     "Conv": _conv,
-    "GlobalAveragePool": _global_average,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
     "Swish": _swish,

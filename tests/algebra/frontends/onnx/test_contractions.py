@@ -56,7 +56,6 @@ REDUCTIONS = [
     case("ReduceSum", A, ints(), constants=[1], opset=13, noop_with_empty_axes=1),
     case("ReduceSum", A, ints(), constants=[1], opset=13),
     case("ReduceSum", I64, ints(1), constants=[1], opset=13),
-    case("GlobalAveragePool", WIDE),
     case("CumSum", A, scalar(1), constants=[1]),
     case("ReduceMean", WIDE, opset=11, axes=[1, 2], keepdims=1),
     case("Softmax", A),
