@@ -3,7 +3,7 @@
     python benchmarks/exact.py
     python benchmarks/exact.py --models vit convnext --sizes small
 
-Three public architectures with random weights, at two sizes. The ONNX file is run by ONNX Runtime with all of
+Public architectures with random weights, at two sizes. The ONNX file is run by ONNX Runtime with all of
 its optimisations, before and after; the traced graph by PyTorch as it is and through `torch.compile`, before
 and after. All of one model take turns in one process, on one thread, by the processor's time; a cell is how
 many times faster than the baseline it runs, with the range of the rounds. Results are kept beside
@@ -76,19 +76,19 @@ def _timm(name: str, **settings: object) -> torch.nn.Module:
 
 
 class _Logits(torch.nn.Module):
-    """A language model from tokens to logits."""
+    """A model from tokens to logits, of all positions or of the last one."""
 
-    def __init__(self, inner: torch.nn.Module) -> None:
+    def __init__(self, inner: torch.nn.Module, *, last: bool = False, **settings: object) -> None:
         super().__init__()
-        self.inner = inner
+        self.inner, self.last, self.settings = inner, last, settings
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the logits of all positions."""
-        logits: torch.Tensor = self.inner(input_ids=ids, use_cache=False).logits
-        return logits
+        """Return the logits."""
+        logits: torch.Tensor = self.inner(input_ids=ids, **self.settings).logits
+        return logits[:, -1] if self.last else logits
 
 
-def _language_model() -> torch.nn.Module:
+def _language_model(*, last: bool = False) -> torch.nn.Module:
     import transformers
 
     config = transformers.LlamaConfig(
@@ -100,7 +100,23 @@ def _language_model() -> torch.nn.Module:
         num_key_value_heads=3,
         attn_implementation="sdpa",
     )
-    return _Logits(transformers.LlamaForCausalLM(config)).eval()
+    return _Logits(transformers.LlamaForCausalLM(config), last=last, use_cache=False).eval()
+
+
+def _classifier() -> torch.nn.Module:
+    """Return six layers that are read at the first token, as rerankers are."""
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=1000,
+        hidden_size=384,
+        intermediate_size=1536,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        num_labels=1,
+        attn_implementation="sdpa",
+    )
+    return _Logits(transformers.BertForSequenceClassification(config)).eval()
 
 
 ARCHITECTURES = {
@@ -109,7 +125,13 @@ ARCHITECTURES = {
     ),
     "convnext": Architecture(partial(_timm, "convnext_atto"), _image, {"small": 160, "large": 288}),
     "efficientnet": Architecture(partial(_timm, "efficientnet_b0"), _image, {"small": 160, "large": 288}),
+    "mobileone": Architecture(partial(_timm, "mobileone_s0"), _image, {"small": 160, "large": 288}),
+    "skresnet": Architecture(partial(_timm, "skresnet18"), _image, {"small": 160, "large": 288}),
+    "bert, classifier": Architecture(_classifier, _tokens, {"small": 64, "large": 384}),
     "llama": Architecture(_language_model, _tokens, {"small": 64, "large": 384}, opset=23),
+    "llama, next token": Architecture(
+        partial(_language_model, last=True), _tokens, {"small": 64, "large": 384}, opset=23
+    ),
 }
 
 
