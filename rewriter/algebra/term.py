@@ -35,12 +35,16 @@ __all__ = [
     "VIEWS",
     "depends_on",
     "leaves",
+    "origin",
+    "outermost",
     "read",
     "same",
     "source",
     "substitute",
     "unfold",
 ]
+
+_CAST = Map("cast")
 
 VIEWS = (Reshape, Permute, Expand, Slice, Concat, Gather)
 
@@ -172,6 +176,47 @@ def _unfold(start: Read, left: list[int], stop: Callable[[Prim], bool] | None, d
             return _readable(start, at)
 
 
+def origin(start: Read) -> Read:
+    """Return the read behind views, copies and casts that keep the value."""
+    return _origin(start)[1]
+
+
+def outermost(start: Read) -> Term:
+    """Return the term of a read one operator deep, behind views, copies and casts that keep the value.
+
+    Operands are read as the graph names them: what is behind their views is not looked at.
+    """
+    at, end = _origin(start)
+    prim = end.prim
+    if isinstance(prim.form, Constant | Iota):
+        return _unfold(end, [0], None, 0)
+    if not isinstance(prim.form, Map):
+        return _readable(at, end)
+    if _wraps(prim):
+        term = _unfold(end, [1], None, 0)
+        return outermost(term) if isinstance(term, Read) and term.prim is not prim else term
+    index = resolve(end.index)
+    operands = tuple(Read(x, operand_index(x.shape, prim.shape, index)) for x in prim.inputs)
+    return Apply(prim.form.fn, operands, prim.dtype)
+
+
+def _origin(at: Read) -> tuple[Read, Read]:
+    """Return where the last views before an origin start, and where they end."""
+    while True:
+        end = read(at.prim, at.index)
+        form, prim = end.prim.form, end.prim
+        copied = isinstance(form, Map) and form.fn in ("identity", "cast")
+        if not copied or _changes_value(prim) or _wraps(prim):
+            return at, end
+        (operand,) = prim.inputs
+        at = Read(operand, operand_index(operand.shape, prim.shape, resolve(end.index)))
+
+
+def _wraps(prim: Prim) -> bool:
+    """Whether whole numbers are cast to a dtype that may not hold them."""
+    return prim.form == _CAST and prim.dtype in _NARROW and "int" in (prim.inputs[0].dtype or "")
+
+
 def _readable(start: Read, end: Read) -> Read:
     """Return the furthest read whose axes are arithmetic progressions: what an emitter can read."""
     if all(d.dense() is not None for d in end.index):
@@ -199,8 +244,7 @@ _NARROW = ("float16", "bfloat16", "int8", "int16", "uint8", "uint16", "uint32", 
 
 def _narrows(prim: Prim, inner: Term) -> bool:
     """Whether a cast takes positions to a dtype that may not hold them."""
-    whole = "int" in (prim.inputs[0].dtype or "")
-    return whole and prim.dtype in _NARROW and any(isinstance(at, Position) for at in leaves(inner))
+    return _wraps(prim) and any(isinstance(at, Position) for at in leaves(inner))
 
 
 def leaves(term: Term) -> Iterator[Read | Number | Position]:

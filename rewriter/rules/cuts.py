@@ -13,10 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rewriter.algebra.index import Atom, einsum_index, operand_index, resolve
+from rewriter.algebra.index import Atom, einsum_index, resolve
 from rewriter.algebra.prims import Einsum, Map
 from rewriter.algebra.sizes import Size
-from rewriter.algebra.term import Apply, Number, Position, Read, Term, read
+from rewriter.algebra.term import Apply, Number, Position, Read, Term, origin, outermost
 
 __all__ = [
     "Factors",
@@ -91,23 +91,11 @@ def opened(term: Term) -> Term:
 
 
 def _opened(term: Term) -> Term:
-    while isinstance(term, Read):
-        inner = term.unfolded(1)
-        if isinstance(inner, Apply):
-            return _applied(inner, read(term.prim, term.index))
-        if isinstance(inner, Read) and inner.prim is term.prim and inner.index == term.index:
-            return inner
-        term = inner
+    if isinstance(term, Read):
+        term = outermost(term)
     if isinstance(term, Position) and not term.value.terms and term.value.start.static:
         return Number(float(int(term.value.start)))
     return term
-
-
-def _applied(term: Apply, at: Read) -> Apply:
-    """Return the function with its operands as the graph names them, and not what is behind their views."""
-    index, shape = resolve(at.index), at.prim.shape
-    operands = tuple(Read(x, operand_index(x.shape, shape, index)) for x in at.prim.inputs)
-    return Apply(term.fn, operands, term.dtype, term.whole)
 
 
 def identical(a: Term, b: Term, deep: int = _DEEP) -> bool:
@@ -116,7 +104,7 @@ def identical(a: Term, b: Term, deep: int = _DEEP) -> bool:
         return True
     match a, b:
         case Read(), Read():
-            p, q = _origin(a), _origin(b)
+            p, q = origin(a), origin(b)
             if p.prim is q.prim:
                 return resolve(p.index) == resolve(q.index)
             if not deep or type(p.prim.form) is not type(q.prim.form) or not isinstance(p.prim.form, Map):
@@ -131,15 +119,6 @@ def identical(a: Term, b: Term, deep: int = _DEEP) -> bool:
                 and all(identical(x, y, deep) for x, y in zip(xs, ys, strict=True))
             )
     return False
-
-
-def _origin(at: Read) -> Read:
-    """Return the read behind views, copies and casts that keep the value."""
-    while isinstance(inner := at.unfolded(1), Read) and (
-        inner.prim is not at.prim or inner.index != at.index
-    ):
-        at = inner
-    return read(at.prim, at.index)
 
 
 def contraction(term: Term) -> tuple[Term, list[Atom]] | None:
@@ -284,6 +263,8 @@ def _scaled(factors: Factors, by: float) -> Factors:
 
 
 def _power(factors: Factors, exponent: Fraction) -> Factors | None:
+    if exponent == 1:
+        return factors
     if exponent < 0 and not factors.coefficient:
         return None
     return Factors(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewriter.algebra.index import Affine, resolve
-from rewriter.algebra.prims import Constant, Einsum, Iota, Leaf, Map, Prim, Reduce
+from rewriter.algebra.prims import POINTWISE, Constant, Einsum, Iota, Leaf, Map, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
 from rewriter.algebra.sizes import Size, product
 from rewriter.algebra.term import VIEWS, Read, substitute
@@ -20,7 +20,7 @@ from rewriter.rules.rule import Match, Rule
 from rewriter.sites.formula import Operand
 from rewriter.sites.operands import choose_operand
 
-__all__ = ["PLACES", "Found", "Near", "Refused", "find", "needed"]
+__all__ = ["PLACES", "Found", "Near", "Refused", "ending", "find", "needed"]
 
 NEAR = 12
 """How many steps a function that a formula cannot do without may be behind its result."""
@@ -100,11 +100,12 @@ def find(
 ) -> tuple[list[Found], list[Refused]]:
     """Return where rules fit, outermost first, none inside another, and where they had to be refused.
 
-    Linear in the graph: a rule is tried only where the functions that its formula cannot do without are near.
+    Linear in the graph: a rule is tried only at values that are computed by a function that its formula may
+    end with, and where the functions that it cannot do without are near.
     """
     prims = program.prims()
-    needs = [(rule, needed(rule.formula)) for rule in rules]
-    near = Near(frozenset(head for _, heads in needs for head in heads))
+    needs = [(rule, needed(rule.formula), ending(rule.formula)) for rule in rules]
+    near = Near(frozenset(head for _, heads, _ in needs for head in heads))
     matched = Matcher()
     found: list[Found] = []
     refused: list[Refused] = []
@@ -115,8 +116,9 @@ def find(
         if name in inside or not _computes(prim):
             continue
         heads = near.behind(prim)
-        for rule, functions in needs:
-            if not functions <= heads or name in declined[rule.name]:
+        own = frozenset(_heads(prim))
+        for rule, functions, first in needs:
+            if first.isdisjoint(own) or not functions <= heads or name in declined[rule.name]:
                 continue
             tried = _tried(rule, name, prim, matched)
             if isinstance(tried, Found) and _is_one(program, tried):
@@ -220,6 +222,42 @@ def needed(pattern: Pattern) -> frozenset[str]:
         case Sum() | Product() | _:
             own = set()
     return frozenset(own).union(*(needed(p) for p in parts_of(pattern)))
+
+
+_FACTORS = frozenset({"mul", "div", "neg", "reciprocal", "sqrt", "rsqrt", "pow", "sum"})
+_TERMS = frozenset({"add", "sub", "neg", "mul", "div"})
+_ANY = frozenset(POINTWISE | {"sum", "max", "min", "logsumexp", "softmax"})
+
+
+def ending(pattern: Pattern) -> frozenset[str]:
+    """Return the functions that a value which a formula fits may be computed by last.
+
+    >>> from rewriter.rules.pattern import call, tensor
+    >>> sorted(ending(call("exp", tensor("x")) + 1.0))
+    ['add', 'div', 'mul', 'neg', 'sub']
+    """
+    match pattern:
+        case Choice(_, options):
+            return frozenset().union(*(ending(p) for _, p in options))
+        case Call(fn):
+            return frozenset({fn})
+        case Softmax():
+            return frozenset({"softmax"})
+        case Fold("max" | "min" as kind):
+            return frozenset({kind})
+        case Fold("sum"):
+            return frozenset({"sum"})
+        case Fold():
+            return _FACTORS
+        case Product(parts) if len(parts) > 1:
+            return _FACTORS
+        case Product((part,)):
+            return _FACTORS | ending(part.base)
+        case Sum(parts) if len(parts) > 1:
+            return _TERMS
+        case Sum((part,)):
+            return _TERMS | ending(part)
+    return _ANY
 
 
 class Near:

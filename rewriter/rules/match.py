@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import permutations
 from typing import Any, TypeVar
@@ -35,7 +35,6 @@ from rewriter.rules.pattern import (
     Softmax,
     Sum,
     Tensor,
-    spread,
 )
 
 __all__ = ["Bound", "Matcher", "match"]
@@ -78,13 +77,15 @@ class Bound:
         return tuple(a for dim in resolve(self.root.index) for a, _ in dim.terms)
 
     def _with_term(self, name: str, term: Term) -> Bound:
-        return replace(self, terms={**self.terms, name: term})
+        return Bound(self.root, {**self.terms, name: term}, self.numbers, self.axes, self.labels)
 
     def _with_labels(self, labels: Mapping[str, str]) -> Bound:
-        return replace(self, labels={**self.labels, **labels}) if labels else self
+        if not labels:
+            return self
+        return Bound(self.root, self.terms, self.numbers, self.axes, {**self.labels, **labels})
 
     def _with_axis(self, name: str, atoms: tuple[Atom, ...]) -> Bound:
-        return replace(self, axes={**self.axes, name: atoms})
+        return Bound(self.root, self.terms, self.numbers, {**self.axes, name: atoms}, self.labels)
 
     def _with_number(self, name: str | None, value: float) -> Bound | None:
         if name is None:
@@ -92,7 +93,7 @@ class Bound:
         known = self.numbers.get(name)
         if known is not None:
             return self if _close(known, value) else None
-        return replace(self, numbers={**self.numbers, name: value})
+        return Bound(self.root, self.terms, {**self.numbers, name: value}, self.axes, self.labels)
 
 
 def match(pattern: Pattern, prim: Prim) -> Bound | None:
@@ -103,7 +104,10 @@ def match(pattern: Pattern, prim: Prim) -> Bound | None:
     TooManyWaysError
         When there are too many ways to read the value.
     """
-    root = Read(prim, fresh(prim.shape))
+    return _match(pattern, Read(prim, fresh(prim.shape)))
+
+
+def _match(pattern: Pattern, root: Read) -> Bound | None:
     with bounded():
         for found, scale in _matched(pattern, root, Bound(root)):
             if _close(scale, 1.0):
@@ -115,21 +119,28 @@ class Matcher:
     """Matches patterns with the values of one program.
 
     A pattern for which there were too many ways to read one value is not tried again: a program made of such
-    values would take forever.
+    values would take forever. What one pattern has taken apart of a value the next one finds as it is.
     """
 
     def __init__(self) -> None:
         self._given_up: set[int] = set()
+        self._last: tuple[int, Read] | None = None
 
     def __call__(self, pattern: Pattern, prim: Prim) -> Bound | None:
         """Return what `match` does, or None where a pattern is given up."""
         if id(pattern) in self._given_up:
             return None
         try:
-            return match(pattern, prim)
+            return _match(pattern, self._root(prim))
         except TooManyWaysError:
             self._given_up.add(id(pattern))
             return None
+
+    def _root(self, prim: Prim) -> Read:
+        """Return where a value is read: as the last time, unless an axis has been cut since."""
+        if self._last is None or self._last[0] != Atom.cuts or self._last[1].prim is not prim:
+            self._last = Atom.cuts, Read(prim, fresh(prim.shape))
+        return self._last[1]
 
 
 Cut = TypeVar("Cut")
@@ -201,7 +212,7 @@ def _is_constant(term: Term) -> bool:
 
 
 def _product(pattern: Product, term: Term, bound: Bound) -> Found:
-    for plain, labels in spread(pattern):
+    for plain, labels in pattern.plain:
         assert isinstance(plain, Product)
         for found, scale in _plain_product(plain, term, bound):
             yield found._with_labels(labels), scale
@@ -250,7 +261,7 @@ def _factors(wanted: Sequence[Power], left: list[tuple[Term, Fraction]], bound: 
 
 
 def _sum(pattern: Sum, term: Term, bound: Bound) -> Found:
-    for plain, labels in spread(pattern):
+    for plain, labels in pattern.plain:
         assert isinstance(plain, Sum)
         for found, scale in _plain_sum(plain, term, bound):
             yield found._with_labels(labels), scale

@@ -16,8 +16,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 __all__ = [
     "Axis",
@@ -43,7 +43,6 @@ __all__ = [
     "rsqrt",
     "sigmoid",
     "softmax",
-    "spread",
     "sqrt",
     "stack",
     "sum_",
@@ -152,6 +151,11 @@ class Product(Pattern):
     coefficient: float = 1.0
     unknown: str | None = None
 
+    @cached_property
+    def plain(self) -> Plain:
+        """The product without choices in it, once for each way to choose, with the labels."""
+        return _spread(self)
+
     def __str__(self) -> str:
         head = [f"{self.coefficient:g}"] * (self.coefficient != 1) + [self.unknown] * bool(self.unknown)
         return " · ".join([*(h for h in head if h), *map(str, self.parts)])
@@ -164,6 +168,11 @@ class Sum(Pattern):
     parts: tuple[Pattern, ...]
     number: float = 0.0
     unknown: str | None = None
+
+    @cached_property
+    def plain(self) -> Plain:
+        """The sum without choices in it, once for each way to choose, with the labels."""
+        return _spread(self)
 
     def __str__(self) -> str:
         tail = [f"{self.number:g}"] * (self.number != 0) + [self.unknown] * bool(self.unknown)
@@ -214,6 +223,10 @@ class Choice(Pattern):
 
     def __str__(self) -> str:
         return "(" + " | ".join(str(p) for _, p in self.options) + ")"
+
+
+Plain: TypeAlias = "tuple[tuple[Product | Sum, Mapping[str, str]], ...]"
+"""Products or sums without choices in them, each with the labels of the alternatives that it has."""
 
 
 def tensor(name: str, over: tuple[Axis, ...] | None = None) -> Tensor:
@@ -354,9 +367,7 @@ def _collected(factors: list[Power]) -> tuple[Power, ...]:
     return tuple(f for f in found if f.exponent)
 
 
-@cache
-def spread(pattern: Product | Sum) -> tuple[tuple[Product | Sum, Mapping[str, str]], ...]:
-    """Return a product or a sum without choices in it, once for each way to choose, with the labels."""
+def _spread(pattern: Product | Sum) -> Plain:
     parts = [p.base if isinstance(p, Power) else p for p in pattern.parts]
     options = [
         [(p.name, label, option) for label, option in p.options] if isinstance(p, Choice) else [("", "", p)]
@@ -369,7 +380,7 @@ def spread(pattern: Product | Sum) -> tuple[tuple[Product | Sum, Mapping[str, st
         labels = {name: label for name, label, _ in chosen if name}
         bases = [base for _, _, base in chosen]
         made = _product_of(pattern, bases) if isinstance(pattern, Product) else _sum_of(pattern, bases)
-        found += [(one, {**labels, **more}) for one, more in spread(made)]
+        found += [(one, {**labels, **more}) for one, more in made.plain]
     return tuple(found)
 
 
