@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypedDict, Unpack
 import numpy as np
 
 from rewriter.errors import InputError, RewriterError
-from rewriter.forms import Cost, Fidelity, Form, refusal
+from rewriter.forms import Cost, Fidelity, Form, refusal, speed
 from rewriter.lower.canonical import replacement
 from rewriter.lower.errors import EmitError
 from rewriter.plan import Plan
@@ -35,6 +35,9 @@ Step = tuple[Form, Selector]
 
 DATA_LIMIT = 4
 """Recorded inputs that per-site errors are measured on."""
+
+DOUBT = 0.1
+"""How much slower a form must be expected to be before that is said: expectations are no better."""
 
 SCORES_LIMIT = 1 << 25
 """Scores that all probes of one site may evaluate in float64: larger sites get fewer probes."""
@@ -89,6 +92,23 @@ class Applied:
     before: Cost
     after: Cost
 
+    @property
+    def speed(self) -> float | None:
+        """How many times faster the form is expected to be; None where lengths are not known."""
+        return speed(self.before, self.after)
+
+    @property
+    def note(self) -> str | None:
+        """Say that a committed form is expected to be slower than what it replaces, or None."""
+        expected = self.speed
+        if not self.committed or expected is None or expected >= 1 - DOUBT:
+            return None
+        fewer = int(self.before.flops) / int(self.after.flops)
+        return (
+            f"{self.form} is expected to be slower at this length than one fused attention: {expected:.2f} of"
+            f" its speed on one CPU thread (operations alone would make it {fewer:.2g} times as fast)"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; symbolic costs are texts."""
         found: dict[str, Any] = {
@@ -101,6 +121,8 @@ class Applied:
             "measured_on": self.measured_on,
             "flops_before": self.before.flops.plain(),
             "flops_after": self.after.flops.plain(),
+            "expected_speed": None if self.speed is None else round(self.speed, 3),
+            "note": self.note,
         }
         if self.check is not None:
             found["float64_error"] = self.check.error
@@ -520,9 +542,9 @@ def _refusing(form: Form, what: str) -> Iterator[None]:
 
 def _as_it_is(site: AttentionSite) -> Cost:
     from rewriter.kernels.linear.form import factored_cost
-    from rewriter.kernels.softmax.form import dense_cost
+    from rewriter.kernels.softmax.form import Softmax
 
-    return factored_cost(site) if site.formula.values_first else dense_cost(site, site.keys)
+    return factored_cost(site) if site.formula.values_first else Softmax().cost(site)
 
 
 def _affordable(program: Program, site: AttentionSite, made: Sequence[Probe]) -> list[Probe]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite, Band
 
-__all__ = ["Canonical", "Cost", "Fidelity", "Form", "refusal"]
+__all__ = ["Canonical", "Cost", "Fidelity", "Form", "refusal", "speed"]
 
 
 class Fidelity(Enum):
@@ -55,6 +55,21 @@ class Cost:
     bytes: Size
     passes: int
     time: Size | None = None
+
+
+def speed(before: Cost, after: Cost) -> float | None:
+    """Return how many times faster ``after`` is expected to be; None where a time or a length is not known.
+
+    Examples
+    --------
+    >>> n = Size.of
+    >>> speed(Cost(n(8), n(0), 1, n(12)), Cost(n(2), n(0), 1, n(6)))
+    2.0
+    """
+    if before.time is None or after.time is None:
+        return None
+    times = before.time.known(), after.time.known()
+    return None if times[0] is None or not times[1] else times[0] / times[1]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import rewriter
 from rewriter.engine import rewrite
 from rewriter.errors import InputError
 from rewriter.forms import Canonical, Fidelity
@@ -224,3 +226,26 @@ def test_passes_are_callable_and_compose() -> None:
     assert window.report is not None and len(window.report.committed) == 2
     x = attention_inputs(masked=False, length=60)
     assert 1e-4 < relative(p.run(*x)[0], new.run(*x)[0]) < 1.5
+
+
+def test_a_form_that_is_expected_to_be_slower_says_so() -> None:
+    class Call(torch.nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    def notes(form: str, tokens: int) -> list[str | None]:
+        operands = tuple(torch.zeros(1, 6, tokens, 64) for _ in range(3))
+        _, report = rewrite(rewriter.trace(Call(), operands), [parse_apply(form)], verify=False)
+        record = report.to_dict()["sites"][0]
+        assert record["note"] == report.sites[0].note
+        assert (record["note"] is None) == (record["expected_speed"] > 0.9)
+        return [record["note"]]
+
+    (short,) = notes("nystrom:landmarks=49", 257)
+    assert short is not None and "slower at this length" in short
+    assert notes("nystrom:landmarks=49", 2048) == notes("softmax", 257) == [None]
+
+
+def test_nothing_is_expected_of_a_length_that_is_not_known() -> None:
+    _, report = rewrite(program(), [parse_apply("window:window=2")], verify=False)
+    assert report.sites[0].to_dict()["expected_speed"] is None and report.sites[0].note is None

@@ -56,6 +56,8 @@ def rewriting_view(sites: Iterable[Applied], fused: Iterable[Fused] = ()) -> Ren
                 style="dim",
             )
         )
+        notes = Counter(s.note for s in done if s.note is not None)
+        parts += [Text(f"{n} site{'s' * (n > 1)}: {note}", style="yellow") for note, n in notes.items()]
     if left:
         columns = ("site", "form", "why it was left as it was")
         view = table(*columns, title="Left as they were", give=columns[1:])
