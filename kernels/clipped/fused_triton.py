@@ -2,8 +2,8 @@
 
 The clip needs the sum of a whole row, so that the scores of each tile are computed twice: first for the
 logarithm of the sum of exponentials of each row, then for the clipped weights and their product with the
-values. The backward kernel of the queries takes two passes, too: the gradient of a score needs the mean over
-its row.
+values. The backward pass has one kernel more than that of softmax: the gradient of a score needs the mean
+over its row, which the clip makes another one than the product of the result and its gradient.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import torch
 import triton
 import triton.language as tl
 
-from rewriter.kernels.softmax.fused_triton import launch, pointer, strides_of
+from rewriter.kernels.softmax.fused_triton import differentiate, launch, pointer, strides_of
+from rewriter.kernels.softmax.online_triton import begin, fold, log_sum
 from rewriter.kernels.softmax.tiles_triton import (
     Seen,
+    keys_met,
     load_columns,
     load_rows,
     masked_scores,
+    met_in,
     product,
+    program_of,
+    steps_of,
     store_rows,
-    tile_met,
-    tiles_met,
     tokens_of,
 )
 
@@ -31,194 +34,90 @@ __all__ = ["backward", "forward"]
 
 
 @triton.jit
-def _stretched(s, lse, zeta, gamma):
-    """Return the weights of the softmax, and what they are stretched to."""
-    w = tl.exp(s - lse[:, None])
-    return w, (zeta - gamma) * w + gamma
-
-
-@triton.jit
-def _cut(stretched):
-    """Return what is left between 0 and 1; NaN stays."""
-    return tl.where(stretched < 0, 0.0, tl.where(stretched > 1, 1.0, stretched))
-
-
-@triton.jit
-def _of_weights(grad, v, stretched, zeta, gamma, WIDEN: tl.constexpr):
-    """Return the gradient of the weights of the softmax: none where they are cut off."""
-    zero = tl.zeros([grad.shape[0], v.shape[1]], tl.float32)
-    of_clipped = product(grad, v, zero, WIDEN)
-    return tl.where((stretched >= 0) & (stretched <= 1), (zeta - gamma) * of_clipped, 0.0)
+def _clipped(p, stretch):
+    """Return what is left of the stretched weights between 0 and 1, NaN stays, and the slope."""
+    zeta, gamma = stretch[0], stretch[1]
+    stretched = (zeta - gamma) * p + gamma
+    slope = tl.where((stretched >= 0) & (stretched <= 1), zeta - gamma, 0.0)
+    return tl.where(stretched < 0, 0.0, tl.where(stretched > 1, 1.0, stretched)), slope
 
 
 @triton.jit
 def _forward(
     Q, K, V, BIAS, SINK, OUT, LSE, TABLE,
-    sq, sk, sv, sb, ss, so, sizes, place, scale, cap, zeta, gamma,
+    sq, sk, sv, sb, ss, so, sizes, place, scale, cap, stretch,
     FLAGS: tl.constexpr, CAP: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SINK: tl.constexpr,
     WIDEN: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, V_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    H, share, queries, keys = sizes[0], sizes[1], sizes[2], sizes[3]
-    D, E, tiles = sizes[4], sizes[5], sizes[6]
     M: tl.constexpr = ROWS[0] * ROWS[1] * ROWS[2]
-    tile = tl.program_id(0) % tiles
-    b, h = (tl.program_id(0) // tiles // H).to(tl.int64), tl.program_id(0) // tiles % H
-    g = (h // share).to(tl.int64)
-    h = h.to(tl.int64)
+    tile, b, h, g = program_of(sizes)
+    queries, keys, D, E = sizes[2], sizes[3], sizes[4], sizes[5]
     K += b * sk[0] + g * sk[1]
     V += b * sv[0] + g * sv[1]
     BIAS += b * sb[0] + h * sb[1]
-    lead = place[5]
-    i, i_real = tokens_of(tile, queries, lead, place[6], FLAGS[5], ROWS)
+    i, i_real = tokens_of(tile, queries, place[5], place[6], FLAGS[5], ROWS)
     q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
-    top = tl.full([M], float("-inf"), tl.float32)
-    total = tl.zeros([M], tl.float32)
-    if HAS_SINK:
-        top = tl.load(SINK + b * ss[0] + h * ss[1] + i.to(tl.int64) * ss[2], mask=i_real, other=0.0)
-        total = tl.where(top == float("-inf"), 0.0, 1.0)
-    leading, x0, nx, y0, ny, z0, nz = tiles_met(
-        tile, queries, keys, place[0], 0, place[1], place[2], place[3], place[4], lead, place[6], TABLE,
-        FLAGS[0], FLAGS[1], FLAGS[2], FLAGS[3], FLAGS[4], FLAGS[5], ROWS, KEYS,
-    )  # fmt: skip
-    for step in range(0, leading + nx * ny * nz):
-        at = tile_met(step, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], KEYS)
-        j, j_real = tokens_of(at, keys, lead, place[6], FLAGS[5], KEYS)
+    top, total = begin(SINK, ss, b, h, i, i_real, M, HAS_SINK)
+    met = keys_met(tile, queries, keys, place, TABLE, FLAGS, ROWS, KEYS)
+    for step in range(0, steps_of(met)):
+        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
         k = load_columns(K, sk, j, j_real, D, WIDTH)
         real = i_real[:, None] & j_real[None, :]
         s, _ = masked_scores(
             q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
         )
-        higher = tl.maximum(top, tl.max(s, 1))
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(top - safe) + tl.sum(tl.exp(s - safe[:, None]), 1)
-        top = higher
-    empty = total == 0
-    lse = tl.where(empty, float("inf"), top + tl.log(tl.where(empty, 1.0, total)))
+        _, _, top, total = fold(s, top, total)
+    lse = log_sum(top, total, float("inf"))
     out = tl.zeros([M, V_WIDTH], tl.float32)
-    for step in range(0, leading + nx * ny * nz):
-        at = tile_met(step, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], KEYS)
-        j, j_real = tokens_of(at, keys, lead, place[6], FLAGS[5], KEYS)
+    for step in range(0, steps_of(met)):
+        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
         k = load_columns(K, sk, j, j_real, D, WIDTH)
         real = i_real[:, None] & j_real[None, :]
         s, _ = masked_scores(
             q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
         )
-        _, stretched = _stretched(s, lse, zeta, gamma)
         v = load_rows(V, sv, j, j_real, E, V_WIDTH)
-        clipped = _cut(stretched)
-        out = product(clipped.to(v.dtype), v, out, WIDEN)
+        weights, _ = _clipped(tl.exp(s - lse[:, None]), stretch)
+        out = product(weights.to(v.dtype), v, out, WIDEN)
     store_rows(OUT + b * so[0] + h * so[1], so, i, i_real, E, out, V_WIDTH)
-    tl.store(LSE + (b * H + h) * queries + i, lse, mask=i_real)
+    tl.store(LSE + (b * sizes[0] + h) * queries + i, lse, mask=i_real)
 
 
 @triton.jit
-def _of_queries(
-    Q, K, V, BIAS, GRAD, LSE, DELTA, DQ, DBIAS, TABLE,
-    sq, sk, sv, sb, sg, sd, sizes, place, scale, cap, zeta, gamma,
-    FLAGS: tl.constexpr, CAP: tl.constexpr, HAS_BIAS: tl.constexpr, WANT_BIAS: tl.constexpr,
-    WIDEN: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, V_WIDTH: tl.constexpr,
-):  # fmt: skip
-    """Gradients of one tile of queries, of the bias there, and the mean of each row for `_of_keys`."""
-    H, share, queries, keys = sizes[0], sizes[1], sizes[2], sizes[3]
-    D, E, tiles = sizes[4], sizes[5], sizes[6]
-    M: tl.constexpr = ROWS[0] * ROWS[1] * ROWS[2]
-    tile = tl.program_id(0) % tiles
-    b, h = (tl.program_id(0) // tiles // H).to(tl.int64), tl.program_id(0) // tiles % H
-    g = (h // share).to(tl.int64)
-    h = h.to(tl.int64)
-    K += b * sk[0] + g * sk[1]
-    V += b * sv[0] + g * sv[1]
-    BIAS += b * sb[0] + h * sb[1]
-    lead = place[5]
-    i, i_real = tokens_of(tile, queries, lead, place[6], FLAGS[5], ROWS)
-    q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
-    grad = load_rows(GRAD + b * sg[0] + h * sg[1], sg, i, i_real, E, V_WIDTH)
-    row = (b * H + h) * queries + i
-    lse = tl.load(LSE + row, mask=i_real, other=float("inf"))
-    leading, x0, nx, y0, ny, z0, nz = tiles_met(
-        tile, queries, keys, place[0], 0, place[1], place[2], place[3], place[4], lead, place[6], TABLE,
-        FLAGS[0], FLAGS[1], FLAGS[2], FLAGS[3], FLAGS[4], FLAGS[5], ROWS, KEYS,
-    )  # fmt: skip
-    delta = tl.zeros([M], tl.float32)
-    for step in range(0, leading + nx * ny * nz):
-        at = tile_met(step, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], KEYS)
-        j, j_real = tokens_of(at, keys, lead, place[6], FLAGS[5], KEYS)
-        k = load_columns(K, sk, j, j_real, D, WIDTH)
-        v = load_columns(V, sv, j, j_real, E, V_WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, _ = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
-        w, stretched = _stretched(s, lse, zeta, gamma)
-        delta += tl.sum(w * _of_weights(grad, v, stretched, zeta, gamma, WIDEN), 1)
-    tl.store(DELTA + row, delta, mask=i_real)
-    dq = tl.zeros([M, WIDTH], tl.float32)
-    for step in range(0, leading + nx * ny * nz):
-        at = tile_met(step, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], KEYS)
-        j, j_real = tokens_of(at, keys, lead, place[6], FLAGS[5], KEYS)
-        k = load_columns(K, sk, j, j_real, D, WIDTH)
-        v = load_columns(V, sv, j, j_real, E, V_WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, slope = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
-        w, stretched = _stretched(s, lse, zeta, gamma)
-        ds = w * (_of_weights(grad, v, stretched, zeta, gamma, WIDEN) - delta[:, None])
-        if WANT_BIAS:
-            tl.store(DBIAS + row[:, None] * keys + j[None, :], ds, mask=real)
-        dq = product((ds * slope).to(k.dtype), tl.trans(k), dq, WIDEN)
-    store_rows(DQ + b * sd[0] + h * sd[1], sd, i, i_real, D, dq * scale, WIDTH)
-
-
-@triton.jit
-def _of_keys(
-    Q, K, V, BIAS, GRAD, LSE, DELTA, DK, DV, TABLE, INVERSE,
-    sq, sk, sv, sb, sg, sdk, sdv, sizes, place, scale, cap, zeta, gamma,
+def _means(
+    Q, K, V, BIAS, GRAD, LSE, MEAN, TABLE,
+    sq, sk, sv, sb, sg, sizes, place, scale, cap, stretch,
     FLAGS: tl.constexpr, CAP: tl.constexpr, HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, V_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one tile of keys and values, over all query heads that read them."""
-    H, share, queries, keys = sizes[0], sizes[1], sizes[2], sizes[3]
-    D, E, tiles = sizes[4], sizes[5], sizes[6]
-    N: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
-    tile = tl.program_id(0) % tiles
-    groups = H // share
-    b = (tl.program_id(0) // tiles // groups).to(tl.int64)
-    g = (tl.program_id(0) // tiles % groups).to(tl.int64)
-    lead = place[5]
-    j, j_real = tokens_of(tile, keys, lead, place[6], FLAGS[5], KEYS)
-    k = load_columns(K + b * sk[0] + g * sk[1], sk, j, j_real, D, WIDTH)
-    v = load_columns(V + b * sv[0] + g * sv[1], sv, j, j_real, E, V_WIDTH)
-    dk = tl.zeros([N, WIDTH], tl.float32)
-    dv = tl.zeros([N, V_WIDTH], tl.float32)
-    leading, x0, nx, y0, ny, z0, nz = tiles_met(
-        tile, keys, queries, 0, place[0], place[2], place[1], place[4], place[3], lead, place[6], INVERSE,
-        FLAGS[1], FLAGS[0], FLAGS[3], FLAGS[2], FLAGS[4], FLAGS[5], KEYS, ROWS,
-    )  # fmt: skip
-    steps = leading + nx * ny * nz
-    for turn in range(0, steps * share):
-        h = g * share + turn // steps
-        at = tile_met(turn % steps, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], ROWS)
-        i, i_real = tokens_of(at, queries, lead, place[6], FLAGS[5], ROWS)
-        q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
+    """The mean of the gradients of the weights of each row of one tile of queries, by these weights."""
+    M: tl.constexpr = ROWS[0] * ROWS[1] * ROWS[2]
+    tile, b, h, g = program_of(sizes)
+    queries, keys, D, E = sizes[2], sizes[3], sizes[4], sizes[5]
+    K += b * sk[0] + g * sk[1]
+    V += b * sv[0] + g * sv[1]
+    BIAS += b * sb[0] + h * sb[1]
+    i, i_real = tokens_of(tile, queries, place[5], place[6], FLAGS[5], ROWS)
+    q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
+    grad = load_rows(GRAD + b * sg[0] + h * sg[1], sg, i, i_real, E, V_WIDTH)
+    row = (b * sizes[0] + h) * queries + i
+    lse = tl.load(LSE + row, mask=i_real, other=float("inf"))
+    mean = tl.zeros([M], tl.float32)
+    met = keys_met(tile, queries, keys, place, TABLE, FLAGS, ROWS, KEYS)
+    for step in range(0, steps_of(met)):
+        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
+        k = load_columns(K, sk, j, j_real, D, WIDTH)
+        v = load_columns(V, sv, j, j_real, E, V_WIDTH)
         real = i_real[:, None] & j_real[None, :]
-        bias = BIAS + b * sb[0] + h * sb[1]
-        s, slope = masked_scores(
-            q, k, i, j, real, scale, cap, bias, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
+        s, _ = masked_scores(
+            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
         )
-        row = (b * H + h) * queries + i
-        lse = tl.load(LSE + row, mask=i_real, other=float("inf"))
-        delta = tl.load(DELTA + row, mask=i_real, other=0.0)
-        w, stretched = _stretched(s, lse, zeta, gamma)
-        grad = load_rows(GRAD + b * sg[0] + h * sg[1], sg, i, i_real, E, V_WIDTH)
-        clipped = _cut(stretched)
-        dv = product(tl.trans(clipped.to(grad.dtype)), grad, dv, WIDEN)
-        ds = w * (_of_weights(grad, v, stretched, zeta, gamma, WIDEN) - delta[:, None])
-        dk = product(tl.trans((ds * slope).to(q.dtype)), q, dk, WIDEN)
-    store_rows(DK + b * sdk[0] + g * sdk[1], sdk, j, j_real, D, dk * scale, WIDTH)
-    store_rows(DV + b * sdv[0] + g * sdv[1], sdv, j, j_real, E, dv, V_WIDTH)
+        p = tl.exp(s - lse[:, None])
+        _, slope = _clipped(p, stretch)
+        of_weights = product(grad, v, tl.zeros([M, v.shape[1]], tl.float32), WIDEN)
+        mean += tl.sum(p * slope * of_weights, 1)
+    tl.store(MEAN + row, mean, mask=i_real)
 
 
 def forward(
@@ -264,7 +163,7 @@ def forward(
     _forward[(tiles * B * H,)](
         q, k, v, pointer(x.bias, q), pointer(x.sink, q), out, lse, q,
         q.stride(), k.stride(), v.stride(), strides_of(x.bias), strides_of(x.sink)[:3], out.stride(),
-        x.sizes(tiles), x.place, scale, softcap or 1.0, zeta, gamma - alpha / k.shape[2],
+        x.sizes(tiles), x.place, scale, softcap or 1.0, (zeta, gamma - alpha / k.shape[2]),
         HAS_SINK=sink is not None, num_stages=2, **x.constants,
     )  # fmt: skip
     return out, lse
@@ -308,31 +207,16 @@ def backward(
         As given to `forward`.
     """
     B, H, queries, _ = q.shape
-    x = launch(q, k, v, bias, sink, scale, softcap, Seen(offset, left, right), tile)
-    of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    of_bias = None
-    if bias is not None and wanted[3]:
-        of_bias = q.new_zeros((B, H, queries, k.shape[2]), dtype=torch.float32)
-    delta = torch.zeros_like(lse)
-    common = (x.place, scale, softcap or 1.0, zeta, gamma - alpha / k.shape[2])
-    strides = (q.stride(), k.stride(), v.stride(), strides_of(x.bias), grad.stride())
-    given = (q, k, v, pointer(x.bias, q), grad, lse, delta)
-    tiles = x.count(queries, x.rows)
-    _of_queries[(tiles * B * H,)](
-        *given, of_q, pointer(of_bias, q), q, *strides, of_q.stride(),
-        x.sizes(tiles), *common, WANT_BIAS=of_bias is not None, num_stages=2, **x.constants,
+    seen, stretch = Seen(offset, left, right), (zeta, gamma - alpha / k.shape[2])
+    x = launch(q, k, v, bias, sink, scale, softcap, seen, tile)
+    mean, tiles = torch.empty_like(lse), x.count(queries, x.rows)
+    _means[(tiles * B * H,)](
+        q, k, v, pointer(x.bias, q), grad, lse, mean, q,
+        q.stride(), k.stride(), v.stride(), strides_of(x.bias), grad.stride(),
+        x.sizes(tiles), x.place, scale, softcap or 1.0, stretch, num_stages=2, **x.constants,
     )  # fmt: skip
-    if wanted[1] or wanted[2]:
-        tiles = x.count(k.shape[2], x.keys)
-        _of_keys[(tiles * B * k.shape[1],)](
-            *given, of_k, of_v, q, q, *strides, of_k.stride(), of_v.stride(),
-            x.sizes(tiles), *common, num_stages=2, **x.constants,
-        )  # fmt: skip
-    of_sink = None
-    if sink is not None and wanted[4]:
-        taken = torch.exp(sink.float() - lse[..., None]) * delta[..., None]
-        of_sink = -taken.sum_to_size(sink.shape).to(sink.dtype)
-    if bias is not None and of_bias is not None:
-        of_bias = of_bias.sum_to_size(bias.shape).to(bias.dtype)
-    found = (of_q, of_k, of_v, of_bias, of_sink)
-    return tuple(g if want else None for g, want in zip(found, wanted, strict=False))
+    return differentiate(
+        grad, out, lse, q, k, v, bias, sink,
+        wanted=wanted, scale=scale, softcap=softcap, seen=seen, tile=tile,
+        mean=mean, applied=_clipped, stretch=stretch,
+    )  # fmt: skip

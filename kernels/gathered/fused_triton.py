@@ -10,7 +10,16 @@ import torch
 import triton
 import triton.language as tl
 
-from rewriter.kernels.softmax.tiles_triton import load_columns, load_rows, product, store_rows, widens
+from rewriter.kernels.softmax.online_triton import begin, divided, fold, log_sum
+from rewriter.kernels.softmax.tiles_triton import (
+    load_columns,
+    load_rows,
+    product,
+    program_of,
+    scores,
+    store_rows,
+    widens,
+)
 
 __all__ = ["forward", "runs_of"]
 
@@ -24,54 +33,31 @@ def _attend_to_run(
     HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, V_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    B, H, share, queries, keys, D, E, tiles, length = (
-        sizes[0],
-        sizes[1],
-        sizes[2],
-        sizes[3],
-        sizes[4],
-        sizes[5],
-        sizes[6],
-        sizes[7],
-        sizes[8],
-    )
-    tile, run = tl.program_id(0) % tiles, tl.program_id(1)
-    b, h = (tl.program_id(0) // tiles // H).to(tl.int64), (tl.program_id(0) // tiles % H).to(tl.int64)
-    g = h // share
+    H, queries, keys, D, E, B, length = sizes[0], sizes[2], sizes[3], sizes[4], sizes[5], sizes[7], sizes[8]
+    tile, b, h, g = program_of(sizes)
+    run = tl.program_id(1)
     i = tile * ROWS + tl.arange(0, ROWS)
     i_real = i < queries
     q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
     K += b * sk[0] + g * sk[1]
     V += b * sv[0] + g * sv[1]
     BIAS += b * sb[0] + h * sb[1]
-    top = tl.full([ROWS], float("-inf"), tl.float32)
-    total = tl.zeros([ROWS], tl.float32)
+    top, total = begin(BIAS, sb, b, h, i, i_real, ROWS, False)
     out = tl.zeros([ROWS, V_WIDTH], tl.float32)
     end = tl.minimum((run + 1) * length, keys)
     for start in range(run * length, end, KEYS):
         j = start + tl.arange(0, KEYS)
         j_real = j < end
         k = load_columns(K, sk, j, j_real, D, WIDTH)
-        s = product(q, k, tl.zeros([ROWS, KEYS], tl.float32), WIDEN) * scale
         real = i_real[:, None] & j_real[None, :]
-        if HAS_BIAS:
-            at = i[:, None].to(tl.int64) * sb[2] + j[None, :].to(tl.int64) * sb[3]
-            s += tl.load(BIAS + at, mask=real, other=0.0).to(tl.float32)
+        s, _ = scores(q, k, i, j, real, scale, 1.0, BIAS, sb, False, HAS_BIAS, WIDEN)
         s = tl.where(j_real[None, :], s, float("-inf"))
-        higher = tl.maximum(top, tl.max(s, 1))
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        p = tl.exp(s - safe[:, None])
-        shrink = tl.exp(top - safe)
-        total = total * shrink + tl.sum(p, 1)
+        p, shrink, top, total = fold(s, top, total)
         v = load_rows(V, sv, j, j_real, E, V_WIDTH)
         out = product(p.to(v.dtype), v, out * shrink[:, None], WIDEN)
-        top = higher
-    empty = total == 0
-    out = out / tl.where(empty, 1.0, total)[:, None]
     part = (run * B + b) * H + h
-    store_rows(PART + part * sp[1], sp, i, i_real, E, out, V_WIDTH)
-    lse = tl.where(empty, float("-inf"), top + tl.log(tl.where(empty, 1.0, total)))
-    tl.store(LSE + part * queries + i, lse, mask=i_real)
+    store_rows(PART + part * sp[1], sp, i, i_real, E, divided(out, total), V_WIDTH)
+    tl.store(LSE + part * queries + i, log_sum(top, total, float("-inf")), mask=i_real)
 
 
 def runs_of(tiles: int, keys: int, tile: int) -> tuple[int, int]:
@@ -127,7 +113,7 @@ def forward(
     _attend_to_run[(tiles * B * H, count)](
         q, k, v, q if spread is None else spread, parts, lse,
         q.stride(), k.stride(), v.stride(), (0, 0, 0, 0) if spread is None else spread.stride(),
-        (0, *parts.stride()), (B, H, H // k.shape[1], queries, keys, width, values, tiles, length), scale,
+        (0, *parts.stride()), (H, H // k.shape[1], queries, keys, width, values, tiles, B, length), scale,
         HAS_BIAS=bias is not None, WIDEN=widens(q.dtype), ROWS=rows, KEYS=fits,
         WIDTH=max(16, triton.next_power_of_2(width)), V_WIDTH=max(16, triton.next_power_of_2(values)),
     )  # fmt: skip

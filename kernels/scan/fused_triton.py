@@ -29,15 +29,8 @@ def _scan(
     Q, K, V, LOG, OUT, sq, sk, sv, sl, so, sizes,
     FADE: tl.constexpr, CHUNK: tl.constexpr, F_WIDTH: tl.constexpr, E_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    H, share, queries, keys, offset, F, E = (
-        sizes[0],
-        sizes[1],
-        sizes[2],
-        sizes[3],
-        sizes[4],
-        sizes[5],
-        sizes[6],
-    )
+    H, share, queries, keys = sizes[0], sizes[1], sizes[2], sizes[3]
+    F, E, offset = sizes[4], sizes[5], sizes[6]
     b, h = (tl.program_id(0) // H).to(tl.int64), (tl.program_id(0) % H).to(tl.int64)
     g, e = h // share, tl.program_id(1).to(tl.int64) * E_WIDTH
     Q += b * sq[0] + h * sq[1]
@@ -94,7 +87,7 @@ def _launch(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, offset: i
     e_width = max(16, min(32 if wide else 64, triton.next_power_of_2(E)))
     _scan[(B * H, triton.cdiv(E, e_width))](
         q, k, v, log, out, q.stride(), k.stride(), v.stride(), log.stride(), out.stride(),
-        (H, H // G, queries, keys, offset, F, E),
+        (H, H // G, queries, keys, F, E, offset),
         FADE=fade, CHUNK=16 if wide or keys <= 16 else 32,
         F_WIDTH=max(16, triton.next_power_of_2(F)), E_WIDTH=e_width,
     )  # fmt: skip

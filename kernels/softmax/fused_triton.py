@@ -17,20 +17,41 @@ import torch
 import triton
 import triton.language as tl
 
+from rewriter.kernels.softmax.online_triton import attend_near, begin, divided, log_sum
 from rewriter.kernels.softmax.tiles_triton import (
     Seen,
+    keys_met,
     load_columns,
     load_rows,
     masked_scores,
+    met_in,
     product,
+    program_of,
+    program_of_keys,
+    queries_met,
+    steps_of,
     store_rows,
-    tile_met,
-    tiles_met,
     tokens_of,
     widens,
 )
 
-__all__ = ["Launch", "attend", "backward", "differentiate", "forward", "launch", "pointer", "strides_of"]
+__all__ = [
+    "Launch",
+    "as_it_is",
+    "attend",
+    "backward",
+    "differentiate",
+    "forward",
+    "launch",
+    "pointer",
+    "strides_of",
+]
+
+
+@triton.jit
+def as_it_is(p, stretch):
+    """Return the weights that meet the values, for those of the softmax, and their slope."""
+    return p, 1.0
 
 
 @triton.jit
@@ -41,111 +62,66 @@ def _forward(
     NAN_ROWS: tl.constexpr, WIDEN: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, V_WIDTH: tl.constexpr,
 ):  # fmt: skip
-    H, share, queries, keys, D, E, tiles = (
-        sizes[0],
-        sizes[1],
-        sizes[2],
-        sizes[3],
-        sizes[4],
-        sizes[5],
-        sizes[6],
-    )
     M: tl.constexpr = ROWS[0] * ROWS[1] * ROWS[2]
-    tile = tl.program_id(0) % tiles
-    b, h = (tl.program_id(0) // tiles // H).to(tl.int64), tl.program_id(0) // tiles % H
-    g = (h // share).to(tl.int64)
-    h = h.to(tl.int64)
-    K += b * sk[0] + g * sk[1]
-    V += b * sv[0] + g * sv[1]
-    BIAS += b * sb[0] + h * sb[1]
-    lead = place[5]
-    i, i_real = tokens_of(tile, queries, lead, place[6], FLAGS[5], ROWS)
-    q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
-    top = tl.full([M], float("-inf"), tl.float32)
-    total = tl.zeros([M], tl.float32)
-    if HAS_SINK:
-        top = tl.load(SINK + b * ss[0] + h * ss[1] + i.to(tl.int64) * ss[2], mask=i_real, other=0.0)
-        total = tl.where(top == float("-inf"), 0.0, 1.0)
-    out = tl.zeros([M, V_WIDTH], tl.float32)
-    leading, x0, nx, y0, ny, z0, nz = tiles_met(
-        tile, queries, keys, place[0], 0, place[1], place[2], place[3], place[4], lead, place[6], TABLE,
-        FLAGS[0], FLAGS[1], FLAGS[2], FLAGS[3], FLAGS[4], FLAGS[5], ROWS, KEYS,
+    tile, b, h, g = program_of(sizes)
+    queries = sizes[2]
+    i, i_real = tokens_of(tile, queries, place[5], place[6], FLAGS[5], ROWS)
+    q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, sizes[4], WIDTH)
+    top, total = begin(SINK, ss, b, h, i, i_real, M, HAS_SINK)
+    met = keys_met(tile, queries, sizes[3], place, TABLE, FLAGS, ROWS, KEYS)
+    out, top, total = attend_near(
+        q, i, i_real, met, K + b * sk[0] + g * sk[1], V + b * sv[0] + g * sv[1],
+        BIAS + b * sb[0] + h * sb[1], sk, sv, sb, sizes, place, TABLE, scale, cap,
+        top, total, tl.zeros([M, V_WIDTH], tl.float32),
+        FLAGS, CAP, HAS_BIAS, WIDEN, KEYS, WIDTH, V_WIDTH,
     )  # fmt: skip
-    for step in range(0, leading + nx * ny * nz):
-        at = tile_met(step, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], KEYS)
-        j, j_real = tokens_of(at, keys, lead, place[6], FLAGS[5], KEYS)
-        k = load_columns(K, sk, j, j_real, D, WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, _ = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
-        higher = tl.maximum(top, tl.max(s, 1))
-        safe = tl.where(higher == float("-inf"), 0.0, higher)
-        p = tl.exp(s - safe[:, None])
-        shrink = tl.exp(top - safe)
-        total = total * shrink + tl.sum(p, 1)
-        v = load_rows(V, sv, j, j_real, E, V_WIDTH)
-        out = product(p.to(v.dtype), v, out * shrink[:, None], WIDEN)
-        top = higher
-    empty = total == 0
-    out = out / tl.where(empty, 1.0, total)[:, None]
+    out = divided(out, total)
     if NAN_ROWS:
-        out = tl.where(empty[:, None], float("nan"), out)
-    store_rows(OUT + b * so[0] + h * so[1], so, i, i_real, E, out, V_WIDTH)
-    lse = tl.where(empty, float("inf"), top + tl.log(tl.where(empty, 1.0, total)))
-    tl.store(LSE + (b * H + h) * queries + i, lse, mask=i_real)
+        out = tl.where((total == 0)[:, None], float("nan"), out)
+    store_rows(OUT + b * so[0] + h * so[1], so, i, i_real, sizes[5], out, V_WIDTH)
+    tl.store(LSE + (b * sizes[0] + h) * queries + i, log_sum(top, total, float("inf")), mask=i_real)
+
+
+@triton.jit
+def of_scores(p, grad, v, delta, stretch, APPLIED: tl.constexpr, WIDEN: tl.constexpr):
+    """Return the weights that meet the values, and the gradient of the scores before the cap."""
+    met, slope = APPLIED(p, stretch)
+    of_met = product(grad, v, tl.zeros([grad.shape[0], v.shape[1]], tl.float32), WIDEN)
+    return met, p * (of_met * slope - delta[:, None])
 
 
 @triton.jit
 def _of_queries(
     Q, K, V, BIAS, GRAD, LSE, DELTA, DQ, DBIAS, TABLE,
-    sq, sk, sv, sb, sg, sd, sizes, place, scale, cap,
+    sq, sk, sv, sb, sg, sd, sizes, place, scale, cap, stretch,
     FLAGS: tl.constexpr, CAP: tl.constexpr, HAS_BIAS: tl.constexpr, WANT_BIAS: tl.constexpr,
-    WIDEN: tl.constexpr,
+    APPLIED: tl.constexpr, WIDEN: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, V_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of queries, and of the bias there."""
-    H, share, queries, keys, D, E, tiles = (
-        sizes[0],
-        sizes[1],
-        sizes[2],
-        sizes[3],
-        sizes[4],
-        sizes[5],
-        sizes[6],
-    )
     M: tl.constexpr = ROWS[0] * ROWS[1] * ROWS[2]
-    N: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
-    tile = tl.program_id(0) % tiles
-    b, h = (tl.program_id(0) // tiles // H).to(tl.int64), tl.program_id(0) // tiles % H
-    g = (h // share).to(tl.int64)
-    h = h.to(tl.int64)
+    tile, b, h, g = program_of(sizes)
+    queries, keys, D, E = sizes[2], sizes[3], sizes[4], sizes[5]
     K += b * sk[0] + g * sk[1]
     V += b * sv[0] + g * sv[1]
     BIAS += b * sb[0] + h * sb[1]
-    lead = place[5]
-    i, i_real = tokens_of(tile, queries, lead, place[6], FLAGS[5], ROWS)
+    i, i_real = tokens_of(tile, queries, place[5], place[6], FLAGS[5], ROWS)
     q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
     grad = load_rows(GRAD + b * sg[0] + h * sg[1], sg, i, i_real, E, V_WIDTH)
-    row = (b * H + h) * queries + i
+    row = (b * sizes[0] + h) * queries + i
     lse = tl.load(LSE + row, mask=i_real, other=float("inf"))
     delta = tl.load(DELTA + row, mask=i_real, other=0.0)
     dq = tl.zeros([M, WIDTH], tl.float32)
-    leading, x0, nx, y0, ny, z0, nz = tiles_met(
-        tile, queries, keys, place[0], 0, place[1], place[2], place[3], place[4], lead, place[6], TABLE,
-        FLAGS[0], FLAGS[1], FLAGS[2], FLAGS[3], FLAGS[4], FLAGS[5], ROWS, KEYS,
-    )  # fmt: skip
-    for step in range(0, leading + nx * ny * nz):
-        at = tile_met(step, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], KEYS)
-        j, j_real = tokens_of(at, keys, lead, place[6], FLAGS[5], KEYS)
+    met = keys_met(tile, queries, keys, place, TABLE, FLAGS, ROWS, KEYS)
+    for step in range(0, steps_of(met)):
+        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
         k = load_columns(K, sk, j, j_real, D, WIDTH)
         real = i_real[:, None] & j_real[None, :]
         s, slope = masked_scores(
             q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
         )
-        p = tl.exp(s - lse[:, None])
         v = load_columns(V, sv, j, j_real, E, V_WIDTH)
-        ds = p * (product(grad, v, tl.zeros([M, N], tl.float32), WIDEN) - delta[:, None])
+        _, ds = of_scores(tl.exp(s - lse[:, None]), grad, v, delta, stretch, APPLIED, WIDEN)
         if WANT_BIAS:
             tl.store(DBIAS + row[:, None] * keys + j[None, :], ds, mask=real)
         dq = product((ds * slope).to(k.dtype), tl.trans(k), dq, WIDEN)
@@ -155,53 +131,37 @@ def _of_queries(
 @triton.jit
 def _of_keys(
     Q, K, V, BIAS, GRAD, LSE, DELTA, DK, DV, TABLE, INVERSE,
-    sq, sk, sv, sb, sg, sdk, sdv, sizes, place, scale, cap,
-    FLAGS: tl.constexpr, CAP: tl.constexpr, HAS_BIAS: tl.constexpr, WIDEN: tl.constexpr,
+    sq, sk, sv, sb, sg, sdk, sdv, sizes, place, scale, cap, stretch,
+    FLAGS: tl.constexpr, CAP: tl.constexpr, HAS_BIAS: tl.constexpr,
+    APPLIED: tl.constexpr, WIDEN: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr, V_WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Gradients of one tile of keys and values, over all query heads that read them."""
-    H, share, queries, keys, D, E, tiles = (
-        sizes[0],
-        sizes[1],
-        sizes[2],
-        sizes[3],
-        sizes[4],
-        sizes[5],
-        sizes[6],
-    )
-    M: tl.constexpr = ROWS[0] * ROWS[1] * ROWS[2]
     N: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
-    tile = tl.program_id(0) % tiles
-    groups = H // share
-    b = (tl.program_id(0) // tiles // groups).to(tl.int64)
-    g = (tl.program_id(0) // tiles % groups).to(tl.int64)
-    lead = place[5]
-    j, j_real = tokens_of(tile, keys, lead, place[6], FLAGS[5], KEYS)
+    tile, b, g = program_of_keys(sizes)
+    H, share, queries, keys, D, E = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]
+    j, j_real = tokens_of(tile, keys, place[5], place[6], FLAGS[5], KEYS)
     k = load_columns(K + b * sk[0] + g * sk[1], sk, j, j_real, D, WIDTH)
     v = load_columns(V + b * sv[0] + g * sv[1], sv, j, j_real, E, V_WIDTH)
     dk = tl.zeros([N, WIDTH], tl.float32)
     dv = tl.zeros([N, V_WIDTH], tl.float32)
-    leading, x0, nx, y0, ny, z0, nz = tiles_met(
-        tile, keys, queries, 0, place[0], place[2], place[1], place[4], place[3], lead, place[6], INVERSE,
-        FLAGS[1], FLAGS[0], FLAGS[3], FLAGS[2], FLAGS[4], FLAGS[5], KEYS, ROWS,
-    )  # fmt: skip
-    steps = leading + nx * ny * nz
+    met = queries_met(tile, keys, queries, place, INVERSE, FLAGS, ROWS, KEYS)
+    steps = steps_of(met)
     for turn in range(0, steps * share):
         h = g * share + turn // steps
-        at = tile_met(turn % steps, leading, x0, nx, y0, ny, z0, lead, place[6], FLAGS[5], ROWS)
-        i, i_real = tokens_of(at, queries, lead, place[6], FLAGS[5], ROWS)
+        i, i_real = met_in(turn % steps, met, queries, place, FLAGS, ROWS)
         q = load_rows(Q + b * sq[0] + h * sq[1], sq, i, i_real, D, WIDTH)
         real = i_real[:, None] & j_real[None, :]
         bias = BIAS + b * sb[0] + h * sb[1]
         s, slope = masked_scores(
             q, k, i, j, real, scale, cap, bias, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )  # fmt: skip
+        )
         row = (b * H + h) * queries + i
         p = tl.exp(s - tl.load(LSE + row, mask=i_real, other=float("inf"))[:, None])
-        grad = load_rows(GRAD + b * sg[0] + h * sg[1], sg, i, i_real, E, V_WIDTH)
-        dv = product(tl.trans(p.to(grad.dtype)), grad, dv, WIDEN)
         delta = tl.load(DELTA + row, mask=i_real, other=0.0)
-        ds = p * (product(grad, v, tl.zeros([M, N], tl.float32), WIDEN) - delta[:, None])
+        grad = load_rows(GRAD + b * sg[0] + h * sg[1], sg, i, i_real, E, V_WIDTH)
+        weights, ds = of_scores(p, grad, v, delta, stretch, APPLIED, WIDEN)
+        dv = product(tl.trans(weights.to(grad.dtype)), grad, dv, WIDEN)
         dk = product(tl.trans((ds * slope).to(q.dtype)), q, dk, WIDEN)
     store_rows(DK + b * sdk[0] + g * sdk[1], sdk, j, j_real, D, dk * scale, WIDTH)
     store_rows(DV + b * sdv[0] + g * sdv[1], sdv, j, j_real, E, dv, V_WIDTH)
@@ -375,6 +335,9 @@ def differentiate(
     softcap: float | None = None,
     seen: Seen,
     tile: int | None = None,
+    mean: torch.Tensor | None = None,
+    applied: triton.JITFunction = as_it_is,
+    stretch: tuple[float, float] = (1.0, 0.0),
 ) -> tuple[torch.Tensor | None, ...]:
     """Return the gradients of q, k, v, bias and sink; None where it is not wanted.
 
@@ -390,28 +353,34 @@ def differentiate(
         As given to `attend`.
     wanted
         Of q, k, v, bias and sink.
+    mean
+        Of the gradients of the weights of each row, by these weights, ``[B, H, I]`` in float32. Where the
+        weights meet the values as they are, it is the product of the result and its gradient.
+    applied, stretch
+        What the weights become before they meet the values, and its slope, by two numbers.
     """
     B, H, queries, _ = q.shape
     x = launch(q, k, v, bias, sink, scale, softcap, seen, tile)
-    delta = (grad.float() * out.float()).sum(-1)
+    delta = (grad.float() * out.float()).sum(-1).contiguous() if mean is None else mean
     of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     of_bias = None
     if bias is not None and wanted[3]:
         of_bias = q.new_zeros((B, H, queries, k.shape[2]), dtype=torch.float32)
-    common = (x.place, scale, softcap or 1.0)
+    common = (x.place, scale, softcap or 1.0, stretch)
+    constants = {"APPLIED": applied, "num_stages": 2, **x.constants}
     strides = (q.stride(), k.stride(), v.stride(), strides_of(x.bias), grad.stride())
-    rows = (pointer(x.bias, q), grad, lse, delta.contiguous())
+    rows = (pointer(x.bias, q), grad, lse, delta)
     if wanted[0] or of_bias is not None:
         tiles = x.count(queries, x.rows)
         _of_queries[(tiles * B * H,)](
             q, k, v, *rows, of_q, pointer(of_bias, q), pointer(seen.table, q), *strides, of_q.stride(),
-            x.sizes(tiles), *common, WANT_BIAS=of_bias is not None, num_stages=2, **x.constants,
+            x.sizes(tiles), *common, WANT_BIAS=of_bias is not None, **constants,
         )  # fmt: skip
     if wanted[1] or wanted[2]:
         tiles = x.count(k.shape[2], x.keys)
         _of_keys[(tiles * B * k.shape[1],)](
             q, k, v, *rows, of_k, of_v, pointer(seen.table, q), pointer(seen.inverse, q), *strides,
-            of_k.stride(), of_v.stride(), x.sizes(tiles), *common, num_stages=2, **x.constants,
+            of_k.stride(), of_v.stride(), x.sizes(tiles), *common, **constants,
         )  # fmt: skip
     of_sink = None
     if sink is not None and wanted[4]:

@@ -16,13 +16,19 @@ import triton.language as tl
 
 __all__ = [
     "Seen",
+    "coordinate",
+    "keys_met",
     "load_columns",
     "load_rows",
     "masked_scores",
+    "met_in",
     "product",
+    "program_of",
+    "program_of_keys",
+    "queries_met",
+    "scores",
+    "steps_of",
     "store_rows",
-    "tile_met",
-    "tiles_met",
     "tokens_of",
     "widens",
 ]
@@ -83,6 +89,23 @@ def product(a, b, sum, WIDEN: tl.constexpr):
 
 
 @triton.jit
+def program_of(sizes):
+    """Return which tile of queries is a program's, and its element of the batch, head and head of keys."""
+    tiles, heads = sizes[6], sizes[0]
+    at = tl.program_id(0) // tiles
+    h = (at % heads).to(tl.int64)
+    return tl.program_id(0) % tiles, (at // heads).to(tl.int64), h, h // sizes[1]
+
+
+@triton.jit
+def program_of_keys(sizes):
+    """Return which tile of keys is a program's, and its element of the batch and head of keys."""
+    tiles, groups = sizes[6], sizes[0] // sizes[1]
+    at = tl.program_id(0) // tiles
+    return tl.program_id(0) % tiles, (at // groups).to(tl.int64), (at % groups).to(tl.int64)
+
+
+@triton.jit
 def load_rows(start, strides, at, real, size, WIDTH: tl.constexpr):
     """Load ``[len(at), WIDTH]``; 0 beyond what is real."""
     d = tl.arange(0, WIDTH)
@@ -138,7 +161,7 @@ def _interval(TABLE, sizes, start, first, size, OWN: tl.constexpr, OTHER: tl.con
 
 
 @triton.jit
-def tiles_met(
+def _tiles_met(
     tile,
     count,
     others,
@@ -206,8 +229,9 @@ def tiles_met(
 
 
 @triton.jit
-def tile_met(step, leading, x0, nx, y0, ny, z0, lead, sizes, GRID: tl.constexpr, TILE: tl.constexpr):
+def _tile_met(step, met, lead, sizes, GRID: tl.constexpr, TILE: tl.constexpr):
     """Return the number of the tile that is met in a step."""
+    leading, x0, nx, y0, ny, z0 = met[0], met[1], met[2], met[3], met[4], met[5]
     past = tl.maximum(step - leading, 0)
     if GRID:
         wide, high = tl.cdiv(sizes[2], TILE[2]), tl.cdiv(sizes[1], TILE[1])
@@ -220,7 +244,41 @@ def tile_met(step, leading, x0, nx, y0, ny, z0, lead, sizes, GRID: tl.constexpr,
 
 
 @triton.jit
-def _coordinate(position, sizes, AXIS: tl.constexpr):
+def keys_met(tile, queries, keys, place, TABLE, FLAGS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr):
+    """Return which tiles of keys a tile of queries meets, for `steps_of` and `met_in`."""
+    return _tiles_met(
+        tile, queries, keys, place[0], 0, place[1], place[2], place[3], place[4], place[5], place[6], TABLE,
+        FLAGS[0], FLAGS[1], FLAGS[2], FLAGS[3], FLAGS[4], FLAGS[5], ROWS, KEYS,
+    )  # fmt: skip
+
+
+@triton.jit
+def queries_met(
+    tile, keys, queries, place, INVERSE, FLAGS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr
+):
+    """Return which tiles of queries a tile of keys meets, for `steps_of` and `met_in`."""
+    return _tiles_met(
+        tile, keys, queries, 0, place[0], place[2], place[1], place[4], place[3], place[5], place[6], INVERSE,
+        FLAGS[1], FLAGS[0], FLAGS[3], FLAGS[2], FLAGS[4], FLAGS[5], KEYS, ROWS,
+    )  # fmt: skip
+
+
+@triton.jit
+def steps_of(met):
+    """Return how many tiles are met."""
+    return met[0] + met[2] * met[4] * met[6]
+
+
+@triton.jit
+def met_in(step, met, count, place, FLAGS: tl.constexpr, TILE: tl.constexpr):
+    """Return the indices of the tokens that are met in a step, of ``count``, and which of them exist."""
+    tile = _tile_met(step, met, place[5], place[6], FLAGS[5], TILE)
+    return tokens_of(tile, count, place[5], place[6], FLAGS[5], TILE)
+
+
+@triton.jit
+def coordinate(position, sizes, AXIS: tl.constexpr):
+    """Return the coordinate along one of three axes."""
     if AXIS == 2:
         return position % sizes[2]
     if AXIS == 1:
@@ -238,7 +296,7 @@ def _near_by_table(p, j, place, TABLE, GRID: tl.constexpr):
     near = tl.full([p.shape[0], j.shape[0]], 1, tl.int1)
     for AXIS in tl.static_range(3):
         if GRID or AXIS == 2:
-            own, other = _coordinate(p, sizes, AXIS), _coordinate(j, sizes, AXIS)
+            own, other = coordinate(p, sizes, AXIS), coordinate(j, sizes, AXIS)
             row = own
             if AXIS >= 1:
                 row += sizes[0]
@@ -282,12 +340,9 @@ def _sees(i, j, place, TABLE, FLAGS: tl.constexpr):
 
 
 @triton.jit
-def masked_scores(
-    q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP: tl.constexpr, HAS_BIAS, WIDEN
-):
-    """Return the scores ``[len(i), len(j)]``, -inf where nothing is seen, and their slope under the cap."""
-    zero = tl.zeros([q.shape[0], k.shape[1]], tl.float32)
-    s = product(q, k, zero, WIDEN) * scale
+def scores(q, k, i, j, real, scale, cap, BIAS, sb, CAP: tl.constexpr, HAS_BIAS, WIDEN):
+    """Return the scores ``[len(i), len(j)]`` of what is real, and their slope under the cap."""
+    s = product(q, k, tl.zeros([q.shape[0], k.shape[1]], tl.float32), WIDEN) * scale
     slope = 1.0
     if CAP:
         decay = tl.exp(-2 * tl.abs(s / cap))
@@ -297,5 +352,12 @@ def masked_scores(
     if HAS_BIAS:
         address = BIAS + i[:, None].to(tl.int64) * sb[2] + j[None, :].to(tl.int64) * sb[3]
         s += tl.load(address, mask=real, other=0.0).to(tl.float32)
+    return s, slope
+
+
+@triton.jit
+def masked_scores(q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN):
+    """Return the scores ``[len(i), len(j)]``, -inf where nothing is seen, and their slope under the cap."""
+    s, slope = scores(q, k, i, j, real, scale, cap, BIAS, sb, CAP, HAS_BIAS, WIDEN)
     seen = real & _sees(i, j, place, TABLE, FLAGS)
     return tl.where(seen, s, float("-inf")), slope

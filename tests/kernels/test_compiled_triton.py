@@ -16,7 +16,11 @@ KERNELS = {
         "gathered": ["_attend_to_run"],
         "weighed": ["_weighed"] * 2,
     },
-    "90": {"one token, neighbourhood": THREE, "clipped": THREE, "scan with decay": ["_scan"] * 4},
+    "90": {
+        "one token, neighbourhood": THREE,
+        "clipped": ["_forward", "_means", "_of_queries", "_of_keys"],
+        "scan with decay": ["_scan"] * 4,
+    },
 }
 
 
