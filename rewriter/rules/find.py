@@ -243,20 +243,12 @@ def ending(pattern: Pattern) -> frozenset[str]:
             return frozenset({fn})
         case Softmax():
             return frozenset({"softmax"})
-        case Fold("max" | "min" as kind):
-            return frozenset({kind})
-        case Fold("sum"):
-            return frozenset({"sum"})
-        case Fold():
-            return _FACTORS
-        case Product(parts) if len(parts) > 1:
-            return _FACTORS
-        case Product((part,)):
-            return _FACTORS | ending(part.base)
-        case Sum(parts) if len(parts) > 1:
-            return _TERMS
-        case Sum((part,)):
-            return _TERMS | ending(part)
+        case Fold(kind):
+            return _FACTORS if kind == "mean" else frozenset({kind})
+        case Product(parts) if parts:
+            return _FACTORS.union(*(ending(part.base) for part in parts if len(parts) == 1))
+        case Sum(parts) if parts:
+            return _TERMS.union(*(ending(part) for part in parts if len(parts) == 1))
     return _ANY
 
 
