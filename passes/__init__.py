@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rewriter.passes.branch_softmax import BranchSoftmax
     from rewriter.passes.branch_sum import BranchSum
     from rewriter.passes.clipped import ClippedAttention
+    from rewriter.passes.clean_up import CleanUp
     from rewriter.passes.flow import FlowAttention
     from rewriter.passes.folded_scales import FoldedScales
     from rewriter.passes.gated import GatedAttention
@@ -51,6 +52,7 @@ __all__ = [
     "CATALOG",
     "ClippedAttention",
     "FlowAttention",
+    "CleanUp",
     "FoldedScales",
     "GatedAttention",
     "Gelu",
@@ -104,6 +106,7 @@ RULES = {
     "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
     "gelu": "rewriter.passes.gelu:Gelu",
     "hard-swish": "rewriter.passes.hard_swish:HardSwish",
+    "clean-up": "rewriter.passes.clean_up:CleanUp",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "mish": "rewriter.passes.mish:Mish",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",

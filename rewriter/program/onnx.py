@@ -29,6 +29,7 @@ from rewriter.program.onnx_opset import convert_opset
 from rewriter.program.onnx_parts import cut_out, main_values, written
 from rewriter.program.onnx_save import write_model
 from rewriter.program.onnx_session import Session
+from rewriter.program.onnx_tidy import tidied
 from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
 from rewriter.program.stand_ins import read_for_size, stand_ins
 
@@ -312,6 +313,21 @@ class OnnxProgram(Program):
         program = OnnxProgram(model, self.source)
         program._external, program._sources = self._external, self._sources
         return program
+
+    def tidied(self) -> tuple[OnnxProgram, Mapping[str, int]]:
+        """Return the program without what it computes for nothing, and how many nodes are gone, by kind.
+
+        Raises
+        ------
+        RewriterError
+            When a pass cannot cope with the model.
+        """
+        model, removed = tidied(self.model, self._plain)
+        if not removed:
+            return self, {}
+        program = OnnxProgram(model, self.source)
+        program._external, program._sources = self._external, self._sources
+        return program, removed
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model atomically, with its weights beside it if the source had them so.

@@ -157,6 +157,13 @@ class Program(ABC):
         """
         raise TypeError(f"{self.source}: no values can be inserted into a program in {self.format}")
 
+    def tidied(self) -> tuple[Program, Mapping[str, int]]:
+        """Return the program without what it computes for nothing, and how many nodes are gone, by kind.
+
+        The program itself and nothing, where there is nothing to remove.
+        """
+        return self, {}
+
     @abstractmethod
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file atomically: it is complete, or it is not there."""

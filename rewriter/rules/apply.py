@@ -13,8 +13,9 @@ from rewriter.program.program import Program, Replacement
 from rewriter.rules.check import Check, check
 from rewriter.rules.find import find
 from rewriter.rules.graph_rule import Change, GraphRule
-from rewriter.rules.rerun import rerun
+from rewriter.rules.rerun import rerun, rerun_whole
 from rewriter.rules.rule import Rule
+from rewriter.rules.whole_rule import WholeRule
 from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import Emit
 
@@ -127,7 +128,38 @@ def fuse(
     program, fusion = _fused(
         program, [r for r in rules if not isinstance(r, GraphRule)], seed, target, verify
     )
-    return program, Fusion((*whole, *fusion.matches))
+    matches = [*whole, *fusion.matches]
+    for rule in rules:
+        if isinstance(rule, WholeRule) and (rule.asked or any(m.committed for m in matches)):
+            program, done = _smaller(program, rule, seed, target, verify)
+            matches += done
+    return program, Fusion(tuple(matches))
+
+
+def _smaller(
+    program: Program, rule: WholeRule, seed: int, target: str | None, verify: bool
+) -> tuple[Program, list[Fused]]:
+    """Apply a rule that gives another program as a whole."""
+    if rule.declined(_native(program, target)) is not None:
+        return program, []
+    output = program.graph.outputs[0]
+    try:
+        made, removed = rule.smaller(program)
+        found = rerun_whole(program, made, seed) if removed and verify else None
+    except RewriterError as error:
+        return program, [Fused(rule.name, output, False, f"it could not be done: {error}")]
+    except runtime_errors() as error:
+        return program, [Fused(rule.name, output, False, f"it could not be run: {first_line(error)}")]
+    if not removed:
+        return program, []
+    gain = ", ".join(f"{n} {what} fewer" for what, n in removed.items())
+    ok = found is None or found.ok
+    reason = None if found is None else found.reason
+    return made if ok else program, [Fused(rule.name, output, ok, reason, found, gain)]
+
+
+def _native(program: Program, target: str | None) -> str:
+    return target or ("torch" if program.format == "fx" else "onnx")
 
 
 def _fused(
@@ -160,7 +192,7 @@ def _changed(
     """Apply a rule that looks at the whole graph: all of its changes at once, or those that pass alone."""
     changes, declined = rule.changes(program)
     left = [Fused(rule.name, d.output, False, d.reason) for d in declined]
-    reason = rule.declined(target or ("torch" if program.format == "fx" else "onnx"))
+    reason = rule.declined(_native(program, target))
     if reason is not None:
         return program, [*(Fused(rule.name, c.output, False, f"{c.gain}: {reason}") for c in changes), *left]
     if not changes:

@@ -16,7 +16,7 @@ from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches
 from rewriter.verify.noise import MODEL_FACTOR, epsilon, floor
 from rewriter.verify.running import runtime_errors
 
-__all__ = ["rerun"]
+__all__ = ["rerun", "rerun_whole"]
 
 
 def rerun(original: Program, changed: Program, insertions: Sequence[Insertion], seed: int = 0) -> Check:
@@ -39,8 +39,20 @@ def rerun(original: Program, changed: Program, insertions: Sequence[Insertion], 
     Check
         Of the worst probe; its errors are against the original, and what the original's outputs respond.
     """
-    prims = original.prims()
     inputs, outputs = _around(original, changed, insertions)
+    return _between(original, changed, inputs, outputs, seed)
+
+
+def rerun_whole(original: Program, changed: Program, seed: int = 0) -> Check:
+    """Run both programs from their inputs to their outputs; see `rerun`."""
+    unknown = [name for name in original.graph.inputs if name not in original.prims()]
+    if unknown:
+        return Check(False, f"the input {unknown[0]} is no tensor that is known", np.inf, 0.0, 0.0)
+    return _between(original, changed, list(original.graph.inputs), list(original.graph.outputs), seed)
+
+
+def _between(original: Program, changed: Program, inputs: list[str], outputs: list[str], seed: int) -> Check:
+    prims = original.prims()
     old, new = original.extract(inputs, outputs), changed.extract(inputs, outputs)
     skipped: tuple[type[BaseException], ...] = (RewriterError, *runtime_errors())
     worst: Check | None = None

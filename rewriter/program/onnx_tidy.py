@@ -1,0 +1,103 @@
+"""Generic clean-up of ONNX models by the passes that `onnx_ir` and `onnxscript` maintain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+
+import onnx_ir as ir
+
+from rewriter.errors import RewriterError
+from rewriter.program.graph import Graph
+
+__all__ = ["FOLDED", "tidied"]
+
+FOLDED = 8192
+"""Elements that a constant may have to be read by, or to be the result of, folding."""
+
+
+def tidied(model: ir.Model, graph: Graph) -> tuple[ir.Model, Mapping[str, int]]:
+    """Return a copy without nodes that a constant, or another node, stands for; it shares the weights.
+
+    Constants are folded up to `FOLDED` elements, where the size of the result is known beforehand. Names and
+    types of inputs and outputs, metadata, and what functions and weights are called stay.
+
+    Parameters
+    ----------
+    model
+        The model; it is not changed.
+    graph
+        The read view of it: what sizes are inferred to be.
+
+    Returns
+    -------
+    tuple
+        The copy, and how many nodes each step has removed, by what it removes.
+
+    Raises
+    ------
+    RewriterError
+        When a pass cannot cope with the model.
+    """
+    made = model.clone()
+    removed: dict[str, int] = {}
+    before = _count(made)
+    with _quiet():
+        for what, step in _steps(made, graph):
+            try:
+                step(made)
+            except Exception as error:  # passes raise whatever operators of the model make them raise
+                raise RewriterError(f"{what} could not be removed: {type(error).__name__}") from error
+            after = _count(made)
+            if after != before:
+                removed[what] = removed.get(what, 0) + before - after
+            before = after
+    return made, removed
+
+
+def _steps(model: ir.Model, graph: Graph) -> Iterator[tuple[str, Callable[[ir.Model], object]]]:
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants_ir
+
+    def fold(made: ir.Model) -> object:
+        return fold_constants_ir(
+            made,
+            input_size_limit=FOLDED,
+            output_size_limit=FOLDED,
+            should_fold=lambda node: None if _is_small(node, made.graph, graph) else False,
+        )
+
+    yield "constants", fold
+    yield "identities", common.IdentityEliminationPass()
+    yield "repetitions", common.CommonSubexpressionEliminationPass()
+    yield "unread nodes", common.RemoveUnusedNodesPass()
+
+
+def _is_small(node: ir.Node, main: ir.Graph, graph: Graph) -> bool:
+    """Whether the results of a node of the main graph are known to be small."""
+    values = [graph.values.get(v.name or "") for v in node.outputs]
+    shapes = [None if v is None else v.shape for v in values]
+    return node.graph is main and all(
+        shape is not None and all(n.static for n in shape) and prod(map(int, shape)) <= FOLDED
+        for shape in shapes
+    )
+
+
+def _count(model: ir.Model) -> int:
+    """Return how many nodes compute: constants are none."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    return sum(node.op_type != "Constant" or node.domain != "" for node in nodes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the passes log about operators that they leave alone."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
