@@ -11,6 +11,7 @@ from rewriter.errors import InputError
 if TYPE_CHECKING:
     from rewriter.engine import Pass
     from rewriter.forms import Form
+    from rewriter.passes.affine_weights import AffineWeights
     from rewriter.passes.agent import AgentAttention
     from rewriter.passes.blend import Blend
     from rewriter.passes.branch_softmax import BranchSoftmax
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from rewriter.rules import Rule
 
 __all__ = [
+    "AffineWeights",
     "AgentAttention",
     "Blend",
     "BranchSoftmax",
@@ -100,6 +102,7 @@ CATALOG = {
 """Name of the form -> where the pass is; imported when it is asked for."""
 
 RULES = {
+    "affine-weights": "rewriter.passes.affine_weights:AffineWeights",
     "blend": "rewriter.passes.blend:Blend",
     "branch-softmax": "rewriter.passes.branch_softmax:BranchSoftmax",
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",

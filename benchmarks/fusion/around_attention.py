@@ -73,6 +73,28 @@ class _Pooling(nn.Module):
         return self.out(found.transpose(1, 2).flatten(2))
 
 
+class _Blend(nn.Module):
+    """Attention whose weights are blended with the identity and their mean, or with those of positions."""
+
+    eye: Tensor
+
+    def __init__(self, tokens: int, positions: bool) -> None:
+        super().__init__()
+        self.share, self.skip, self.mean = (nn.Parameter(torch.rand(HEADS, 1, 1)) for _ in range(3))
+        self.table = nn.Parameter(torch.randn(HEADS, tokens, tokens)) if positions else None
+        self.register_buffer("eye", torch.eye(tokens))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the heads' results."""
+        q = x.reshape(1, x.shape[1], HEADS, -1).transpose(1, 2)
+        weights = (q @ q.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5).softmax(-1)
+        if self.table is None:
+            return (self.share * weights + self.skip * self.eye - self.mean / x.shape[1]) @ q
+        gate = torch.sigmoid(self.share)
+        weights = (1 - gate) * weights + gate * self.table.softmax(-1)
+        return weights / weights.sum(-1, keepdim=True) @ q
+
+
 class _Scale(nn.Module):
     """A projection and a layer's scale behind it."""
 
@@ -102,6 +124,10 @@ def _pooling(queries: int, rotary: bool = False) -> Callable[[int], tuple[nn.Mod
     return lambda tokens: (_Pooling(queries, rotary).eval(), (_tokens(tokens, 0),))
 
 
+def _blend(positions: bool) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda tokens: (_Blend(tokens, positions).eval(), (_tokens(tokens, 0),))
+
+
 def _tokens(count: int, seed: int) -> Tensor:
     return torch.randn(1, count, WIDTH, generator=torch.Generator().manual_seed(seed))
 
@@ -125,5 +151,7 @@ TEMPLATES = (
     Template("one query pools", "weight-absorption", _pooling(1), SIZES, "SigLIP, CaiT; BERT"),
     Template("one query, rotary keys", "weight-absorption", _pooling(1, True), SIZES, "Llama with one logit"),
     Template("latents pool", "weight-absorption", _pooling(LATENTS), SIZES, "Perceiver, Q-Former"),
+    Template("identity and mean in weights", "affine-weights", _blend(False), SIZES, "shaped attention"),
+    Template("positions in weights", "affine-weights", _blend(True), SIZES, "ConViT"),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )
