@@ -28,6 +28,7 @@ from rewriter.program.onnx_message import Message, message_of
 from rewriter.program.onnx_opset import convert_opset
 from rewriter.program.onnx_parts import cut_out, main_values, written
 from rewriter.program.onnx_save import write_model
+from rewriter.program.onnx_compiled import Compiled
 from rewriter.program.onnx_session import Session
 from rewriter.program.onnx_tidy import tidied
 from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
@@ -155,6 +156,10 @@ class OnnxProgram(Program):
         return self._prims
 
     @cached_property
+    def _compiled(self) -> Compiled:
+        return Compiled()
+
+    @cached_property
     def _session(self) -> Session:
         return Session(self.model, self.source)
 
@@ -210,7 +215,7 @@ class OnnxProgram(Program):
         def compile_with(more: Mapping[str, str]) -> Callable[[Arrays], list[np.ndarray]]:
             types = {**known, **more}
             part = cut_out(self._apart, self.graph, (*inputs, *sized), outputs, types, self._values)
-            session = Session(part, f"a part of {self.source}")
+            session = self._compiled(part, f"a part of {self.source}")
             if not sized:
                 return session
             return lambda arrays: session({**stand_ins(sized, self.prims(), arrays), **arrays})
@@ -259,7 +264,7 @@ class OnnxProgram(Program):
         # a prefix, because values of the model may be named as the emitter names its own
         emitter = OnnxEmitter(max(self.opset, opset_of_target(target) or 0), target, "emitted/")
         part = written(self.model, inputs, lambda name: self._type(name, sample[name]), build, emitter)
-        return Session(part, f"a new part of {self.source}")
+        return self._compiled(part, f"a new part of {self.source}")
 
     def replace(
         self, replacements: Sequence[Replacement], *, target: str = "onnx", inline: bool = False
