@@ -27,12 +27,13 @@ FORMS = (
     "linear:feature_map=elu@3",
     "window:window=3,stride=2,grid=4x15@4",
     "agent:agents=4@5",
+    "pooled:window=16,pool=4@6",
 )
-NAMES = ("softmax", "window", "clipped", "scan", "gathered")
+NAMES = ("softmax", "window", "clipped", "scan", "gathered", "pooled")
 
 
 class Block(nn.Module):
-    """Six attentions in a row; the first four are causal."""
+    """Seven attentions in a row; the first four are causal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +76,7 @@ def test_calls_are_those_of_the_plan(program: rewriter.Program) -> None:
         "window",
         "gathered",
         "softmax",
+        "pooled",
     ]
     assert calls[0].operands == (
         ((2, HEADS, 60, SIZE), "float32"),
@@ -94,7 +96,7 @@ def test_the_package_stands_alone_and_its_test_passes_and_can_fail(
         assert not [line for line in lines if line.startswith(("from rewriter", "import rewriter"))], path
     said = run(package)
     assert said.returncode == 0, said.stdout + said.stderr
-    assert "7 passed" in said.stdout
+    assert "8 passed" in said.stdout
     definition = package / "softmax" / "definition.py"
     definition.write_text(definition.read_text().replace("scores = x.scale *", "scores = 1.1 * x.scale *"))
     said = run(package)

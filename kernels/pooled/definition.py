@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 
-from rewriter.kernels.softmax.definition import Operands, attend, band_mask, zero_where_blind
+from rewriter.kernels.softmax.definition import Operands, attend, band_mask, operands_of, zero_where_blind
 
-__all__ = ["cell_averages", "pooled_attention", "seen_cells"]
+__all__ = [
+    "Cells",
+    "by_settings",
+    "cell_averages",
+    "first_cells",
+    "pooled_attention",
+    "seen_cells",
+    "with_cells",
+]
 
 
-def seen_cells(
+def first_cells(
     at: torch.Tensor, size: int, window: int, stride: int, pool: int, causal: bool = False
 ) -> torch.Tensor:
-    """Return ``[I, M]`` booleans: which cells of ``pool`` keys of one axis a query sees key by key.
+    """Return the first cell of ``pool`` keys of one axis that each query sees key by key, ``[I]``.
 
     ``stride`` consecutive queries are a group. Without ``causal`` a group sees ``window / pool`` cells so:
     its own and half of the others on either side, the odd one before, moved inside at the ends; all if there
@@ -29,15 +41,20 @@ def seen_cells(
     causal
         As above.
     """
-    cells, reach = -(-size // pool), window // pool
     first = at // stride * (stride // pool)
     if causal:
-        first = first - (window - stride) // pool
-    else:
-        first = first + (stride - window) // (2 * pool)
-        first = first.clamp(max=cells - reach).clamp(min=0)
-    cell = torch.arange(cells)
-    return (cell >= first[:, None]) & (cell < first[:, None] + reach)
+        return first - (window - stride) // pool
+    first = first + (stride - window) // (2 * pool)
+    return first.clamp(max=-(-size // pool) - window // pool).clamp(min=0)
+
+
+def seen_cells(
+    at: torch.Tensor, size: int, window: int, stride: int, pool: int, causal: bool = False
+) -> torch.Tensor:
+    """Return ``[I, M]`` booleans: which cells a query sees key by key; the parameters are `first_cells`'."""
+    first = first_cells(at, size, window, stride, pool, causal)[:, None]
+    cell = torch.arange(-(-size // pool))
+    return (cell >= first) & (cell < first + window // pool)
 
 
 def cell_averages(
@@ -103,6 +120,42 @@ def pooled_attention(
     torch.Tensor
         ``[B, H, I, E]``; a query that sees nothing gives 0.
     """
+    found = with_cells(x, window=window, stride=stride, pool=pool, sinks=sinks, grid=grid)
+    return zero_where_blind(found.joined, found.seen, attend(found.joined, found.seen))
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Keys and values with those of the cells behind them.
+
+    Parameters
+    ----------
+    joined
+        Operands without a band; the bias of a cell is the logarithm of the sum of its weights.
+    seen
+        What each query sees of them, ``[I, J + M]``.
+    cell
+        Which cell each key is in, ``[J]``; -1 for none.
+    weight
+        Of each key in the average of its cell, ``[B, J]``.
+    """
+
+    joined: Operands
+    seen: torch.Tensor
+    cell: torch.Tensor
+    weight: torch.Tensor
+
+
+def with_cells(
+    x: Operands,
+    *,
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    pool: tuple[int, ...],
+    sinks: int = 0,
+    grid: tuple[int, ...] | None = None,
+) -> Cells:
+    """Return what `pooled_attention` attends to; its parameters."""
     queries, keys = x.q.shape[2], x.k.shape[2]
     causal = x.band is not None and x.band.right == 0
     at = torch.arange(queries) + (int(x.band.offset) if x.band is not None else 0)
@@ -137,4 +190,20 @@ def pooled_attention(
         sink=x.sink,
     )
     seen = torch.cat([local & band_mask(x.band, queries, keys), others], dim=1)
-    return zero_where_blind(joined, seen, attend(joined, seen))
+    return Cells(joined, seen, cell, bias.exp())
+
+
+def by_settings(
+    *operands: Any,
+    window: Sequence[int],
+    stride: Sequence[int],
+    pool: Sequence[int],
+    grid: Sequence[int] | None = None,
+    sinks: int = 0,
+    empty_row: str = "zero",
+    **settings: Any,
+) -> torch.Tensor:
+    """Return it by the settings of ``torch.ops.rewriter.pooled``."""
+    axes = {"window": tuple(window), "stride": tuple(stride), "pool": tuple(pool)}
+    sides = None if grid is None else tuple(grid)
+    return pooled_attention(operands_of(*operands, **settings), **axes, sinks=sinks, grid=sides)

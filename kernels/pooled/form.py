@@ -10,7 +10,12 @@ from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.pooled.lowering import PooledAxis, emit_line, emit_plane
 from rewriter.kernels.softmax.form import dense_cost
-from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.lowering import (
+    emit_dense,
+    emit_softmax_kernel,
+    kernel_operands,
+    kernel_settings,
+)
 from rewriter.kernels.softmax.time import copy_time
 from rewriter.kernels.window import protected
 from rewriter.kernels.window.per_axis import joined, normal, numbers, sides
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from rewriter.kernels.softmax.definition import BandLike, Operands
-    from rewriter.lower.emitter import Emitter, EmptyRow, Handle
+    from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite, Band, Facts
 
 __all__ = ["Pooled"]
@@ -179,17 +184,28 @@ class Pooled(Form):
         """Emit tiles of queries with their keys and cells, or everything where nothing is averaged."""
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             return emit_dense(e, a)
-        bias = a.bias
-        for axis in (1, 2):  # it is proved to be the same for every head and query
-            if bias is not None and e.shape(bias)[axis] != ONE:
-                bias = e.slice(bias, axis, 0, 1)
-        a = replace(a, bias=bias)
-        empty_row: EmptyRow = "never" if bias is None else "zero"
+        a = _by_keys(e, a)
+        empty_row: EmptyRow = "never" if a.bias is None else "zero"
         if self.grid is None:
             return emit_line(e, a, self._axes()[0], self._first(a.band), empty_row)
         found = self._sides(int(a.shape["J"]))
         assert found is not None, "why_not has said so"
         return emit_plane(e, a, self._axes(), found, self._first(None), empty_row)
+
+    def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
+        """Emit one call of the fused kernel; that of softmax where nothing is averaged."""
+        if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
+            return emit_softmax_kernel(e, a)
+        a = _by_keys(e, a)
+        grid = None if self.grid is None else self._sides(int(a.shape["J"]))
+        settings = {
+            **kernel_settings(a),
+            "empty_row": "zero",
+            **{name: [getattr(axis, name) for axis in self._axes()] for name in ("window", "stride", "pool")},
+            "grid": None if grid is None else list(grid),
+            "sinks": self._first(a.band),
+        }
+        return e.kernel("pooled", kernel_operands(a), settings, [a.shape[x] for x in "BHIE"])
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it with all keys and all averages, and a mask."""
@@ -274,6 +290,15 @@ class Pooled(Form):
         """Return the sizes of the grid's axes, or None if it does not fit the tokens."""
         found = sides(self.grid or "", tokens, self._first(None))
         return None if found is None or len(found) != self._count else found
+
+
+def _by_keys(e: Emitter, a: Canonical) -> Canonical:
+    """Return the operands with one row of a bias that is proved to be the same for every head and query."""
+    bias = a.bias
+    for axis in (1, 2):
+        if bias is not None and e.shape(bias)[axis] != ONE:
+            bias = e.slice(bias, axis, 0, 1)
+    return replace(a, bias=bias)
 
 
 def _patterned(facts: Facts) -> bool:
