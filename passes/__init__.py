@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from rewriter.passes.stable_softmax import StableSoftmax
     from rewriter.passes.static_operands import StaticOperands
     from rewriter.passes.unread_queries import UnreadQueries
+    from rewriter.passes.unseen_keys import UnseenKeys
     from rewriter.passes.weight_absorption import WeightAbsorption
     from rewriter.passes.window import WindowAttention
     from rewriter.program.program import Program
@@ -78,6 +79,7 @@ __all__ = [
     "StableSoftmax",
     "StaticOperands",
     "UnreadQueries",
+    "UnseenKeys",
     "WeightAbsorption",
     "WindowAttention",
     "form_type",
@@ -121,6 +123,7 @@ RULES = {
     "stable-softmax": "rewriter.passes.stable_softmax:StableSoftmax",
     "static-operands": "rewriter.passes.static_operands:StaticOperands",
     "unread-queries": "rewriter.passes.unread_queries:UnreadQueries",
+    "unseen-keys": "rewriter.passes.unseen_keys:UnseenKeys",
     "weight-absorption": "rewriter.passes.weight_absorption:WeightAbsorption",
 }
 """Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""

@@ -95,6 +95,23 @@ class _Blend(nn.Module):
         return weights / weights.sum(-1, keepdim=True) @ q
 
 
+class _Padded(nn.Module):
+    """Self-attention to the first three quarters of a sequence, or to three of every four tokens."""
+
+    seen: Tensor
+
+    def __init__(self, tokens: int, first: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        places = torch.arange(tokens)
+        self.register_buffer("seen", places < tokens * 3 // 4 if first else places % 4 != 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the heads' results."""
+        q, k, v = (f(x).reshape(1, x.shape[1], HEADS, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen[None])
+
+
 class _Scale(nn.Module):
     """A projection and a layer's scale behind it."""
 
@@ -128,6 +145,10 @@ def _blend(positions: bool) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ..
     return lambda tokens: (_Blend(tokens, positions).eval(), (_tokens(tokens, 0),))
 
 
+def _padded(first: bool) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    return lambda tokens: (_Padded(tokens, first).eval(), (_tokens(tokens, 0),))
+
+
 def _tokens(count: int, seed: int) -> Tensor:
     return torch.randn(1, count, WIDTH, generator=torch.Generator().manual_seed(seed))
 
@@ -153,5 +174,7 @@ TEMPLATES = (
     Template("latents pool", "weight-absorption", _pooling(LATENTS), SIZES, "Perceiver, Q-Former"),
     Template("identity and mean in weights", "affine-weights", _blend(False), SIZES, "shaped attention"),
     Template("positions in weights", "affine-weights", _blend(True), SIZES, "ConViT"),
+    Template("padded keys", "unseen-keys", _padded(True), SIZES, "sequences of a fixed length"),
+    Template("scattered unseen keys", "unseen-keys", _padded(False), SIZES, "tokens switched off"),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )
