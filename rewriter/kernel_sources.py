@@ -74,10 +74,18 @@ def _of_small_maps(call: KernelCall) -> KernelCall:
     return replace(call, operands=operands)
 
 
+def _of_small_sets(call: KernelCall) -> KernelCall:
+    """Return a call of one batch and few tokens that have no heads."""
+    operands = tuple(x and ((1, min(x[0][1], FEW), x[0][2]), x[1]) for x in call.operands)
+    return replace(call, operands=operands)
+
+
 def small(call: KernelCall) -> KernelCall:
     """Return a call of one batch, one head of keys and few tokens, with the same kinds of operands."""
     if call.name == "weighed":
         return _of_small_maps(call)
+    if call.name == "nearest":
+        return _of_small_sets(call)
     assert call.operands[0] is not None and call.operands[1] is not None, "queries and keys"
     (_, heads, queries, _), (_, groups, keys, _) = (x[0] for x in call.operands[:2] if x is not None)
     settings, share = dict(call.settings), heads // groups
@@ -210,6 +218,7 @@ SMALL = [FEW]
 def operand(kernel, at, shape, dtype, generator):
     x = torch.randn(shape, generator=generator)
     x = -x.abs() if kernel == "scan" and at == 3 else x  # a decay is never positive
+    x = x.abs().ceil() if kernel == "nearest" and at > 3 else x  # a number of tokens
     return x.to(getattr(torch, dtype))
 
 

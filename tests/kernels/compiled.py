@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from rewriter.kernels.clipped import fused_triton as clipped
 from rewriter.kernels.gathered import fused_triton as gathered
+from rewriter.kernels.nearest import fused_triton as nearest
 from rewriter.kernels.pooled import fused_triton as pooled
 from rewriter.kernels.scan import fused_triton as scan
 from rewriter.kernels.softmax import fused_triton as softmax
@@ -83,16 +84,25 @@ def calls() -> Iterator[tuple[str, Callable[[], object]]]:
     two = {"stride": [1] * 2, "dilation": [1] * 2, "phase": [0] * 2}
     yield "grid", both(window, on_grid, scale=0.1, window=[5, 5], grid=[15, 15], sinks=1, **two)
     yield "clipped", both(clipped, [*half, *(t.half() for t in full)], scale=0.1, right=0, gamma=-0.03)
-    cells = {"window": [8], "stride": [4], "pool": [4]}
+    cells: dict[str, Any] = {"window": [8], "stride": [4], "pool": [4]}
     yield "pooled, causal", partial(pooled.forward, *half, scale=0.1, right=0, sinks=4, **cells)
-    one_cell = {"window": [1], "stride": [1], "pool": [1]}
+    one_cell: dict[str, Any] = {"window": [1], "stride": [1], "pool": [1]}
     yield "pooled, one token", partial(pooled.forward, *single, scale=1.0, **one_cell)
-    twice = {name: numbers * 2 for name, numbers in cells.items()}
+    twice: dict[str, Any] = {name: numbers * 2 for name, numbers in cells.items()}
     widest = [*operands(torch.float32, 256, 1 + 15 * 15), *(t[..., :226] for t in full)]
     yield (
         "pooled, widest",
         partial(pooled.forward, *widest, scale=0.1, grid=[15, 15], sinks=1, softcap=9.0, **twice),
     )
+    for dtype, width in (
+        (torch.float32, 64),
+        (torch.float32, 256),
+        (torch.bfloat16, 128),
+        (torch.float16, 1),
+    ):
+        widths = (width, 1, 1)
+        given = [torch.zeros(1, tokens, n, dtype=dtype) for n in widths for tokens in (300, 299)]
+        yield f"nearest, {dtype}, {width} features", partial(nearest.forward, *given)
     yield "gathered", lambda: gathered.forward(*half, scale=0.1)
     for dtype in (torch.float16, torch.float32):
         maps = [torch.zeros(2, 3, 40, 40, dtype=dtype) for _ in range(8)]

@@ -14,6 +14,7 @@ KERNELS = {
         "torch.float16": THREE,
         "grid": THREE,
         "gathered": ["_attend_to_run"],
+        "nearest": ["_nearest"] * 4,
         "pooled": ["_forward"] * 3,
         "weighed": ["_weighed"] * 2,
     },
