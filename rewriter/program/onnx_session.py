@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,12 @@ PATIENCE = "REWRITER_PATIENCE"
 NEWER = 25
 """Models of this opset or later that ONNX Runtime cannot load are run by ONNX's reference evaluator."""
 
+PARTIAL = 23
+"""From this opset on, ONNX Runtime has operators that take fewer shapes than the standard gives them."""
+
 _SECONDS = 600.0
+
+_PLACE = re.compile(r"/\S*onnxruntime\S*\.(?:cc|h):\d+ .*? was false\. ")
 
 _ALIGNED = 16  # bytes: what vector loads of the runtime's kernels may rely on
 _NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16}
@@ -45,7 +51,8 @@ class Session:
     ------
     InputError
         If ONNX Runtime cannot run the model: an operator or a type without a kernel, wrong types. Where it
-        has an opset that is newer than ONNX Runtime may be, ONNX's reference evaluator is tried, too.
+        has an opset that is newer than ONNX Runtime may be, ONNX's reference evaluator is tried, too; so it
+        is where a run fails on an operator that ONNX Runtime has in part only.
     """
 
     def __init__(self, model: ir.Model, source: str) -> None:
@@ -59,6 +66,7 @@ class Session:
             kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)
         )
         self._failures += (RuntimeError, ValueError)
+        self._failed: type[Exception] = state.Fail
         self._source = source
         proto, payloads = skeleton(model)
         shared = [p for p in payloads if p.initializer is not None and p.tensor.dtype.bitwidth >= 8]
@@ -88,6 +96,7 @@ class Session:
                 raise InputError(f"ONNX Runtime cannot load {source}: {_first_line(error)}.") from error
             self._reference = ReferenceSession(model, source)
             return
+        self._in_reserve = None if inner or model.opset_imports.get("", 0) < PARTIAL else model
         self._patience = float(os.environ.get(PATIENCE) or _SECONDS) if inner else None
         self._outputs = [(o.name, _NOT_IN_NUMPY.get(o.type)) for o in self._session.get_outputs()]
         self._inputs = {i.name: _NOT_IN_NUMPY.get(i.type) for i in self._session.get_inputs()}
@@ -111,11 +120,26 @@ class Session:
                     f"{self._source} did not finish in {self._patience:g} s: a loop in it may not end; "
                     f"set {PATIENCE} to more seconds if it does."
                 ) from error
-            raise InputError(f"ONNX Runtime cannot run {self._source}: {_first_line(error)}.") from error
+            failure = InputError(f"ONNX Runtime cannot run {self._source}: {_first_line(error)}.")
+            if self._in_reserve is None or not isinstance(error, self._failed):
+                raise failure from error
+            return self._by_reference(self._in_reserve, arrays, failure)
         return [
             _copied(result, dtype) if dtype else result.numpy()
             for result, (_, dtype) in zip(results, self._outputs, strict=True)
         ]
+
+    def _by_reference(
+        self, model: ir.Model, arrays: Mapping[str, np.ndarray], failure: InputError
+    ) -> list[np.ndarray]:
+        """Run on the reference evaluator, from now on; what it cannot run either is the inputs' fault."""
+        try:
+            reference = ReferenceSession(model, self._source)
+            results = reference(arrays)
+        except InputError:
+            raise failure from None
+        self._reference = reference
+        return results
 
     def _value(self, array: np.ndarray, dtype: ir.DataType | None) -> Any:
         if dtype is not None and array.dtype.kind == "V":  # a type that numpy itself does not have
@@ -158,4 +182,6 @@ def _copied(value: Any, dtype: ir.DataType) -> np.ndarray:
 
 
 def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+    """Return what happened, without the place in ONNX Runtime's own source that noticed it."""
+    text = _PLACE.sub("", " ".join(str(error).split()))
+    return text[:300].rstrip(".") or type(error).__name__

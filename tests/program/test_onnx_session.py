@@ -40,3 +40,41 @@ def test_a_loop_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_loop_that_ends_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PATIENCE, "100")
     np.testing.assert_array_equal(looping(3).run(np.ones(2, np.float32))[0], [-1, -1])
+
+
+def masked() -> OnnxProgram:
+    """Return attention whose mask has one row for all queries, which ONNX Runtime 1.31 does not run."""
+    made = model(
+        [helper.make_node("Attention", ["q", "k", "v", "mask"], ["y"])],
+        [
+            value("q", [1, 2, "I", 4]),
+            value("k", [1, 2, "J", 4]),
+            value("v", [1, 2, "J", 4]),
+            value("mask", [1, 1, 1, "J"]),
+        ],
+        [value("y", [1, 2, "I", 4])],
+        opset=23,
+        ir_version=10,
+    )
+    return OnnxProgram(made, "masked")
+
+
+def operands(keys: int, values: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"q": (1, 2, 3, 4), "k": (1, 2, keys, 4), "v": (1, 2, values, 4), "mask": (1, 1, 1, keys)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_shapes_of_the_standard_that_the_runtime_lacks_are_run_by_the_reference_evaluator() -> None:
+    given = operands(5, 5)
+    program = masked()
+    scores = given["q"] @ given["k"].swapaxes(2, 3) / 2 + given["mask"]
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    for _ in range(2):  # the second run knows
+        np.testing.assert_allclose(program.run(**given)[0], weights @ given["v"], rtol=1e-5, atol=1e-6)
+
+
+def test_what_nothing_can_run_is_told_without_the_runtime_s_own_source() -> None:
+    with pytest.raises(InputError, match=r"ONNX Runtime cannot run masked: .*Attention") as failure:
+        masked().run(**operands(5, 6))
+    assert "onnxruntime_src" not in str(failure.value)
