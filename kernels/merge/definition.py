@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,7 @@ from rewriter.kernels.softmax.definition import Operands, attend, zero_where_bli
 __all__ = ["Matching", "match", "merge_attention", "merged", "unmerged"]
 
 STEPS = 4096
-"""Similarities are compared in steps of one over this: rounding does not decide between equal tokens."""
+"""Distances are compared in steps of one over this: rounding does not decide between equal tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,49 +31,66 @@ class Matching:
     left: int
 
 
-def match(metric: torch.Tensor, r: int, protect: int = 0, counts: torch.Tensor | None = None) -> Matching:
-    """Match tokens in pairs, by bipartite soft matching.
+def match(
+    traits: Sequence[torch.Tensor], r: int, protect: int = 0, size: torch.Tensor | None = None
+) -> Matching:
+    """Match tokens in pairs, by bipartite matching for the least growth of variance.
 
     Tokens after the first ``protect`` are dealt in turn to two sets. Every token of the first set looks for
-    the token of the second set whose metric has the largest cosine with its own; the ``r`` tokens with the
-    largest cosines join theirs. Of equal cosines the one at the lower index wins. The tokens that are left
-    are the protected ones, those of the first set that joined none, from the most to the least similar, and
-    the second set.
+    the token of the second set that it costs least to join; the ``r`` tokens that it costs least join
+    theirs. Of equal costs the one at the lower index wins. The tokens that are left are the protected ones,
+    those of the first set that joined none, from the least to the highest cost, and the second set.
 
-    Tokens that count for nothing join first, and no other token looks for them.
+    What it costs is by how much the variance within tokens that stand for several grows,
+    ``|x - y|² / (1 / m + 1 / n)`` for tokens that stand for ``m`` and ``n``. Every trait has a variance of 1
+    over all tokens, so that neither the scale of a trait nor what all tokens share counts.
 
-    Source: Bolya et al., Token Merging: Your ViT But Faster (2023), section 3.
+    Tokens that stand for none join first, no other token looks for them, and their traits do not count.
+
+    Source: Bolya et al., Token Merging: Your ViT But Faster (2023), section 3, for the two sets; Ward,
+    Hierarchical Grouping to Optimize an Objective Function (1963), for the cost.
 
     Parameters
     ----------
-    metric
-        What tokens are compared by, ``[B, N, D]``.
+    traits
+        What tokens are compared by, each ``[B, N, D]``.
     r
         Tokens that join another one. At most as many as the second set has.
     protect
         First tokens that are never merged.
-    counts
-        How often each token counts, ``[B, N]``; None is once.
+    size
+        How many tokens each stands for, ``[B, N]``; None is one.
     """
-    tokens = metric.shape[1]
-    unit = torch.nn.functional.normalize(metric.to(torch.promote_types(metric.dtype, torch.float32)), dim=-1)
-    first, second = unit[:, protect::2], unit[:, protect + 1 :: 2]
-    r = min(r, second.shape[1])
-    kept = first.shape[1] - r
-    place = torch.arange(tokens).expand(len(unit), -1).clone()
-    place[:, protect + 1 :: 2] = protect + kept + torch.arange(second.shape[1])
-    if second.shape[1]:
-        cosines = torch.floor(first @ second.mT * STEPS + 0.5)
-        nothing = None if counts is None else counts == 0
-        if nothing is not None:
-            cosines = cosines.masked_fill(nothing[:, None, protect + 1 :: 2], -torch.inf)
-        best = cosines.amax(dim=-1)
-        partner = (cosines == best[..., None]).int().argmax(dim=-1)
-        if nothing is not None:
-            best = best.masked_fill(nothing[:, protect::2], torch.inf)
-        rank = best.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    batch, tokens, _ = traits[0].shape
+    wide = torch.promote_types(traits[0].dtype, torch.float32)
+    size = torch.ones(batch, tokens, dtype=wide) if size is None else size.to(wide)
+    x = torch.cat([_even(trait.to(wide), size[..., None]) for trait in traits], dim=-1)
+    m, n = size[:, protect::2, None], size[:, None, protect + 1 :: 2]
+    r = min(r, n.shape[2])
+    kept = m.shape[1] - r
+    place = torch.arange(tokens).expand(batch, -1).clone()
+    place[:, protect + 1 :: 2] = protect + kept + torch.arange(n.shape[2])
+    if n.shape[2]:
+        apart = torch.cdist(
+            x[:, protect::2], x[:, protect + 1 :: 2], compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        cost = torch.ceil(apart.square() * STEPS - 0.5) * (m * n / (m + n)).nan_to_num()
+        cost = cost.masked_fill(n == 0, torch.inf)
+        least = cost.amin(dim=-1)
+        partner = (cost == least[..., None]).int().argmax(dim=-1)
+        least = least.masked_fill(m[..., 0] == 0, -torch.inf)
+        rank = least.argsort(dim=-1, stable=True).argsort(dim=-1)
         place[:, protect::2] = protect + torch.where(rank < r, kept + partner, rank - r)
     return Matching(place, tokens - r)
+
+
+def _even(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Return a trait without its mean over tokens, and with a variance of 1; 0 where a token stands for none."""
+    x, total = x.masked_fill(size == 0, 0.0), size.sum(dim=1, keepdim=True)
+    x = (x - (size * x).sum(dim=1, keepdim=True) / total).masked_fill(size == 0, 0.0)
+    x = x / x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    variance = (size * x.square()).sum(dim=(1, 2), keepdim=True) / total
+    return (x / variance.sqrt().clamp(min=torch.finfo(x.dtype).tiny)).nan_to_num()
 
 
 def merged(x: torch.Tensor, size: torch.Tensor, matching: Matching) -> tuple[torch.Tensor, torch.Tensor]:
@@ -104,7 +122,8 @@ def unmerged(x: torch.Tensor, matching: Matching) -> torch.Tensor:
 def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = True) -> torch.Tensor:
     """Return attention of merged queries to merged keys, for every query; ``[B, H, I, E]``.
 
-    Tokens are matched by the mean of their keys over the heads. Merged keys and values are means; the
+    Tokens are matched by the sum of their keys over the heads, and of their queries where those are merged.
+    Merged keys and values are means; the
     logarithm of how many tokens a key stands for is added to its scores, so that it counts as often. A key
     counts ``exp(bias)``: hidden ones count for nothing. A query that sees nothing gives 0.
 
@@ -122,7 +141,8 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
     counts = torch.ones(k.shape[0], k.shape[2], dtype=wide)
     if x.bias is not None:
         counts = counts * x.bias[:, 0, 0].to(wide).exp()
-    matching = match(k.mean(dim=1), r, protect, counts)
+    traits = [k.sum(dim=1), q.sum(dim=1)] if queries else [k.sum(dim=1)]
+    matching = match(traits, r, protect, counts)
 
     def all_heads(t: torch.Tensor) -> torch.Tensor:
         mean, _ = merged(t.transpose(1, 2).flatten(2), counts, matching)

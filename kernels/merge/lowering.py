@@ -10,7 +10,7 @@ from rewriter.kernels.merge.matching import Sets, emit_match, emit_merge, emit_p
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.lower.emitter import Emitter, Handle
 
-__all__ = ["emit_counted", "emit_merged", "mean_key"]
+__all__ = ["emit_counted", "emit_merged", "over_heads"]
 
 
 def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
@@ -21,7 +21,8 @@ def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
     batch, hidden = a.shape["B"], a.bias is not None
     ones = e.expand(e.constant(1.0, e.dtype(a.q)), (batch, a.shape["J"], ONE))
     counts = _counts(e, a) if hidden else ones
-    matched = emit_match(e, mean_key(e, a.k), sets, counts if hidden else None)
+    traits = [over_heads(e, x) for x in ((a.k, a.q) if queries else (a.k,))]
+    matched = emit_match(e, traits, sets, counts if hidden else None, hidden)
     operands = [a.k, a.v, a.q] if queries else [a.k, a.v]
     parts = [_token_major(e, x) for x in operands]
     mean, size = emit_merge(e, e.concat(parts, 2), counts, matched, sets, hidden)
@@ -54,10 +55,10 @@ def emit_counted(e: Emitter, a: Canonical, size: Handle) -> Handle:
     return emit_dense(e, replace(a, bias=often if a.bias is None else e.map("add", a.bias, often)))
 
 
-def mean_key(e: Emitter, k: Handle) -> Handle:
-    """Emit the sum of the keys over the heads, ``[B, J, D]``: only its direction counts."""
-    batch, heads, keys, width = e.shape(k)
-    return e.reshape(k if heads == ONE else e.reduce("sum", k, 1), (batch, keys, width))
+def over_heads(e: Emitter, x: Handle) -> Handle:
+    """Emit the sum of keys or queries over the heads, ``[B, J, D]``: what tokens are compared by."""
+    batch, heads, tokens, width = e.shape(x)
+    return e.reshape(x if heads == ONE else e.reduce("sum", x, 1), (batch, tokens, width))
 
 
 def _token_major(e: Emitter, x: Handle) -> Handle:

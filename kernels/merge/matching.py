@@ -5,6 +5,7 @@ Tokens are added by place, which on a CPU is done in one order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +57,10 @@ def sets_of(e: Emitter, tokens: Size, r: SizeLike, protect: int) -> Sets:
     return Sets(protect, first, tokens - protect - first, Size.of(r))
 
 
-def emit_match(e: Emitter, metric: Handle, sets: Sets, counts: Handle | None = None) -> Handle:
-    """Emit who would join whom, from the most to the least similar; ``[B, 2, first]`` int64.
+def emit_match(
+    e: Emitter, traits: Sequence[Handle], sets: Sets, size: Handle | None = None, hidden: bool = False
+) -> Handle:
+    """Emit who would join whom, from the least to the highest cost; ``[B, 2, first]`` int64.
 
     Row 0 is the token of the first set, row 1 its partner in the second. See
     `rewriter.kernels.merge.definition.match`.
@@ -66,31 +69,82 @@ def emit_match(e: Emitter, metric: Handle, sets: Sets, counts: Handle | None = N
     ----------
     e
         Target.
-    metric
-        What tokens are compared by, ``[B, N, D]``.
+    traits
+        What tokens are compared by, each ``[B, N, D]``.
     sets
         Sizes.
-    counts
-        How often each token counts, ``[B, N, 1]``, where some count for nothing.
+    size
+        How many tokens each stands for, ``[B, N, 1]``; None is one.
+    hidden
+        Some stand for none.
     """
-    if e.dtype(metric) not in ("float32", "float64"):
-        metric = e.map("cast", metric, dtype="float32")
-    first, second = _dealt(e, _unit(e, metric), sets)
-    # cosines in steps, and half a step, as one product
-    first = e.map("mul", first, e.constant(float(STEPS), e.dtype(first)))
-    first, second = _with_column(e, first, 0.5), _with_column(e, second, 1.0)
-    cosines = e.map("floor", e.matmul(first, e.permute(second, (0, 2, 1))))
-    shape = (e.shape(metric)[0], ONE, sets.first)
-    firsts, seconds = (None, None) if counts is None else _dealt(e, counts, sets)
-    if seconds is not None:
-        never = _where_nothing(e, seconds, -np.inf, e.constant(0.0, e.dtype(cosines)))
-        cosines = e.map("add", cosines, e.permute(never, (0, 2, 1)))
-    partner = e.reshape(e.argmax(cosines, 2), (shape[0], sets.first, ONE))
-    best = e.reduce("max", cosines, 2)
-    if firsts is not None:
+    wide = [x if e.dtype(x) in ("float32", "float64") else e.map("cast", x, dtype="float32") for x in traits]
+    dtype = e.dtype(wide[0])
+    if size is not None and e.dtype(size) != dtype:
+        size = e.map("cast", size, dtype=dtype)
+    x = [_even(e, trait, size, hidden) for trait in wide]
+    first, second = _dealt(e, x[0] if len(x) == 1 else e.concat(x, 2), sets)
+    shape = (e.shape(traits[0])[0], ONE, sets.first)
+    near = _nearness(e, first, second)
+    firsts, seconds = (None, None) if size is None else _dealt(e, size, sets)
+    if firsts is not None and seconds is not None:
+        near = e.map("mul", near, _reduced(e, firsts, e.permute(seconds, (0, 2, 1))))
+    if hidden:
+        never = _where_nothing(e, seconds, -np.inf, e.constant(0.0, dtype))
+        near = e.map("add", near, e.permute(never, (0, 2, 1)))
+    partner = e.reshape(e.argmax(near, 2), (shape[0], sets.first, ONE))
+    best = e.reduce("max", near, 2)
+    if hidden:
         best = _where_nothing(e, firsts, np.inf, best)
     order = e.argsort(e.reshape(best, (shape[0], sets.first)), 1)
     return e.concat([e.reshape(order, shape), e.reshape(emit_take(e, partner, order), shape)], 1)
+
+
+def _nearness(e: Emitter, first: Handle, second: Handle) -> Handle:
+    """Emit squared distances in steps, below 0, as one product: ``2 x y - x² - y²``, and half a step."""
+    dtype = e.dtype(first)
+
+    def square(x: Handle) -> Handle:
+        return e.reduce("sum", e.map("mul", x, x), 2)
+
+    steps = e.constant(float(STEPS), dtype)
+    own = e.map("sub", e.constant(0.5, dtype), e.map("mul", square(first), steps))
+    first = e.concat([e.map("mul", first, e.constant(2.0 * STEPS, dtype)), own], 2)
+    first = _with_column(e, first, -float(STEPS))
+    second = e.concat([_with_column(e, second, 1.0), square(second)], 2)
+    return e.map("floor", e.matmul(first, e.permute(second, (0, 2, 1))))
+
+
+def _reduced(e: Emitter, m: Handle, n: Handle) -> Handle:
+    """Emit ``1 / (1 / m + 1 / n)``, 0 where both are 0."""
+    total = e.map("maximum", e.map("add", m, n), e.constant(TINY, e.dtype(m)))
+    return e.map("div", e.map("mul", m, n), total)
+
+
+def _even(e: Emitter, x: Handle, size: Handle | None, hidden: bool) -> Handle:
+    """Emit a trait without its mean over tokens, and with a variance of 1; 0 for tokens that stand for none."""
+    dtype = e.dtype(x)
+    tiny = e.constant(1e-30, dtype)
+    total = e.size(e.shape(x)[1], dtype)
+    if size is not None:
+        total = e.map("maximum", e.reduce("sum", size, 1), tiny)
+
+    def mean(values: Handle) -> Handle:
+        values = values if size is None else e.map("mul", values, size)
+        return e.map("div", e.reduce("sum", values, 1), total)
+
+    def seen(values: Handle) -> Handle:
+        if size is None or not hidden:
+            return values
+        return _where_nothing(e, size, 0.0, values)
+
+    x = seen(x)
+    x = seen(e.map("sub", x, mean(x)))
+    # first by the largest entry, so that no square is too large or too small
+    largest = e.reduce("max", e.reduce("max", e.map("abs", x), 2), 1)
+    x = e.map("div", x, e.map("maximum", largest, tiny))
+    variance = mean(e.reduce("sum", e.map("mul", x, x), 2))
+    return e.map("div", x, e.map("maximum", e.map("sqrt", variance), tiny))
 
 
 def _where_nothing(e: Emitter, counts: Handle, number: float, otherwise: Handle) -> Handle:
@@ -197,16 +251,6 @@ def _of_each(e: Emitter, places: Handle, tokens: Size) -> Handle:
 def _with_column(e: Emitter, x: Handle, number: float) -> Handle:
     batch, tokens, _ = e.shape(x)
     return e.concat([x, e.expand(e.constant(number, e.dtype(x)), (batch, tokens, ONE))], 2)
-
-
-def _unit(e: Emitter, x: Handle) -> Handle:
-    """Emit vectors of length 1 in the directions of ``x``; those that are no longer than nothing stay so."""
-    dtype = e.dtype(x)
-    tiny = e.constant(1e-30, dtype)
-    # first by the largest entry, so that no square is too large or too small
-    x = e.map("div", x, e.map("maximum", e.reduce("max", e.map("abs", x), 2), tiny))
-    length = e.map("sqrt", e.reduce("sum", e.map("mul", x, x), 2))
-    return e.map("div", x, e.map("maximum", length, tiny))
 
 
 def _dealt(e: Emitter, x: Handle, sets: Sets) -> tuple[Handle, Handle]:

@@ -108,14 +108,16 @@ def _kinds(tokens: int, counts: Sequence[int], protect: int, rng: np.random.Gene
 def _all_merge_equals(kinds: np.ndarray, counts: Sequence[int], protect: int) -> bool:
     from rewriter.kernels.merge.definition import match
 
+    size = np.ones(len(kinds))
     for r in counts:
         if set(kinds[protect::2]) - set(kinds[protect + 1 :: 2]):
             return False
         alike = np.eye(int(kinds.max()) + 1)[kinds]
-        matching = match(to_torch(alike)[None], r, protect)
+        matching = match([to_torch(alike)[None]], r, protect, to_torch(size)[None])
+        place = matching.place[0].numpy()
         left = np.empty(matching.left, kinds.dtype)
-        left[matching.place[0].numpy()] = kinds
-        kinds = left
+        left[place] = kinds
+        kinds, size = left, np.bincount(place, size, matching.left)
     return True
 
 

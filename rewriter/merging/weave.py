@@ -14,6 +14,7 @@ from rewriter.merging.fewer import View, site_with, view_of
 from rewriter.merging.layout import Layout
 from rewriter.program.graph import Graph, Node
 from rewriter.program.program import OUTPUT, Build, Insertion, Program
+from rewriter.sites.formula import Operand
 from rewriter.sites.site import AttentionSite
 from rewriter.sites.token_flow import TokenFlow
 
@@ -132,8 +133,7 @@ class _Weaver:
                 continue
             seen.add(name)
             if name in self._merged:
-                key = self._merged[name][0].formula.k
-                stack += [key.value] if key is not None else []
+                stack += [x.value for x in _compared(self._merged[name][0])]
             if name in self._views:
                 stack.append(self._views[name].base)
             elif self._at.get(name) and name in self._results:
@@ -241,22 +241,25 @@ class _Weaver:
         self._now[site.output] = made
 
     def _merge(self, name: str, level: int) -> None:
-        """Match tokens by the keys of a site, and merge them in a value behind it."""
-        from rewriter.kernels.merge.lowering import mean_key
+        """Match tokens by the keys and queries of a site, and merge them in a value behind it."""
+        from rewriter.kernels.merge.lowering import over_heads
         from rewriter.kernels.merge.matching import emit_match, emit_merge, emit_place, emit_take, sets_of
 
         site, r = self._merged[name]
         base, at, batch = self._numbered(name), self._levels[level], self._flow.batch
-        layout, tokens, protect, key = self._layout(name), at.tokens, self._protect, site.formula.k
-        assert key is not None, "it is attention"
-        fewer = site_with(site, tokens, self._layout(site.output).shape(tokens)).formula
+        layout, tokens, protect = self._layout(name), at.tokens, self._protect
+        fewer = site_with(site, tokens, self._layout(site.output).shape(tokens))
+        read = [x.value for x in _compared(fewer)]
 
         def match(e: Emitter, handles: Sequence[Any]) -> Handle:
-            axes = fewer.axes
-            groups = (axes.batch, axes.heads, axes.keys, axes.features)
-            assert fewer.k is not None
-            k = arrange_operand(e, {key.value: handles[0]}, fewer.k, groups, site.dtype)
-            return emit_match(e, mean_key(e, k), sets_of(e, tokens, r, protect))
+            axes, own = fewer.formula.axes, dict(zip(dict.fromkeys(read), handles, strict=False))
+            k, q = _compared(fewer)
+            keys = (axes.batch, axes.heads, axes.keys, axes.features)
+            queries = (axes.batch, (*axes.heads, *axes.groups), axes.queries, axes.features)
+            arranged = (arrange_operand(e, own, x, g, site.dtype) for x, g in ((k, keys), (q, queries)))
+            traits = [over_heads(e, x) for x in arranged]
+            size = None if at.size is None else handles[-1]
+            return emit_match(e, traits, sets_of(e, tokens, r, protect), size)
 
         def size_of(e: Emitter, handles: Sequence[Any], dtype: str) -> Handle:
             if at.size is not None:
@@ -284,7 +287,8 @@ class _Weaver:
         matched = {f"{base}.match": (batch, Size.of(2), Size.of(first))}
         sized = {at.size: (batch, tokens, ONE)} if at.size is not None else {}
         placed = {at.place: (batch, self._flow.tokens)} if at.place is not None else {}
-        self._add(f"{base}.match", dict([self._given(key.value)]), match, function="match_tokens")
+        compared = {**dict(self._given(value) for value in read), **sized}
+        self._add(f"{base}.match", compared, match, function="match_tokens")
         size = self._add(f"{base}.size", {**matched, **sized}, grow, function="merged_sizes")
         where = self._add(f"{base}.place", {**matched, **placed}, place, function="merged_places")
         self._add(
@@ -314,6 +318,13 @@ class _Weaver:
         inputs = {**dict([self._held(name)]), at.place: (flow.batch, flow.tokens)}
         made, held = f"{_plain(name)}.unmerged", self._now.get(name, name)
         self._add(made, inputs, build, held, readers, function="unmerge_tokens")
+
+
+def _compared(site: AttentionSite) -> tuple[Operand, Operand]:
+    """Return the keys and the queries of a site."""
+    k, q = site.formula.k, site.formula.q
+    assert k is not None and q is not None, "it is attention"
+    return k, q
 
 
 def _cast(e: Emitter, x: Handle, dtype: str) -> Handle:

@@ -17,46 +17,72 @@ from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import by_hand, canonical, emitter_of, operands, site
 
 
-def matched_by_hand(metric: torch.Tensor, r: int, protect: int) -> list[int]:
+def matched_by_hand(
+    traits: list[torch.Tensor], r: int, protect: int, sizes: list[float] | None = None
+) -> list[int]:
     """Place of every token of one sequence, one pair after the other."""
-    first = list(range(protect, len(metric), 2))
-    second = list(range(protect + 1, len(metric), 2))
+    tokens = len(traits[0])
+    sizes = sizes or [1.0] * tokens
+    spread = []
+    for x in traits:
+        mean = sum(n * row for n, row in zip(sizes, x, strict=True)) / sum(sizes)
+        spread.append(sum(n * float((row - mean) @ (row - mean)) for n, row in zip(sizes, x, strict=True)))
+    first = list(range(protect, tokens, 2))
+    second = list(range(protect + 1, tokens, 2))
     wishes = []
     for a in first:
-        best, partner = -9999, -1
+        best, partner = float("inf"), -1
         for b in second:
-            cosine = float(metric[a] @ metric[b] / (metric[a].norm() * metric[b].norm()))
-            if round(cosine * 4096) > best:
-                best, partner = round(cosine * 4096), b
-        wishes.append((-best, a, partner))
+            apart = sum(
+                float((x[a] - x[b]) @ (x[a] - x[b])) / v * sum(sizes)
+                for x, v in zip(traits, spread, strict=True)
+            )
+            cost = round(apart * 4096) * sizes[a] * sizes[b] / (sizes[a] + sizes[b])
+            if cost < best:
+                best, partner = cost, b
+        wishes.append((best, a, partner))
     wishes.sort()
     stay = [a for _, a, _ in wishes[r:]]
     left = [*range(protect), *stay, *second]
     place = {token: left.index(token) for token in left}
     place |= {a: left.index(b) for _, a, b in wishes[:r]}
-    return [place[t] for t in range(len(metric))]
+    return [place[t] for t in range(tokens)]
 
 
 SIZES = [(2, 1, 0), (3, 1, 1), (9, 4, 1), (10, 3, 0), (17, 8, 1), (12, 5, 2), (7, 0, 1)]
 
 
+@pytest.mark.parametrize("sized", [False, True])
 @pytest.mark.parametrize(("tokens", "r", "protect"), SIZES)
-def test_matching_is_what_pairs_by_hand_are(tokens: int, r: int, protect: int) -> None:
-    metric = torch.randn(3, tokens, 5, generator=torch.Generator().manual_seed(tokens), dtype=torch.float64)
-    found = match(metric, r, protect)
+def test_matching_is_what_pairs_by_hand_are(tokens: int, r: int, protect: int, sized: bool) -> None:
+    g = torch.Generator().manual_seed(tokens)
+    traits = [torch.randn(3, tokens, width, generator=g, dtype=torch.float64) for width in (5, 4)]
+    size = torch.randint(1, 6, (3, tokens), generator=g) if sized else None
+    found = match(traits, r, protect, size)
     assert found.left == tokens - r
-    assert found.place.tolist() == [matched_by_hand(m, r, protect) for m in metric]
+    for at, place in enumerate(found.place.tolist()):
+        own = None if size is None else list(map(float, size[at]))
+        assert place == matched_by_hand([x[at] for x in traits], r, protect, own)
 
 
 def test_of_equal_tokens_the_first_ones_are_matched() -> None:
-    metric = torch.ones(1, 9, 4)
+    traits = torch.ones(1, 9, 4)
     # 1 3 5 7 | 2 4 6 8: all are alike, so 1 and 3 join 2
-    assert match(metric, 2, 1).place.tolist() == [[0, 3, 3, 3, 4, 1, 5, 2, 6]]
+    assert match([traits], 2, 1).place.tolist() == [[0, 3, 3, 3, 4, 1, 5, 2, 6]]
+
+
+def test_what_has_become_large_is_joined_last() -> None:
+    x = torch.tensor([0.0, 1.0, 10.0, 11.0, 20.0, 21.0])[None, :, None]
+    for large in range(3):
+        size = torch.ones(1, 6)
+        size[0, 2 * large : 2 * large + 2] = 5.0
+        place = match([x], 2, 0, size).place[0].tolist()
+        assert [place[k] == place[k + 1] for k in (0, 2, 4)] == [k != large for k in range(3)]
 
 
 def test_means_are_weighted_and_sizes_add_up() -> None:
     x = torch.tensor([[[1.0], [2.0], [4.0], [8.0]]])
-    matching = replace(match(torch.ones(1, 4, 1), 1, 1), place=torch.tensor([[0, 1, 2, 1]]), left=3)
+    matching = replace(match([torch.ones(1, 4, 1)], 1, 1), place=torch.tensor([[0, 1, 2, 1]]), left=3)
     mean, size = merged(x, torch.tensor([[1.0, 3.0, 1.0, 1.0]]), matching)
     assert mean.tolist() == [[[1.0], [3.5], [4.0]]] and size.tolist() == [[1.0, 4.0, 1.0]]
     assert unmerged(mean, matching).tolist() == [[[1.0], [3.5], [4.0], [3.5]]]
@@ -76,7 +102,7 @@ def test_equal_tokens_are_merged_for_nothing(protect: int) -> None:
 
 def test_merging_keys_is_attention_by_hand_to_means() -> None:
     a = canonical(7, batch=1, heads=2, groups=2, dtype=torch.float64)
-    place = matched_by_hand(a.k[0].mean(0), 2, 1)
+    place = matched_by_hand([a.k[0].mean(0)], 2, 1)
     groups = [[t for t in range(7) if place[t] == p] for p in range(5)]
     k, v = (torch.stack([x[:, :, g].mean(2) for g in groups], 2) for x in (a.k, a.v))
     bias = torch.tensor([float(len(g)) for g in groups], dtype=torch.float64).log()[None, None, None]
@@ -89,14 +115,16 @@ def test_merging_keys_is_attention_by_hand_to_means() -> None:
 @pytest.mark.parametrize(("tokens", "r", "protect"), SIZES)
 def test_emitted_matching_meets_the_definition(tokens: int, r: int, protect: int, batch: int) -> None:
     g = torch.Generator().manual_seed(tokens)
-    metric, x = torch.randn(batch, tokens, 5, generator=g), torch.randn(batch, tokens, 3, generator=g)
+    other, x = torch.randn(batch, tokens, 5, generator=g), torch.randn(batch, tokens, 3, generator=g)
     b, n = Size.of(batch), Size.of(tokens)
-    weights = torch.rand(batch, tokens, 1, generator=g) + 1
-    three = [(metric, (b, n, Size.of(5))), (x, (b, n, Size.of(3))), (weights, (b, n, Size.of(1)))]
+    weights = torch.randint(1, 4, (batch, tokens, 1), generator=g).float()
+    three = [(other, (b, n, Size.of(5))), (x, (b, n, Size.of(3))), (weights, (b, n, Size.of(1)))]
     e = TorchEmitter(three)
     sets = sets_of(e, n, r, protect)
-    found = emit_match(e, metric, sets)
-    want = match(metric, r, protect)
+    once = match([other, x], r, protect).place.tolist()
+    assert emit_place(e, emit_match(e, [other, x], sets), sets).tolist() == once
+    found = emit_match(e, [other, x], sets, weights)
+    want = match([other, x], r, protect, weights[..., 0])
     assert emit_place(e, found, sets).tolist() == want.place.tolist() and int(sets.left) == want.left
     mean, size = emit_merge(e, x, weights, found, sets)
     wanted = merged(x, weights[..., 0], want)
@@ -109,7 +137,7 @@ def test_equal_tokens_stay_what_they_are_to_the_last_bit() -> None:
     e = TorchEmitter([(x, tuple(map(Size.of, x.shape)))])
     sets = sets_of(e, Size.of(40), 20, 0)
     ones = e.expand(e.constant(1.0, "float32"), (1, 40, 1))
-    mean, size = emit_merge(e, x, ones, emit_match(e, x, sets), sets)
+    mean, size = emit_merge(e, x, ones, emit_match(e, [x], sets), sets)
     assert (mean == x[:, :20]).all() and int(size.sum()) == 40
 
 
@@ -164,7 +192,7 @@ def test_a_sequence_of_which_nothing_is_seen_gives_zero() -> None:
 def test_what_is_hidden_joins_first() -> None:
     metric = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))
     counts = torch.tensor([[1.0, 1, 1, 1, 1, 1, 0, 0, 1]])
-    found = match(metric, 1, 1, counts).place[0].tolist()
+    found = match([metric], 1, 1, counts).place[0].tolist()
     assert len(set(found)) == 8 and found[7] in (found[2], found[4], found[8])
 
 
@@ -184,12 +212,12 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e18])
-def test_similarity_knows_no_size(size: float) -> None:
+def test_likeness_knows_no_scale(size: float) -> None:
     metric = torch.randn(1, 12, 5, generator=torch.Generator().manual_seed(0))
     e = TorchEmitter([(metric, tuple(map(Size.of, metric.shape)))])
     sets = sets_of(e, Size.of(12), 3, 1)
     scaled = e.map("mul", metric, e.constant(size, "float32"))
-    assert emit_match(e, scaled, sets).tolist() == emit_match(e, metric, sets).tolist()
+    assert emit_match(e, [scaled], sets).tolist() == emit_match(e, [metric], sets).tolist()
 
 
 class Counting(TorchEmitter):

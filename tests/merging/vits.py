@@ -130,10 +130,10 @@ def by_hand(model: Vit, x: torch.Tensor, schedule: dict[int, int], protect: int)
     for at, layer in enumerate(model.layers):
         assert isinstance(layer, Layer)
         y = layer.before(x)
-        keys = layer.heads(y)[1].mean(1)
+        q, k, _ = layer.heads(y)
         x = x + layer.attend(y, size)
         if at in schedule:
-            matchings.append(match(keys, schedule[at], protect))
+            matchings.append(match([k.sum(1), q.sum(1)], schedule[at], protect, size))
             x, size = merged(x, size, matchings[-1])
         x = x + layer.mlp(layer.behind(x))
         if at == 1:
