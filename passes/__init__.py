@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rewriter.passes.folded_scales import FoldedScales
     from rewriter.passes.gated import GatedAttention
     from rewriter.passes.gelu import Gelu
+    from rewriter.passes.global_pool import GlobalPool
     from rewriter.passes.hard_swish import HardSwish
     from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from rewriter.passes.stable_softmax import StableSoftmax
     from rewriter.passes.static_operands import StaticOperands
     from rewriter.passes.unread_queries import UnreadQueries
+    from rewriter.passes.unmoved_gates import UnmovedGates
     from rewriter.passes.unseen_keys import UnseenKeys
     from rewriter.passes.weight_absorption import WeightAbsorption
     from rewriter.passes.window import WindowAttention
@@ -60,6 +62,7 @@ __all__ = [
     "GatedAttention",
     "Gelu",
     "HardSwish",
+    "GlobalPool",
     "LayerNorm",
     "LinearAttention",
     "MergedAttention",
@@ -80,6 +83,7 @@ __all__ = [
     "StaticOperands",
     "UnreadQueries",
     "UnseenKeys",
+    "UnmovedGates",
     "WeightAbsorption",
     "WindowAttention",
     "form_type",
@@ -113,6 +117,7 @@ RULES = {
     "hard-swish": "rewriter.passes.hard_swish:HardSwish",
     "clean-up": "rewriter.passes.clean_up:CleanUp",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
+    "global-pool": "rewriter.passes.global_pool:GlobalPool",
     "mish": "rewriter.passes.mish:Mish",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
@@ -125,6 +130,7 @@ RULES = {
     "unread-queries": "rewriter.passes.unread_queries:UnreadQueries",
     "unseen-keys": "rewriter.passes.unseen_keys:UnseenKeys",
     "weight-absorption": "rewriter.passes.weight_absorption:WeightAbsorption",
+    "unmoved-gates": "rewriter.passes.unmoved_gates:UnmovedGates",
 }
 """Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""
 

@@ -104,7 +104,10 @@ class Emitter(Protocol):
             ``x``; ``"lerp"`` of ``x, y, w``: ``x + w · (y - x)``;
             ``"addcmul"`` of ``x, a, b``: ``x + a · b``, the operands of these two broadcast;
             ``"convolution"`` of ``x, weight, bias`` with ``strides``, ``padding`` (zeros before and after
-            each axis), ``dilations``, ``groups``, and the ``shape`` of the result.
+            each axis), ``dilations``, ``groups``, and the ``shape`` of the result; ``"mean"`` and ``"max"``
+            of ``x`` over ``axes``, which stay with size 1, and the ``shape`` of the result;
+            ``"rotary"`` of ``x, cos, sin``, where x is ``[B, H, S, D]``, or ``[B, S, H · D]`` for a number of
+            ``heads``, and angles are ``[B, S, D / 2]``; pairs are halves, or neighbours if ``interleaved``.
         operands
             In that order, of one dtype; None for a weight or bias that there is not.
         """

@@ -140,3 +140,14 @@ _OPERATORS: dict[str, Callable[[OnnxEmitter, Operands, Settings], Tensor | None]
     "silu": _silu,
     "sliding_attention": _sliding_attention,
 }
+def _reduction(op: str, e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
+    (x,) = operands
+    assert x is not None
+    axes = list(settings["axes"])
+    if e.opset >= 18:
+        return e.node(op, [x, e.integers(axes)], settings["shape"], x.dtype, keepdims=1)
+    return e.node(op, [x], settings["shape"], x.dtype, axes=axes, keepdims=1)
+
+
+    "max": partial(_reduction, "ReduceMax"),
+    "mean": partial(_reduction, "ReduceMean"),

@@ -40,6 +40,9 @@ def standard(name: str, operands: tuple[Tensor | None, ...], settings: dict[str,
             weight, bias = others
             assert weight is not None
             return F.linear(x, weight, bias)
+        case "mean" | "max":
+            pool = torch.mean if name == "mean" else torch.amax
+            return pool(x, settings["axes"], keepdim=True)
         case "convolution":
             return _convolution(x, *others, **settings)
     return None

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rewriter.algebra.prims import Map, Prim
+from rewriter.algebra.term import VIEWS
 from rewriter.errors import RewriterError
 from rewriter.program.cut_out import part_inputs
 from rewriter.program.program import OUTPUT, Arrays, Insertion, Program
@@ -135,9 +137,15 @@ def _starts(program: Program, after: Program, reads: list[str]) -> list[str]:
         prim, node = prims.get(name), graph.producer(name)
         if prim is not None and not origin.varies(prim):
             continue
-        given = prim is not None and name in kept and is_floating(numpy_dtype(prim.dtype or "float32"))
+        given = prim is not None and name in kept and not _is_moved(prim)
         if node is None or given:
             found[name] = None
         else:
             stack += [v for v in node.inputs if v is not None]
     return [name for name in found if name in prims]
+
+
+def _is_moved(prim: Prim) -> bool:
+    """Whether a value is no number, or another value in another place: both may be read, and must agree."""
+    moved = isinstance(prim.form, VIEWS) or prim.form == Map("identity")
+    return moved or not is_floating(numpy_dtype(prim.dtype or "float32"))
