@@ -125,6 +125,15 @@ def _convolution(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tens
     )
 
 
+def _reduction(op: str, e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
+    (x,) = operands
+    assert x is not None
+    axes = list(settings["axes"])
+    if e.opset >= 18:
+        return e.node(op, [x, e.integers(axes)], settings["shape"], x.dtype, keepdims=1)
+    return e.node(op, [x], settings["shape"], x.dtype, axes=axes, keepdims=1)
+
+
 def _ones(e: OnnxEmitter, x: Tensor) -> Tensor:
     return e.expand(e.constant(1.0, x.dtype), x.shape[-1:])
 
@@ -135,19 +144,10 @@ _OPERATORS: dict[str, Callable[[OnnxEmitter, Operands, Settings], Tensor | None]
     "gelu": _gelu,
     "hard_swish": partial(_activation, 14, "HardSwish"),
     "layer_norm": _layer_norm,
+    "max": partial(_reduction, "ReduceMax"),
+    "mean": partial(_reduction, "ReduceMean"),
     "mish": partial(_activation, 18, "Mish"),
     "rms_norm": _rms_norm,
     "silu": _silu,
     "sliding_attention": _sliding_attention,
 }
-def _reduction(op: str, e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
-    (x,) = operands
-    assert x is not None
-    axes = list(settings["axes"])
-    if e.opset >= 18:
-        return e.node(op, [x, e.integers(axes)], settings["shape"], x.dtype, keepdims=1)
-    return e.node(op, [x], settings["shape"], x.dtype, axes=axes, keepdims=1)
-
-
-    "max": partial(_reduction, "ReduceMax"),
-    "mean": partial(_reduction, "ReduceMean"),
