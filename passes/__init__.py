@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rewriter.passes.reassociated import ReassociatedAttention
     from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
+    from rewriter.passes.rotary import Rotary
     from rewriter.passes.shared_projections import SharedProjections
     from rewriter.passes.silu import Silu
     from rewriter.passes.softmax import SoftmaxAttention
@@ -73,6 +74,7 @@ __all__ = [
     "ReassociatedAttention",
     "Reparameterize",
     "RmsNorm",
+    "Rotary",
     "Sequential",
     "SharedProjections",
     "Silu",
@@ -121,6 +123,7 @@ RULES = {
     "mish": "rewriter.passes.mish:Mish",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
+    "rotary": "rewriter.passes.rotary:Rotary",
     "shared-projections": "rewriter.passes.shared_projections:SharedProjections",
     "silu": "rewriter.passes.silu:Silu",
     "softplus": "rewriter.passes.softplus:Softplus",

@@ -77,6 +77,43 @@ def _softmax(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return powers / powers.sum(-1, keepdim=True)
 
 
+class Rotated(nn.Module):
+    """Six heads of 64 features, rotated by their place."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        angles = torch.arange(tokens)[:, None] / 10000 ** (torch.arange(32) / 32)
+        self.register_buffer("cos", torch.cat((angles, angles), -1).cos())
+        self.register_buffer("sin", torch.cat((angles, angles), -1).sin())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rotated value."""
+        rotated = torch.cat((-x[..., 32:], x[..., :32]), -1)
+        return x * self.get_buffer("cos") + rotated * self.get_buffer("sin")
+
+
+def _rotated(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    return Rotated(tokens), (torch.randn(1, 6, tokens, 64, generator=generator),)
+
+
+class Gated(nn.Module):
+    """Gate and value of one source, multiplied: SwiGLU without its last product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.up = (nn.Linear(WIDTH, 4 * WIDTH, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated value."""
+        return nn.functional.silu(self.gate(x)) * self.up(x)
+
+
+def _gated(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Gated(), (torch.randn(1, tokens, WIDTH, generator=torch.Generator().manual_seed(1)),)
+
+
 class Branches(nn.Module):
     """Convolutions of one map of 64 channels, each with a norm, added."""
 
@@ -117,6 +154,8 @@ TEMPLATES = (
     Template("softplus", "softplus", _tokens(_softplus), SIZES, "mamba"),
     Template("hard-swish", "hard-swish", _tokens(_hard_swish), SIZES, "mobilenetv3"),
     Template("softmax", "stable-softmax", _tokens(_softmax), SIZES, "hand-written"),
+    Template("rotary", "rotary", _rotated, SIZES, "llama, eva, rope vit", opset=23, targets=("onnx", "ort")),
+    Template("gate and value (SwiGLU)", "shared-projections", _gated, SIZES, "llama, eva02"),
     Template("batch-norm", "reparameterize", _branches(3), MAPS, "efficientnet, resnet"),
     Template("parallel convolutions", "reparameterize", _branches(3, 1), MAPS, "repvgg"),
 )

@@ -232,6 +232,9 @@ class OnnxEmitter(OnnxWriter):
 
     def accumulate(self, x: Tensor, places: Tensor, rows: Tensor) -> Tensor:
         """Add rows at places that may repeat: a scatter, or a product in opsets that have no such scatter."""
+        if x.dtype in ("float16", "bfloat16"):  # no runtime adds them by a scatter on a CPU
+            wide = [self.map("cast", t, dtype="float32") for t in (x, rows)]
+            return self.map("cast", self.accumulate(wide[0], places, wide[1]), dtype=x.dtype)
         (count, width), (more,) = x.shape, places.shape
         if self.opset >= _SCATTER_ADDS_SINCE:
             index = self.expand(self.reshape(places, (more, ONE)), (more, width))

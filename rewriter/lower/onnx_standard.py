@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rewriter.algebra.sizes import ONE
 from rewriter.lower.onnx_writer import Tensor
 
 if TYPE_CHECKING:
@@ -61,6 +62,25 @@ def _silu(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | No
     if e.target == "ort":
         return e.node("QuickGelu", [x], x.shape, x.dtype, domain=_MICROSOFT, alpha=1.0)
     return None
+
+
+def _rotary(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
+    x, cos, sin = operands
+    assert x is not None and cos is not None and sin is not None
+    named: dict[str, Any] = {"interleaved": int(settings["interleaved"])}
+    if settings["heads"] is not None:
+        named["num_heads"] = settings["heads"]
+    if e.opset >= 23:
+        return e.node("RotaryEmbedding", [x, cos, sin], x.shape, x.dtype, **named)
+    if e.target != "ort":
+        return None
+    batch, places, pairs = cos.shape
+    # its table is one row per place; of several batches, one after the other
+    at = e.reshape(e.iota(batch * places), (batch, places)) if batch != ONE else e.constant(0, "int64")
+    if batch == ONE:
+        at = e.reshape(at, (ONE,))
+    table = [e.reshape(t, (batch * places, pairs)) for t in (cos, sin)]
+    return e.node("RotaryEmbedding", [x, at, *table], x.shape, x.dtype, domain=_MICROSOFT, **named)
 
 
 def _sliding_attention(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
@@ -148,6 +168,7 @@ _OPERATORS: dict[str, Callable[[OnnxEmitter, Operands, Settings], Tensor | None]
     "mean": partial(_reduction, "ReduceMean"),
     "mish": partial(_activation, 18, "Mish"),
     "rms_norm": _rms_norm,
+    "rotary": _rotary,
     "silu": _silu,
     "sliding_attention": _sliding_attention,
 }
