@@ -109,6 +109,15 @@ def test_operations(opset: int, emit: Emit, expected: Callable[[np.ndarray], np.
     np.testing.assert_allclose(run(emit, X, opset=opset)[0], expected(X), rtol=1e-5)
 
 
+@pytest.mark.parametrize("opset", [13, 16, 18, 23])
+def test_rows_of_half_precision_are_added_at_places_in_single_precision(opset: int) -> None:
+    x = np.zeros((4, 5), np.float16)
+    rows = np.full((2052, 5), 1, np.float16)  # in half precision the sum ends at 2048
+    places = np.full(2052, 2)
+    found, _ = run(lambda e, x, r: e.accumulate(x, e.constant(places, "int64"), r), x, rows, opset=opset)
+    np.testing.assert_array_equal(found, accumulated(x.astype("f4"), places, rows).astype("f2"))
+
+
 FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
     "abs": np.abs, "sign": np.sign, "exp": np.exp, "exp2": np.exp2, "log": np.log, "sqrt": np.sqrt,
