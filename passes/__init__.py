@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rewriter.passes.hard_swish import HardSwish
     from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
+    from rewriter.passes.loop_invariants import LoopInvariants
     from rewriter.passes.merge import MergedAttention
     from rewriter.passes.mish import Mish
     from rewriter.passes.nystrom import NystromAttention
@@ -66,6 +67,7 @@ __all__ = [
     "GlobalPool",
     "LayerNorm",
     "LinearAttention",
+    "LoopInvariants",
     "MergedAttention",
     "Mish",
     "NystromAttention",
@@ -119,7 +121,7 @@ RULES = {
     "hard-swish": "rewriter.passes.hard_swish:HardSwish",
     "clean-up": "rewriter.passes.clean_up:CleanUp",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
-    "global-pool": "rewriter.passes.global_pool:GlobalPool",
+    "loop-invariants": "rewriter.passes.loop_invariants:LoopInvariants",
     "mish": "rewriter.passes.mish:Mish",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",

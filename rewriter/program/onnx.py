@@ -20,15 +20,16 @@ from rewriter.program.collector import collector_paused
 from rewriter.program.graph import Graph, Value
 from rewriter.program.onnx_apart import taken_apart
 from rewriter.program.onnx_check import standard_opset
+from rewriter.program.onnx_compiled import Compiled
 from rewriter.program.onnx_edit import replaced
 from rewriter.program.onnx_file import ModelFile, read_message, read_model
 from rewriter.program.onnx_graph import function_views, graph_view
+from rewriter.program.onnx_hoist import hoisted
 from rewriter.program.onnx_insert import inserted
 from rewriter.program.onnx_message import Message, message_of
 from rewriter.program.onnx_opset import convert_opset
 from rewriter.program.onnx_parts import cut_out, main_values, written
 from rewriter.program.onnx_save import write_model
-from rewriter.program.onnx_compiled import Compiled
 from rewriter.program.onnx_session import Session
 from rewriter.program.onnx_tidy import tidied
 from rewriter.program.program import Arrays, Build, Insertion, Program, Replacement
@@ -333,6 +334,15 @@ class OnnxProgram(Program):
         program = OnnxProgram(model, self.source)
         program._external, program._sources = self._external, self._sources
         return program, removed
+
+    def hoisted(self) -> tuple[OnnxProgram, int]:
+        """Return the program with what does not change in a loop in front of it, and how many nodes that is."""
+        model, moved = hoisted(self.model)
+        if not moved:
+            return self, 0
+        program = OnnxProgram(model, self.source)
+        program._external, program._sources = self._external, self._sources
+        return program, moved
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model atomically, with its weights beside it if the source had them so.

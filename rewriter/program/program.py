@@ -164,6 +164,13 @@ class Program(ABC):
         """
         return self, {}
 
+    def hoisted(self) -> tuple[Program, int]:
+        """Return the program with what does not change in loops in front of them, and how many nodes that is.
+
+        The program itself and 0, where there is nothing to move.
+        """
+        return self, 0
+
     @abstractmethod
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file atomically: it is complete, or it is not there."""

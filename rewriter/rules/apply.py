@@ -122,6 +122,10 @@ def fuse(
     """
     whole: list[Fused] = []
     for rule in rules:
+        if isinstance(rule, WholeRule) and not rule.follows:
+            program, done = _smaller(program, rule, seed, target, verify)
+            whole += done
+    for rule in rules:
         if isinstance(rule, GraphRule):
             program, done = _changed(program, rule, seed, target, verify)
             whole += done
@@ -130,7 +134,9 @@ def fuse(
     )
     matches = [*whole, *fusion.matches]
     for rule in rules:
-        if isinstance(rule, WholeRule) and (rule.asked or any(m.committed for m in matches)):
+        if not isinstance(rule, WholeRule) or not rule.follows:
+            continue
+        if rule.asked or any(m.committed for m in matches):
             program, done = _smaller(program, rule, seed, target, verify)
             matches += done
     return program, Fusion(tuple(matches))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
 
@@ -17,9 +17,14 @@ __all__ = ["WholeRule"]
 class WholeRule(GraphRule):
     """The same function by a smaller graph. Exact.
 
-    It is applied after all others. In ``exact`` it follows what the others have done, and is no reason to
-    write a file by itself.
+    Attributes
+    ----------
+    follows
+        Whether it is applied after all others, and in ``exact`` is no reason to write a file by itself. One
+        that does not follow is applied before all others.
     """
+
+    follows: ClassVar[bool] = True
 
     @abstractmethod
     def smaller(self, program: Program) -> tuple[Program, Mapping[str, int]]:
