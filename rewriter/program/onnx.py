@@ -336,7 +336,7 @@ class OnnxProgram(Program):
         return program, removed
 
     def hoisted(self) -> tuple[OnnxProgram, int]:
-        """Return the program with what does not change in a loop in front of it, and how many nodes that is."""
+        """Return the program with what a loop does not change in front of it, and how many nodes that is."""
         model, moved = hoisted(self.model)
         if not moved:
             return self, 0
