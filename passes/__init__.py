@@ -118,6 +118,7 @@ RULES = {
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",
     "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
     "gelu": "rewriter.passes.gelu:Gelu",
+    "global-pool": "rewriter.passes.global_pool:GlobalPool",
     "hard-swish": "rewriter.passes.hard_swish:HardSwish",
     "clean-up": "rewriter.passes.clean_up:CleanUp",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
