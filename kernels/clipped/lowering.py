@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
+from rewriter.kernels.softmax.lowering import emit_scores
 from rewriter.lower.attention import spelled_out, with_sinks
 from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, Handle
@@ -59,9 +60,31 @@ class Stretch:
 
 def emit_clipped(e: Emitter, a: Canonical, stretch: Stretch) -> Handle:
     """Emit attention by a clipped softmax, ``[B, H, I, E]``; a query that sees no key gives 0."""
+    if (found := _by_one_operator(e, a, stretch)) is not None:
+        return found
     parts = [_attend(e, part, stretch, a.shape["J"]) for part in query_blocks(e, a)]
     result = parts[0] if len(parts) == 1 else e.concat(parts, 2)
     return result if e.shape(result)[2] == a.shape["I"] else e.slice(result, 2, 0, a.shape["I"])
+
+
+def _by_one_operator(e: Emitter, a: Canonical, stretch: Stretch) -> Handle | None:
+    """Emit it by an operator that takes functions of scores and weights, or nothing and return None."""
+    if a.bias is not None or a.sink is not None or a.empty_row != "never":
+        return None
+
+    def of_scores(inner: Emitter, scores: Handle) -> Handle:
+        mask, dtype = None, inner.dtype(scores)
+        if a.band is not None:
+            mask = emit_band(inner, a.band, inner.iota(a.shape["I"]), inner.iota(a.shape["J"]), dtype)
+        return emit_scores(inner, scores, a.softcap, mask)
+
+    def of_weights(inner: Emitter, weights: Handle) -> Handle:
+        bounds = _bounds(inner, stretch, a.shape["J"], inner.dtype(weights))
+        return inner.map("mul", _clip(inner, weights, bounds), bounds[2])
+
+    changed = a.softcap is not None or a.band is not None
+    settings = {"scale": a.scale, "of_scores": of_scores if changed else None, "of_weights": of_weights}
+    return e.standard("modified_attention", a.q, a.k, a.v, **settings)
 
 
 def block_length(planes: int, queries: int, keys: int) -> int:
@@ -169,14 +192,20 @@ def _attend(e: Emitter, a: Canonical, stretch: Stretch, keys: Size) -> Handle:
         zero = e.constant(0.0, e.dtype(bias))
         empty = e.map("eq", e.reduce("max", bias, 3), e.constant(-math.inf, e.dtype(bias)))
         bias = e.map("where", empty, zero, bias)
-    low, high, factor = _bounds(e, stretch, keys, e.dtype(a.q))
+    bounds = _bounds(e, stretch, keys, e.dtype(a.q))
 
     def weigh(scores: Handle) -> Handle:
-        weights = e.map("relu", e.map("sub", e.softmax(scores, 3), low))
-        return weights if high is None else e.map("minimum", weights, high)
+        return _clip(e, e.softmax(scores, 3), bounds)
 
-    result = e.map("mul", spelled_out(e, a.q, k, v, a.scale, bias, a.softcap, weigh), factor)
+    result = e.map("mul", spelled_out(e, a.q, k, v, a.scale, bias, a.softcap, weigh), bounds[2])
     return result if empty is None else e.map("where", empty, e.constant(0.0, e.dtype(result)), result)
+
+
+def _clip(e: Emitter, weights: Handle, bounds: tuple[Handle, Handle | None, Handle]) -> Handle:
+    """Emit the clipped weights by the factor; see `_bounds`."""
+    low, high, _ = bounds
+    weights = e.map("relu", e.map("sub", weights, low))
+    return weights if high is None else e.map("minimum", weights, high)
 
 
 def _bounds(e: Emitter, stretch: Stretch, keys: Size, dtype: str) -> tuple[Handle, Handle | None, Handle]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical
-from rewriter.kernels.softmax.lowering import emit_dense
+from rewriter.kernels.softmax.lowering import emit_dense, emit_scores
 from rewriter.kernels.window.axes import AxisTiles, AxisWindow
 from rewriter.kernels.window.grids import axes_mask, hide, on_grid, places
 from rewriter.kernels.window.tiles import Tiles, attend_parts, attend_tiles, price, token_major
@@ -32,7 +32,7 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
     if a.band is not None:
         back = back if a.band.left is None else min(back, a.band.left)
         ahead = ahead if a.band.right is None else min(ahead, a.band.right)
-    if not sinks and (found := _by_one_operator(e, a, back, ahead)) is not None:
+    if (found := _by_one_operator(e, a, back, ahead, sinks)) is not None:
         return found
     length = tile_length(back + ahead, sinks, queries.known(), keys.known())
     if length is None:
@@ -201,13 +201,22 @@ def attend_axes(
     return token_major(e, e.gather(parts[0] if len(parts) == 1 else e.concat(parts, 1), found, 1))
 
 
-def _by_one_operator(e: Emitter, a: Canonical, back: int, ahead: int) -> Handle | None:
-    """Emit a window by the operator that the target has for it, or nothing and return None."""
-    starts = a.band is None or a.band.offset == ZERO
-    if a.bias is not None or a.sink is not None or not starts or a.shape["I"] != a.shape["J"]:
+def _by_one_operator(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int) -> Handle | None:
+    """Emit a window by an operator that the target has for it, or nothing and return None."""
+    if a.bias is not None or a.sink is not None:
         return None
-    settings = {"scale": a.scale, "left": back, "right": ahead, "softcap": a.softcap}
-    return e.standard("sliding_attention", a.q, a.k, a.v, **settings)
+    starts = a.band is None or a.band.offset == ZERO
+    if not sinks and starts and a.shape["I"] == a.shape["J"]:
+        settings = {"scale": a.scale, "left": back, "right": ahead, "softcap": a.softcap}
+        found = e.standard("sliding_attention", a.q, a.k, a.v, **settings)
+        if found is not None:
+            return found
+
+    def of_scores(inner: Emitter, scores: Handle) -> Handle:
+        mask = _window_mask(inner, a, back, ahead, sinks, inner.dtype(scores))
+        return emit_scores(inner, scores, a.softcap, mask)
+
+    return e.standard("modified_attention", a.q, a.k, a.v, scale=a.scale, of_scores=of_scores)
 
 
 def _inside(e: Emitter, at: Handle, size: Size) -> Handle:
@@ -232,7 +241,15 @@ def tile_length(reach: int, sinks: int, queries: int | None, keys: int | None) -
 
 def _masked(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, empty_row: EmptyRow) -> Handle:
     """Emit a window as a mask over all scores; ``[B, H, I, E]``."""
-    queries, keys, dtype = a.shape["I"], a.shape["J"], e.dtype(a.q)
+    mask = _window_mask(e, a, back, ahead, sinks, e.dtype(a.q))
+    mask = e.reshape(mask, (1, 1, a.shape["I"], a.shape["J"]))
+    bias = mask if a.bias is None else e.map("add", a.bias, mask)
+    return emit_dense(e, replace(a, bias=bias, band=None), empty_row)
+
+
+def _window_mask(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, dtype: str) -> Handle:
+    """Emit what is added to the scores of a window, ``[I, J]``."""
+    queries, keys = a.shape["I"], a.shape["J"]
     offset = a.band.offset if a.band is not None else ZERO
     rows, columns = e.iota(queries), e.iota(keys)
     mask = emit_band(e, Band(offset, back, ahead), rows, columns, dtype)
@@ -243,9 +260,7 @@ def _masked(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, empty_r
         mask = e.map("where", kept, e.constant(0.0, dtype), mask)
     if a.band is not None:
         mask = e.map("add", mask, emit_band(e, a.band, rows, columns, dtype))
-    mask = e.reshape(mask, (1, 1, queries, keys))
-    bias = mask if a.bias is None else e.map("add", a.bias, mask)
-    return emit_dense(e, replace(a, bias=bias, band=None), empty_row)
+    return mask
 
 
 def _beside_sinks(e: Emitter, a: Canonical, mask: Handle | None, rows: Handle, lead: Handle) -> Handle | None:

@@ -34,7 +34,10 @@ __all__ = ["Request", "rewrite_model"]
 SUFFIXES = {"onnx": ".onnx", "fx": ".pt2"}
 
 TARGETS = {
-    "onnx": (r"onnx(:\d+)?|ort", "onnx, onnx:OPSET (such as onnx:23) or ort"),
+    "onnx": (
+        r"onnx(:\d+(\+preview)?)?|ort",
+        "onnx, onnx:OPSET (such as onnx:23), onnx:OPSET+preview or ort",
+    ),
     "fx": ("torch|triton", "torch or triton"),
 }
 """What may be asked for by format, and how it is said."""

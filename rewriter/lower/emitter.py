@@ -107,7 +107,9 @@ class Emitter(Protocol):
             each axis), ``dilations``, ``groups``, and the ``shape`` of the result; ``"mean"`` and ``"max"``
             of ``x`` over ``axes``, which stay with size 1, and the ``shape`` of the result;
             ``"rotary"`` of ``x, cos, sin``, where x is ``[B, H, S, D]``, or ``[B, S, H · D]`` for a number of
-            ``heads``, and angles are ``[B, S, D / 2]``; pairs are halves, or neighbours if ``interleaved``.
+            ``heads``, and angles are ``[B, S, D / 2]``; pairs are halves, or neighbours if ``interleaved``;
+            ``"modified_attention"`` of ``q, k, v`` with ``scale``, and ``of_scores`` and ``of_weights``:
+            functions of an emitter and of scores or weights ``[B, H, I, J]``, None for what stays as it is.
         operands
             In that order, of one dtype; None for a weight or bias that there is not.
         """

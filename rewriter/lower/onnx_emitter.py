@@ -22,6 +22,7 @@ from rewriter.lower.attention import (
 )
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
+from rewriter.lower.onnx_flex import PREVIEW
 from rewriter.lower.onnx_pointwise import pointwise, same_dtype, where
 from rewriter.lower.onnx_standard import standard
 from rewriter.lower.onnx_writer import OnnxWriter, Tensor, onnx_type
@@ -35,7 +36,7 @@ _FUSED_DTYPES = ("float32", "float16")  # the operators compute float64 in float
 
 
 def opset_of_target(target: str) -> int | None:
-    """Return 23 for ``"onnx:23"``, None for a target that takes the model's own opset.
+    """Return 23 for ``"onnx:23"`` or ``"onnx:23+preview"``, None for one that takes the model's own opset.
 
     Raises
     ------
@@ -46,9 +47,12 @@ def opset_of_target(target: str) -> int | None:
         return None
     if target == "triton":
         raise EmitError("Fused kernels are operators of PyTorch, which no ONNX runtime has.")
-    kind, _, version = target.partition(":")
+    kind, _, version = target.removesuffix(PREVIEW).partition(":")
     if kind != "onnx" or not version.isascii() or not version.isdigit():
-        raise EmitError(f"Target {target!r} is unknown for ONNX; expected onnx, onnx:<opset> or ort.")
+        raise EmitError(
+            f"Target {target!r} is unknown for ONNX; expected onnx, onnx:<opset>, onnx:<opset>+preview"
+            " or ort."
+        )
     return int(version)
 
 
@@ -60,7 +64,7 @@ class OnnxEmitter(OnnxWriter):
     opset
         Version of the standard operators.
     target
-        ``"onnx"``, ``"onnx:23"``… or ``"ort"``.
+        ``"onnx"``, ``"onnx:23"``…, ``"onnx:23+preview"``… or ``"ort"``.
     prefix
         Begins the name of every node and value.
     """

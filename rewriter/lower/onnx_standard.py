@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rewriter.algebra.sizes import ONE
+from rewriter.lower.onnx_flex import modified_attention
 from rewriter.lower.onnx_writer import Tensor
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ _OPERATORS: dict[str, Callable[[OnnxEmitter, Operands, Settings], Tensor | None]
     "max": partial(_reduction, "ReduceMax"),
     "mean": partial(_reduction, "ReduceMean"),
     "mish": partial(_activation, 18, "Mish"),
+    "modified_attention": modified_attention,
     "rms_norm": _rms_norm,
     "rotary": _rotary,
     "silu": _silu,

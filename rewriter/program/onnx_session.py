@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from rewriter.errors import InputError
+from rewriter.lower.onnx_flex import PREVIEW_DOMAIN
 from rewriter.program.onnx_reference import ReferenceSession
 from rewriter.program.onnx_tensors import inner_graphs, payload, skeleton
 from rewriter.program.onnx_wire import splice_payloads
@@ -24,7 +25,8 @@ PATIENCE = "REWRITER_PATIENCE"
 """Environment variable: seconds that one run of a model with inner graphs, such as loops, may take."""
 
 NEWER = 25
-"""Models of this opset or later that ONNX Runtime cannot load are run by ONNX's reference evaluator."""
+"""Models of this opset or later, or of preview operators, that ONNX Runtime cannot load are run by ONNX's
+reference evaluator."""
 
 PARTIAL = 23
 """From this opset on, ONNX Runtime has operators that take fewer shapes than the standard gives them."""
@@ -89,10 +91,11 @@ class Session:
                 [self._value(array, p.tensor.dtype) for array, p in zip(self._arrays, shared, strict=True)],
             )
         inner = any(inner_graphs(a) for node in _nodes(model) for a in node.attributes.values())
+        newer = model.opset_imports.get("", 0) >= NEWER or PREVIEW_DOMAIN in model.opset_imports
         try:
             self._session = onnxruntime.InferenceSession(message, options, providers=["CPUExecutionProvider"])
         except self._failures as error:
-            if inner or model.opset_imports.get("", 0) < NEWER:
+            if not newer or _loops(model):
                 raise InputError(f"ONNX Runtime cannot load {source}: {_first_line(error)}.") from error
             self._reference = ReferenceSession(model, source)
             return
@@ -152,6 +155,18 @@ def _nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Yield the nodes of the main graph and of all functions."""
     for body in (model.graph, *model.functions.values()):
         yield from body
+
+
+def _loops(model: ir.Model) -> bool:
+    """Whether nodes run graphs as often as they like: all that have some, but for those of the preview."""
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    return any(
+        inner_graphs(attribute)
+        for body in bodies
+        for node in body.all_nodes()
+        if node.domain != PREVIEW_DOMAIN
+        for attribute in node.attributes.values()
+    )
 
 
 @contextmanager

@@ -63,6 +63,10 @@ WRITTEN = {
     "window:window=3,sinks=0": ("onnx:25", "Attention"),
     "linear:feature_map=elu": ("onnx:27", "LinearAttention"),
     "linear:feature_map=relu": ("onnx:28", "LinearAttention"),
+    "window:window=3,sinks=2": ("onnx:25+preview", "FlexAttention"),
+    "window:window=4,sinks=0": ("onnx:18+preview", "FlexAttention"),
+    "clipped:gamma=-0.03": ("onnx:18+preview", "FlexAttention"),
+    "clipped:zeta=1.1,alpha=0.5": ("onnx:23+preview", "FlexAttention"),
 }
 
 
@@ -83,6 +87,9 @@ def test_one_operator_says_what_the_nodes_say(form: str, what: tuple[str, str], 
 
 KEPT = {
     "sinks are no window": ("window:window=3,sinks=2", "onnx:25", "left_window_size"),
+    "a window that Attention can say": ("window:window=3,sinks=0", "onnx:25+preview", "FlexAttention"),
+    "nothing of the preview is asked for": ("window:window=3,sinks=2", "onnx:28", "FlexAttention"),
+    "blocks": ("window:window=4,stride=4,sinks=0", "onnx:18+preview", "FlexAttention"),
     "older than windows": ("window:window=3,sinks=0", "onnx:24", "left_window_size"),
     "older than linear attention": ("linear:feature_map=elu", "onnx:26", "LinearAttention"),
     "features that are made of pairs": ("linear:feature_map=taylor2", "onnx:27", "LinearAttention"),
@@ -97,6 +104,17 @@ def test_what_an_operator_cannot_say_is_written_in_nodes(
     found = operators(step(rewriter.load(path)))
     assert step.report is not None and [s.reason for s in step.report.sites] == [None]
     assert what not in found and all(what not in node.attributes for node in found.values())
+
+
+def test_functions_of_scores_read_nothing_but_the_scores(path: Path) -> None:
+    new = Pass(parse_form("window:window=3,sinks=2"), target="onnx:18+preview")(rewriter.load(path))
+    assert isinstance(new, OnnxProgram)
+    node = operators(new)["FlexAttention"]
+    assert node.domain == "ai.onnx.preview" and new.model.opset_imports["ai.onnx.preview"] == 1
+    graph = node.attributes["score_mod"].as_graph()
+    own = {*graph.inputs, *(x for inner in graph for x in inner.outputs)}
+    assert all(x is None or x in own for inner in graph for x in inner.inputs)
+    onnx.checker.check_model(ir.to_proto(new.model))
 
 
 def test_loops_are_not_given_to_the_reference_evaluator(tmp_path: Path) -> None:
@@ -117,3 +135,20 @@ def test_loops_are_not_given_to_the_reference_evaluator(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "loop.onnx")
     with pytest.raises(InputError, match="ONNX Runtime cannot load"):
         rewriter.load(tmp_path / "loop.onnx").run(np.array(3), np.ones(2, np.float32))
+
+
+def test_loops_inside_of_functions_of_scores_are_not_given_to_it_either(tmp_path: Path) -> None:
+    scores = "float[B, H, I, J]"
+    body = f"body (int64 i, bool c, {scores} a) => (bool d, {scores} b) {{ d = Identity(c) b = Add(a, a) }}"
+    loop = onnx.helper.make_node("Loop", ["", "", "s"], ["t"], body=onnx.parser.parse_graph(body))
+    values = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["B", "H", "I", "J"]) for n in "st"
+    ]
+    inner = onnx.helper.make_graph([loop], "scores", values[:1], values[1:])
+    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 2, 3, 4]) for n in "xy")
+    node = onnx.helper.make_node("FlexAttention", ["x"] * 3, ["y"], domain="ai.onnx.preview", score_mod=inner)
+    opsets = [onnx.helper.make_opsetid("", 23), onnx.helper.make_opsetid("ai.onnx.preview", 1)]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y]), opset_imports=opsets)
+    onnx.save(model, tmp_path / "loop.onnx")
+    with pytest.raises(InputError, match="ONNX Runtime cannot load"):
+        rewriter.load(tmp_path / "loop.onnx").run(np.ones((1, 2, 3, 4), np.float32))
