@@ -191,9 +191,9 @@ def transcribe(run: Run, spectrogram: np.ndarray, guess: str = "", longest: int 
     """
     import torch
 
-    ids = [*_encode(guess), _END]
+    ids, heard = [*_encode(guess), _END], torch.from_numpy(spectrogram)
     for _ in range(longest):
-        (scores, *_) = run(torch.from_numpy(spectrogram), torch.tensor([[*_PROMPT, *ids]]))
+        (scores, *_) = run(heard, torch.tensor([[*_PROMPT, *ids]]))
         best = torch.as_tensor(scores)[0, len(_PROMPT) - 1 :].argmax(-1).tolist()
         new = best[: best.index(_END)] if _END in best else best
         new = [*new, _END][:longest]

@@ -62,7 +62,7 @@ def _measured(cases: Sequence[Case], rounds: int) -> Iterator[tuple[Case, Measur
     used = growth(original)
     while len(original.outputs) < len(inputs):
         original()
-    base = workload.quality(original.outputs, original.outputs, exact.run)
+    base = workload.quality(original.outputs, original.outputs, exact)
     for case in cases:
         rewritten, done = _rewritten(case, exact, workload)
         if not done.committed:
@@ -81,7 +81,7 @@ def _measured(cases: Sequence[Case], rounds: int) -> Iterator[tuple[Case, Measur
             case,
             Measurement(
                 sites=(len(done.committed), len(done.committed) + len(done.refused)),
-                quality=workload.quality(run.outputs, original.outputs, rewritten.run),
+                quality=workload.quality(run.outputs, original.outputs, rewritten),
                 original=base,
                 speed=timing.ratio("exact", "rewritten"),
                 spread=timing.spread("exact", "rewritten"),

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import rewriter
+from benchmarks.trained.decoder_only import DecoderOnly
 from rewriter.models_zoo.zoo_model import Run
 from rewriter.program.program import Program
 
@@ -61,8 +62,8 @@ class Workload(ABC):
         """What quality and time are measured on, by name."""
 
     @abstractmethod
-    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
-        """Return quality by metric, of outputs by what they were measured on and of whatever else is run."""
+    def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
+        """Return quality by metric, of outputs by name of input; the program can be run on more."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Images(Workload):
     def measuring(self) -> Mapping[str, Inputs]:
         return {"flower": (self._photograph("flower.jpg"),)}
 
-    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
         found: Quality = {}
         cosines = []
         for name, features in outputs.items():
@@ -95,7 +96,7 @@ class Images(Workload):
         found["cosine"] = float(patches.mean())
         found["cosine, 5 % quantile"] = float(patches.quantile(0.05))
         found["cosine of the class token"] = float(torch.stack([c[0] for c in cosines]).mean())
-        return found | self._probe(run)
+        return found | self._probe(program.run)
 
     def _probe(self, run: Run) -> Quality:
         from rewriter.models_zoo.dinov2 import digits_probe
@@ -134,7 +135,7 @@ class Text(Workload):
         }
         return {name: (self._ids(parts),) for name, parts in texts.items()}
 
-    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
         rows = []
         for name, inputs in self.measuring.items():
             rows.append(_language(outputs[name][0], originals[name][0], inputs[0][0]))
@@ -168,7 +169,7 @@ class Passages(Workload):
             "data sets of scikit-learn": self._encoded(_descriptions()),
         }
 
-    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
         tokens, passages = [], []
         for name, inputs in self.measuring.items():
             states, original = outputs[name], originals[name]
@@ -215,11 +216,11 @@ class Speech(Workload):
     def measuring(self) -> Mapping[str, Inputs]:
         return {"clip": self._clip(1)}
 
-    def quality(self, outputs: Outputs, originals: Outputs, run: Run) -> Quality:
+    def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
         from rewriter.models_zoo.whisper import word_error_rate
 
         (name,) = outputs
-        error = word_error_rate(run)
+        error = word_error_rate(DecoderOnly(program))
         return {
             "accuracy": 1 - error,
             "word error rate": error,
