@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rewriter.passes.silu import Silu
     from rewriter.passes.softmax import SoftmaxAttention
     from rewriter.passes.softplus import Softplus
+    from rewriter.passes.split_sources import SplitSources
     from rewriter.passes.squeeze_excite import SqueezeExcite
     from rewriter.passes.stable_softmax import StableSoftmax
     from rewriter.passes.static_operands import StaticOperands
@@ -82,6 +83,7 @@ __all__ = [
     "Silu",
     "SoftmaxAttention",
     "Softplus",
+    "SplitSources",
     "SqueezeExcite",
     "StableSoftmax",
     "StaticOperands",
@@ -130,6 +132,7 @@ RULES = {
     "shared-projections": "rewriter.passes.shared_projections:SharedProjections",
     "silu": "rewriter.passes.silu:Silu",
     "softplus": "rewriter.passes.softplus:Softplus",
+    "split-sources": "rewriter.passes.split_sources:SplitSources",
     "squeeze-excite": "rewriter.passes.squeeze_excite:SqueezeExcite",
     "stable-softmax": "rewriter.passes.stable_softmax:StableSoftmax",
     "static-operands": "rewriter.passes.static_operands:StaticOperands",

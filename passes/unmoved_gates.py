@@ -24,8 +24,8 @@ from rewriter.algebra.term import Read, source
 from rewriter.lower.canonical import arrange_operand
 from rewriter.program.program import Insertion
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
+from rewriter.rules.unexpanded import unexpanded, varies_along
 from rewriter.sites.formula import Operand
-from rewriter.sites.operands import choose_operand
 
 if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, Handle
@@ -88,11 +88,7 @@ class _Joined:
 
     def operand(self, side: Read) -> Operand | None:
         """Return where an operand is read with the fewest axes, in the order of the view."""
-        long = _long(side)
-        found = choose_operand(
-            side, [group if long.issuperset(group) else () for group in self.groups], peel=False
-        )
-        return None if isinstance(found, str) or found[0].pieces else found[0]
+        return unexpanded(side, self.groups)
 
 
 def _joined(prim: Prim) -> _Joined | None:
@@ -114,7 +110,7 @@ def _joined(prim: Prim) -> _Joined | None:
 def _gain(program: Program, found: _Joined) -> str | None:
     """Return which copies are left out, or None where there are none."""
     every = found.between[0].atoms
-    if frozenset(atom for side in found.sides for atom in _long(side)) != every:
+    if frozenset(atom for side in found.sides for atom in varies_along(side)) != every:
         return None  # both are expanded along an axis
     sides = [(side, found.operand(side)) for side in found.sides]
     if any(operand is None for _, operand in sides):
@@ -124,19 +120,13 @@ def _gain(program: Program, found: _Joined) -> str | None:
         expanded = program.format == "onnx" and any(isinstance(form, Expand) for form in steps)
         return "no copy of an operand as large as the result" if expanded else None
     turned = any(
-        _long(side) == every
+        varies_along(side) == every
         and _in_order(found, operand)
         and any(isinstance(at.prim.form, Permute) for at in _steps(side, operand))
         for side, operand in sides
     )
     copied = program.format == "onnx" or _IDENTITY in (*steps, *(at.prim.form for at in found.between))
     return "no copies of a map with its axes turned" if turned and copied else None
-
-
-def _long(side: Read) -> frozenset[Atom]:
-    """Return the axes along which an operand differs, however it is expanded."""
-    *_, end = source(side)
-    return end.atoms
 
 
 def _steps(side: Read, operand: Operand | None) -> Iterator[Read]:
