@@ -144,11 +144,14 @@ class Rewriting:
         One entry per site that a form was wanted for, in graph order.
     fused
         One entry per value that a rule fits.
+    remarks
+        By what the tool chose where it was left to it, in sentences.
     """
 
     plan: Plan
     sites: tuple[Applied, ...]
     fused: tuple[Fused, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -173,7 +176,8 @@ class Rewriting:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         sites, fused = [s.to_dict() for s in self.sites], [f.to_dict() for f in self.fused]
-        return {"exact": self.exact, "sites": sites, "fused": fused}
+        found: dict[str, Any] = {"exact": self.exact, "sites": sites, "fused": fused}
+        return {**found, "remarks": list(self.remarks)} if self.remarks else found
 
 
 class Pass:
@@ -342,17 +346,18 @@ class _Engine:
         rewritten, record = self._commit([pair for pair in wanted if not pair[1].spans])
         if not spanning:
             return rewritten, record
-        rewritten, applied, made = self._span(rewritten, spanning)
+        rewritten, applied, made, remark = self._span(rewritten, spanning)
         order = [site.id for site, _ in wanted]
         done = {a.site: a for a in (*record.sites, *applied)}
         forms = {step.site: step.form for step in record.plan.steps} | made
         plan = Plan.of(self._program, [(site, forms[site.id]) for site, _ in wanted if site.id in forms])
-        return rewritten, Rewriting(plan, tuple(done[name] for name in order))
+        remarks = () if remark is None else (remark,)
+        return rewritten, Rewriting(plan, tuple(done[name] for name in order), remarks=remarks)
 
     def _span(
         self, program: Program, wanted: Sequence[tuple[AttentionSite, Form]]
-    ) -> tuple[Program, list[Applied], dict[str, Form]]:
-        """Apply forms that change what later sites are given."""
+    ) -> tuple[Program, list[Applied], dict[str, Form], str | None]:
+        """Apply forms that change what later sites are given; the sentence is about what was chosen."""
         from rewriter.kernels.merge.form import Merge
         from rewriter.merging.span import span
 
@@ -360,12 +365,19 @@ class _Engine:
         legal = [(s, f) for s, f in wanted if refused[s.id] is None and isinstance(f, Merge)]
         made: dict[str, Form] = {}
         check: SiteCheck | None = None
+        remark: str | None = None
         if legal:
             self._progress("merging tokens", 0, 0)
             done = span(
-                program, legal, self._lowering.insert, data=self._data, seed=self._seed, verify=self._verify
+                program,
+                legal,
+                self._lowering.insert,
+                data=self._data,
+                seed=self._seed,
+                verify=self._verify,
+                progress=self._progress,
             )
-            program, made, check = done.program, dict(done.made), done.check
+            program, made, check, remark = done.program, dict(done.made), done.check, done.remark
             refused |= done.reasons
         applied = [
             Applied(
@@ -382,7 +394,7 @@ class _Engine:
             )
             for site, form in wanted
         ]
-        return program, applied, made
+        return program, applied, made, remark
 
     def _commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
         legal = [(site, form) for site, form in wanted if refusal(form, site) is None]

@@ -85,7 +85,7 @@ def match(
 
 
 def _even(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-    """Return a trait without its mean over tokens, and with a variance of 1; 0 where a token stands for none."""
+    """Return a trait with mean 0 and variance 1 over all tokens; 0 where a token stands for none."""
     x, total = x.masked_fill(size == 0, 0.0), size.sum(dim=1, keepdim=True)
     x = (x - (size * x).sum(dim=1, keepdim=True) / total).masked_fill(size == 0, 0.0)
     x = x / x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)

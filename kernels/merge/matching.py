@@ -122,7 +122,7 @@ def _reduced(e: Emitter, m: Handle, n: Handle) -> Handle:
 
 
 def _even(e: Emitter, x: Handle, size: Handle | None, hidden: bool) -> Handle:
-    """Emit a trait without its mean over tokens, and with a variance of 1; 0 for tokens that stand for none."""
+    """Emit a trait with mean 0 and variance 1 over all tokens; 0 where a token stands for none."""
     dtype = e.dtype(x)
     tiny = e.constant(1e-30, dtype)
     total = e.size(e.shape(x)[1], dtype)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from math import inf, isfinite, nextafter
 from statistics import fmean
 
+from rewriter.merging.weave import Merging
 from rewriter.program.program import Program
-from rewriter.verify.budget import Budget
+from rewriter.verify.budget import METRICS, Budget
 from rewriter.verify.data import Data, data_cases
 from rewriter.verify.distance import Distance, Tally
 from rewriter.verify.metrics import is_floating
+from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import run
 
-__all__ = ["Recorded", "expected_to_hold"]
+__all__ = ["Recorded", "RecordedLosses", "expected_to_hold", "loss"]
 
-CASES = 4
+CASES = 6
 """Recorded inputs that are looked at."""
 
 
@@ -28,20 +31,24 @@ class Recorded:
         The original.
     data
         Inputs; the first few are taken.
+
+    Attributes
+    ----------
+    names
+        Of the inputs.
     """
 
     def __init__(self, program: Program, data: Data) -> None:
-        self._inputs = [case.inputs for case in islice(data_cases(data, program), CASES)]
+        cases = list(islice(data_cases(data, program), CASES))
+        self.names = [case.name for case in cases]
+        self._inputs = [case.inputs for case in cases]
         self._outputs = [
             {name: x for name, x in zip(program.output_names, run(program, inputs), strict=True)}
             for inputs in self._inputs
         ]
 
-    def allow(self, budget: Budget, program: Program) -> bool:
-        """Whether another program with the same outputs may be expected to keep the budget."""
-        return expected_to_hold(budget, [self._measured(program, at) for at in range(len(self._inputs))])
-
-    def _measured(self, program: Program, at: int) -> dict[str, Tally]:
+    def measured(self, program: Program, at: int) -> dict[str, Tally]:
+        """Return how far another program with the same outputs is from the original on one input."""
         measured = {}
         found = run(program, self._inputs[at])
         for (name, x), y in zip(self._outputs[at].items(), found, strict=True):
@@ -49,6 +56,104 @@ class Recorded:
                 measured[name] = Tally()
                 measured[name].add(x, y)
         return measured
+
+
+class RecordedLosses:
+    """How far schedules are from the original on recorded inputs; see `rewriter.merging.search.Losses`.
+
+    Parameters
+    ----------
+    recorded
+        What the original gives.
+    budget
+        The bound.
+    merged
+        Gives the program with a schedule.
+    progress
+        Told about every run.
+    """
+
+    def __init__(
+        self,
+        recorded: Recorded,
+        budget: Budget,
+        merged: Callable[[Sequence[Merging]], Program],
+        progress: Progress = silent,
+    ) -> None:
+        self._recorded, self._budget, self._merged, self._progress = recorded, budget, merged, progress
+        self._cases = range(len(recorded.names))
+        self._found: dict[tuple[Merging, ...], dict[int, dict[str, Tally]]] = {}
+        self._last: tuple[tuple[Merging, ...], Program] | None = None
+        self._hardest, self._proportion = 0, 1.0
+        self.runs = 0
+
+    def of_all(self, mergings: Sequence[Merging]) -> float:
+        """Return the loss on all inputs together, with its margin."""
+        cases = [self._tallies(mergings, at) for at in self._cases]
+        alone = [loss(self._budget, [case]) for case in cases]
+        found = loss(self._budget, cases)
+        self._hardest = max(self._cases, key=alone.__getitem__)
+        largest = alone[self._hardest]
+        self._proportion = found / largest if 0 < largest < inf and found < inf else 1.0
+        return found
+
+    def of_hardest(self, mergings: Sequence[Merging]) -> float:
+        """Return the loss on the input that lost most last time, in proportion to what all lost then."""
+        return loss(self._budget, [self._tallies(mergings, self._hardest)]) * self._proportion
+
+    def summary(self, mergings: Sequence[Merging]) -> str:
+        """Return in a sentence what was measured with a schedule, and which input decides."""
+        cases = [self._tallies(mergings, at) for at in self._cases]
+        measured, error = _with_error(self._budget, cases)
+        name, count = self._budget.metric, len(cases)
+        said = f"{name} is {measured:.4g} on {count} recorded inputs, with a standard error of {error:.2g}"
+        if count == 1:
+            return f"{name} is {measured:.4g} on the one recorded input; with more there is a margin"
+        without = [*cases[: self._hardest], *cases[self._hardest + 1 :]]
+        alone, rest = (
+            self._budget.check(_pooled(some)).measured for some in ([cases[self._hardest]], without)
+        )
+        hardest = self._recorded.names[self._hardest]
+        return f"{said}; {hardest} loses most ({alone:.4g}, the others {rest:.4g}); {self.runs} runs"
+
+    def _tallies(self, mergings: Sequence[Merging], at: int) -> dict[str, Tally]:
+        key = tuple(mergings)
+        found = self._found.setdefault(key, {})
+        if at not in found:
+            if self._last is None or self._last[0] != key:
+                self._last = key, self._merged(mergings)
+            self._progress("choosing how many tokens to merge: runs", self.runs, 0)
+            found[at] = self._recorded.measured(self._last[1], at)
+            self.runs += 1
+        return found[at]
+
+
+def loss(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> float:
+    """Return how much of what a budget allows is used up, with the margin of `expected_to_hold`.
+
+    Up to 1 where the budget is expected to hold, more where it is not. What is lost is how much a measure
+    falls short of its best value, or the noise against the signal for one in dB.
+    """
+    if not expected_to_hold(budget, cases):
+        return max(_share(budget, cases), nextafter(1.0, inf))
+    return min(_share(budget, cases), 1.0)
+
+
+def _share(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> float:
+    measured, error = _with_error(budget, cases)
+    lost, allowed = (
+        _lost(budget, x) for x in (measured + (error if budget.sign == "<=" else -error), budget.bound)
+    )
+    if not isfinite(lost):
+        return inf
+    return lost / allowed if allowed > 0 else (0.0 if lost <= 0 else inf)
+
+
+def _lost(budget: Budget, measured: float) -> float:
+    metric = METRICS[budget.metric]
+    if metric.direction == "<=":
+        return measured
+    return metric.high - measured if isfinite(metric.high) else 10 ** (-measured / 20)
 
 
 def expected_to_hold(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> bool:
@@ -67,12 +172,19 @@ def expected_to_hold(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> bo
 
     Source: Efron and Stein, The Jackknife Estimate of Variance, 1981.
     """
-    pooled = budget.check(_pooled(cases))
-    if not pooled.ok or len(cases) == 1:
-        return pooled.ok
+    if not budget.check(_pooled(cases)).ok:
+        return False
+    measured, error = _with_error(budget, cases)
+    return budget.met(measured + (error if budget.sign == "<=" else -error))
+
+
+def _with_error(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> tuple[float, float]:
+    """Return what is measured on all inputs together, and its standard error."""
+    measured = budget.check(_pooled(cases)).measured
+    if len(cases) == 1:
+        return measured, 0.0
     without = [_pooled([*cases[:at], *cases[at + 1 :]]) for at in range(len(cases))]
-    error = _standard_error([budget.check(outputs).measured for outputs in without])
-    return budget.met(pooled.measured + (error if budget.sign == "<=" else -error))
+    return measured, _standard_error([budget.check(outputs).measured for outputs in without])
 
 
 def _pooled(cases: Sequence[Mapping[str, Tally]]) -> dict[str, Distance]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -11,13 +11,10 @@ from rewriter.merging.weave import Merging
 from rewriter.program.graph import Graph
 from rewriter.sites.token_flow import TokenFlow
 
-__all__ = ["Cost", "Shape", "choose", "schedule"]
+__all__ = ["PARTS", "SKIPS", "STEPS", "Cost", "Shape", "schedule"]
 
-STEPS = 32
-"""Shares of the tokens that are told apart: from none to all."""
-
-GAIN = 0.98
-"""What a schedule may cost of what the best one so far does, for a try on recorded inputs."""
+STEPS = 128
+"""Rungs of a ladder of schedules: shares of the tokens that are told apart."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,8 @@ class Shape:
         return left[: -(-len(left) // self.part)]
 
 
-SHAPES = tuple(Shape(skip, part) for skip in (1, 0, 2) for part in (1, 2, 4))
-"""First what mostly wins: the others then take one try."""
+SKIPS, PARTS = (1, 0, 2), (2, 4, 1)
+"""Of the shapes that there are; first what mostly wins."""
 
 
 def schedule(tokens: int, protect: int, sites: Sequence[str], share: float) -> list[Merging]:
@@ -119,48 +116,3 @@ def _products(prim: Prim) -> float:
             total += 2.0 * prod(sizes.values())
         stack.extend(x for x in at.inputs if x.value is None)
     return total
-
-
-def choose(
-    tokens: int,
-    protect: int,
-    sites: Sequence[str],
-    cost: Callable[[Sequence[Merging]], float],
-    good: Callable[[Sequence[Merging]], bool],
-) -> list[Merging]:
-    """Return the schedule with the least operations of the good ones that were tried; maybe an empty one.
-
-    For each shape, the largest share that is good is looked for by bisection.
-
-    Parameters
-    ----------
-    tokens, protect
-        How many there are, and how many of them are never merged.
-    sites
-        Ids of the sites that tokens may be merged behind, in order.
-    cost
-        Operations of a schedule.
-    good
-        Whether a schedule keeps the budget: asked as seldom as possible.
-    """
-    known: dict[tuple[Merging, ...], bool] = {}
-
-    def kept(mergings: Sequence[Merging]) -> bool:
-        found = tuple(mergings)
-        if found not in known:
-            known[found] = good(found)
-        return known[found]
-
-    best: list[Merging] = []
-    for shape in SHAPES:
-        made = [schedule(tokens, protect, shape.sites(sites), s / STEPS) for s in range(STEPS + 1)]
-        enough = GAIN * cost(best)
-        better = [s for s in range(1, STEPS + 1) if made[s] and cost(made[s]) < enough]
-        if not better or not kept(made[better[0]]):
-            continue
-        low, high = better[0], STEPS + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if kept(made[middle]) else (low, middle)
-        best = made[low]
-    return best

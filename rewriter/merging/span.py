@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from rewriter.errors import InputError, RewriterError
 from rewriter.lower.errors import EmitError
 from rewriter.merging.check import check_merged
-from rewriter.merging.recorded import Recorded
-from rewriter.merging.schedule import Cost, choose
+from rewriter.merging.recorded import Recorded, RecordedLosses
+from rewriter.merging.schedule import Cost
+from rewriter.merging.search import choose
 from rewriter.merging.weave import Merging, woven
 from rewriter.program.program import Insertion, Program
 from rewriter.sites.site import AttentionSite
 from rewriter.sites.token_flow import TokenFlow, token_flow
 from rewriter.verify.budget import Budget, parse_budget
 from rewriter.verify.data import Data
+from rewriter.verify.progress import Progress, silent
 from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import SiteCheck
 
@@ -43,12 +45,15 @@ class Spanned:
         Why the others have got none.
     check
         What validation found, unless it was skipped.
+    remark
+        By what was chosen how many tokens are merged, where that was not given.
     """
 
     program: Program
     made: Mapping[str, Merge] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     check: SiteCheck | None = None
+    remark: str | None = None
 
 
 def span(
@@ -59,6 +64,7 @@ def span(
     data: Data | None = None,
     seed: int = 0,
     verify: bool = True,
+    progress: Progress = silent,
 ) -> Spanned:
     """Merge tokens behind sites; they stay merged until something needs all of them.
 
@@ -76,6 +82,8 @@ def span(
         Of the probe.
     verify
         False skips the probe.
+    progress
+        Told about every run on recorded inputs.
 
     Raises
     ------
@@ -86,14 +94,22 @@ def span(
     if any(f.protect != first.protect or f.keep != first.keep for _, f in wanted):
         reason = "sites that tokens are merged behind must agree on protect and keep"
         return Spanned(program, reasons={site.id: reason for site, _ in wanted})
-    return _Span(program, wanted, insert, data, seed, verify).applied()
+    return _Span(program, wanted, insert, data, seed, verify, progress).applied()
 
 
 class _Span:
     def __init__(
-        self, program: Program, wanted: Wanted, insert: Insert, data: Data | None, seed: int, verify: bool
+        self,
+        program: Program,
+        wanted: Wanted,
+        insert: Insert,
+        data: Data | None,
+        seed: int,
+        verify: bool,
+        progress: Progress,
     ) -> None:
-        self._program, self._wanted, self._insert = program, wanted, insert
+        self._program, self._wanted, self._insert, self._progress = program, wanted, insert, progress
+        self._remark: str | None = None
         self._data, self._seed, self._verify = data, seed, verify
         self._protect = wanted[0][1].protect
 
@@ -169,7 +185,7 @@ class _Span:
             why = f"merge could not be run: {first_line(error)}"
         if why is not None:
             return Spanned(self._program, reasons=reasons | dict.fromkeys(left, why))
-        return Spanned(merged, left, reasons, check)
+        return Spanned(merged, left, reasons, check, self._remark)
 
     def _chosen(self, flow: TokenFlow, sites: Sequence[str], budget: Budget) -> list[Merging]:
         if self._data is None:
@@ -177,14 +193,17 @@ class _Span:
                 f"merge:keep={budget} chooses how much to merge by recorded inputs; give data"
                 " (.npz, a directory of .npz, or module:callable), or say how much with r or ratio"
             )
-        recorded = Recorded(self._program, self._data)
-
-        def good(mergings: Sequence[Merging]) -> bool:
-            new = self._insert(self._program, woven(self._program, flow, mergings, self._protect), {})
-            return recorded.allow(budget, new)
-
+        self._progress("running the original on recorded inputs", 0, 0)
+        losses = RecordedLosses(
+            Recorded(self._program, self._data),
+            budget,
+            lambda m: self._insert(self._program, woven(self._program, flow, m, self._protect), {}),
+            self._progress,
+        )
         cost = Cost(self._program.graph, self._program.prims(), flow)
-        return choose(int(flow.tokens), self._protect, sites, cost, good)
+        found = choose(int(flow.tokens), self._protect, sites, cost, losses)
+        self._remark = losses.summary(found) if found else None
+        return found
 
 
 def _plain(site: AttentionSite) -> bool:

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
-from rewriter.merging.schedule import GAIN, SHAPES, STEPS, Shape, choose, schedule
-from rewriter.merging.weave import Merging
+from rewriter.merging.schedule import Shape, schedule
 
 SITES = [f"attention.{k}" for k in range(12)]
 
@@ -29,41 +26,3 @@ def test_shapes_say_behind_which_sites() -> None:
     assert list(Shape(1, 2).sites(SITES)) == SITES[1:7]
     assert list(Shape(2, 4).sites(SITES[:3])) == SITES[2:3]
     assert list(Shape(1, 1).sites(SITES[:1])) == []
-
-
-def merged(mergings: Sequence[Merging]) -> int:
-    return sum(m.r for m in mergings)
-
-
-def test_the_strongest_good_schedule_is_chosen() -> None:
-    asked = []
-
-    def good(mergings: Sequence[Merging]) -> bool:
-        asked.append(mergings)
-        return merged(mergings) <= 400 and mergings[0].site == SITES[1]
-
-    found = choose(1025, 1, SITES, lambda s: 4000 - merged(s), good)
-    ladders = [
-        [schedule(1025, 1, shape.sites(SITES), s / STEPS) for s in range(STEPS + 1)] for shape in SHAPES
-    ]
-    fitting = [s for ladder in ladders for s in ladder if s and merged(s) <= 400 and s[0].site == SITES[1]]
-    most = max(map(merged, fitting))
-    assert found in fitting and 4000 - merged(found) <= (4000 - most) / GAIN
-    assert len(asked) <= len(SHAPES) + 2 * STEPS.bit_length()
-
-
-@pytest.mark.parametrize("limit", [-1, 60, 1000])
-def test_shapes_that_come_to_the_same_are_tried_once(limit: int) -> None:
-    asked: list[tuple[Merging, ...]] = []
-
-    def good(mergings: Sequence[Merging]) -> bool:
-        asked.append(tuple(mergings))
-        return merged(mergings) <= limit
-
-    choose(257, 1, SITES[:1], lambda s: 1000 - merged(s), good)
-    assert asked and len(asked) == len(set(asked))
-
-
-def test_nothing_is_merged_where_nothing_is_good() -> None:
-    assert choose(1025, 1, SITES, lambda s: -merged(s), lambda s: False) == []
-    assert choose(2, 1, SITES, lambda s: -merged(s), lambda s: True) == []
