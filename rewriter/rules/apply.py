@@ -13,6 +13,7 @@ from rewriter.program.program import Program, Replacement
 from rewriter.rules.check import Check, check
 from rewriter.rules.find import find
 from rewriter.rules.graph_rule import Change, GraphRule
+from rewriter.rules.own_code import RuleError, check_rule
 from rewriter.rules.rerun import rerun, rerun_whole
 from rewriter.rules.rule import Rule
 from rewriter.rules.whole_rule import WholeRule
@@ -119,7 +120,15 @@ def fuse(
         As in `rewriter.rewrite`.
     verify
         False skips the probes.
+
+    Raises
+    ------
+    InputError
+        When a rule does not say what it is, or names what its formula does not have.
     """
+    for rule in rules:
+        if not isinstance(rule, GraphRule):
+            check_rule(rule)
     whole: list[Fused] = []
     for rule in rules:
         if isinstance(rule, WholeRule) and not rule.follows:
@@ -245,6 +254,8 @@ def _checked(program: Program, entry: Fused, edit: Replacement, emit: Emit, seed
         found = check(program, edit, emit, seed)
     except EmitError as error:
         return replace(entry, committed=False, reason=f"it cannot be written for this target: {error}")
+    except RuleError as error:
+        return replace(entry, committed=False, reason=str(error))
     except RewriterError as error:
         return replace(entry, committed=False, reason=f"it could not be run: {error}")
     except runtime_errors() as error:

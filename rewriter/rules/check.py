@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rewriter.algebra.evaluate import EvaluationError, evaluate
-from rewriter.algebra.prims import Constant, Prim
+from rewriter.algebra.prims import Constant, Gather, Prim
 from rewriter.program.program import Arrays, Program, Replacement
 from rewriter.verify.binding import Binding, base_symbols, bound_shape, numpy_dtype
 from rewriter.verify.metrics import is_floating
@@ -22,6 +22,9 @@ SIZES = (3, 5, 7, 11, 13)
 
 MAGNITUDES = (1.0, 1e-3, 30.0)
 """What random numbers are multiplied by."""
+
+WHOLE = 10
+"""Random whole numbers that are no places are smaller, in size."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,15 @@ def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Che
     prims = program.prims()
     old = program.extract(edit.inputs, [edit.output])
     worst: Check | None = None
-    for name, arrays in probes([prims[n] for n in edit.inputs], edit.inputs, seed):
+    numbers = not _looks_up(prims[edit.output], frozenset(edit.inputs))
+    for name, arrays in probes([prims[n] for n in edit.inputs], edit.inputs, seed, WHOLE if numbers else 2):
         new = emit(edit.inputs, edit.build, arrays)
+        if not is_floating(numpy_dtype(prims[edit.output].dtype or "float32")):
+            found = _same(name, old(arrays)[0], new(arrays)[0])
+            if not found.ok:
+                return found
+            worst = found
+            continue
         try:
             (exact,) = evaluate([prims[edit.output]], dict(arrays))
         except EvaluationError as error:
@@ -82,7 +92,29 @@ def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Che
     return worst
 
 
-def probes(prims: Sequence[Prim], names: Sequence[str], seed: int) -> Iterator[tuple[str, Arrays]]:
+def _same(probe: str, old: np.ndarray, new: np.ndarray) -> Check:
+    """Compare what is no floating-point number: bit by bit."""
+    ok = old.shape == new.shape and bool(np.array_equal(old, new))
+    error = 0.0 if ok else np.inf
+    return Check(ok, None if ok else f"on probe {probe}: it has other values", error, 0.0, 0.0)
+
+
+def _looks_up(top: Prim, stop: frozenset[str]) -> bool:
+    """Whether a value is looked up by another one, between it and its operands."""
+    stack, seen = [top], {top}
+    while stack:
+        prim = stack.pop()
+        if isinstance(prim.form, Gather):
+            return True
+        above = [x for x in prim.inputs if x not in seen and x.value not in stop]
+        seen.update(above)
+        stack += above
+    return False
+
+
+def probes(
+    prims: Sequence[Prim], names: Sequence[str], seed: int, whole: int = 2
+) -> Iterator[tuple[str, Arrays]]:
     """Yield numbers for tensors, of several sizes and magnitudes, each with what it is called.
 
     Parameters
@@ -91,6 +123,8 @@ def probes(prims: Sequence[Prim], names: Sequence[str], seed: int) -> Iterator[t
         The tensors.
     seed
         Of the numbers.
+    whole
+        Whole numbers are smaller than this, and not negative if it is 2: then they may be places.
     """
     symbols = base_symbols(n for prim in prims for n in prim.shape)
     odd = {s: SIZES[k % len(SIZES)] for k, s in enumerate(symbols)}
@@ -102,16 +136,19 @@ def probes(prims: Sequence[Prim], names: Sequence[str], seed: int) -> Iterator[t
             rng = np.random.default_rng([seed, *binding.values()])
             yield (
                 f"{tag}, magnitude {magnitude:g}",
-                {n: _invented(p, binding, rng, magnitude) for n, p in zip(names, prims, strict=True)},
+                {n: _invented(p, binding, rng, magnitude, whole) for n, p in zip(names, prims, strict=True)},
             )
 
 
-def _invented(prim: Prim, binding: Binding, rng: np.random.Generator, magnitude: float) -> np.ndarray:
+def _invented(
+    prim: Prim, binding: Binding, rng: np.random.Generator, magnitude: float, whole: int
+) -> np.ndarray:
     if isinstance(prim.form, Constant):
         return np.asarray(prim.form.load())
     shape, dtype = bound_shape(prim.shape, binding), numpy_dtype(prim.dtype or "float32")
     if dtype.kind == "b":
         return rng.random(shape) < 0.7
     if not is_floating(dtype):
-        return rng.integers(0, 2, shape).astype(dtype)
+        least = 0 if whole == 2 or dtype.kind == "u" else 1 - whole
+        return rng.integers(least, whole, shape).astype(dtype)
     return (rng.standard_normal(shape) * magnitude).astype(dtype)

@@ -156,6 +156,8 @@ def _summed(at: Apply, count: int, deep: int) -> Iterator[Terms]:
     match at:
         case Apply("add" | "sub" as fn, (a, b)):
             sign = 1.0 if fn == "add" else -1.0
+            if fn == "add" and identical(a, b):
+                yield from (_times(s, 2.0) for s in sums(a, count, deep))
             for own in range(count + 1):
                 for left in sums(a, own, deep):
                     yield from (_added(left, _times(right, sign)) for right in sums(b, count - own, deep))
@@ -212,8 +214,8 @@ def _taken_apart(at: Term, count: int, deep: int) -> Iterator[Factors]:
             yield from _multiplied(a, b, count, 1, deep)
         case Apply("div", (a, b)):
             yield from _multiplied(a, b, count, -1, deep)
-        case Apply("neg", (a,)):
-            yield from (_scaled(f, -1.0) for f in products(a, count, deep))
+        case Apply("neg" | "add" as fn, (a, *others)) if all(identical(a, b) for b in others):
+            yield from (_scaled(f, -1.0 if fn == "neg" else 2.0) for f in products(a, count, deep))
         case Apply("reciprocal", (a,)):
             yield from _raised(a, count, Fraction(-1), deep)
         case Apply("sqrt" | "rsqrt" as fn, (a,)):

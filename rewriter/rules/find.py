@@ -15,6 +15,7 @@ from rewriter.lower.canonical import arrange_operand, laid_out
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.program.program import Program, Replacement
 from rewriter.rules.match import Bound, Matcher
+from rewriter.rules.own_code import RuleError, lowered, refused
 from rewriter.rules.pattern import Call, Choice, Fold, Pattern, Product, Softmax, Sum, parts_of
 from rewriter.rules.rule import Match, Rule
 from rewriter.sites.formula import Operand
@@ -70,7 +71,7 @@ class Found:
             name: arrange_operand(e, handles, operand, found.groups(_layout(rule, name)), found.dtype)
             for name, operand in self.operands.items()
         }
-        result = rule.lower(e, found, values)
+        result = lowered(rule, e, found, values)
         order = [atom for group in found.groups(rule.result) for atom in group]
         root = found.bound.root
         return laid_out(e, result, order, resolve(root.index), root.prim.shape)
@@ -123,6 +124,8 @@ def find(
             tried = _tried(rule, name, prim, matched)
             if isinstance(tried, Found) and _is_one(program, tried):
                 tried = None
+            if isinstance(tried, Found) and (reason := _why_not(program, tried)) is not None:
+                tried = Refused(rule.name, name, reason)
             if isinstance(tried, Found) and (reason := rule.declined(target)) is not None:
                 declined[rule.name] |= tried.inside
                 tried = Refused(rule.name, name, reason)
@@ -140,12 +143,35 @@ def _is_one(program: Program, found: Found) -> bool:
     return len(program.graph.region([found.match.output], found.inputs)) == 1
 
 
+def _why_not(program: Program, found: Found) -> str | None:
+    """Return why the edit would be none, or would save nothing, or None."""
+    graph, prims = program.graph, program.prims()
+    for name in graph.inputs:
+        if name in found.inside:
+            return f"it is computed of {name}, too, which the formula does not name there"
+    region = graph.region([found.match.output], found.inputs)
+    gone: set[str] = set()
+    for node in reversed(region):
+        read = [x for output in node.outputs for x in graph.readers(output)]
+        last = found.match.output in node.outputs
+        kept = any(x.name not in gone for x in read) or any(v in graph.outputs for v in node.outputs)
+        if last or not kept:
+            gone.add(node.name)
+    steps = {n.name for n in region if any(v in prims and _computes(prims[v]) for v in n.outputs)}
+    if len(steps) > 1 and len(steps & gone) <= 1:
+        return "all that it is computed of is read elsewhere as well: nothing would be saved"
+    return None
+
+
 def _tried(rule: Rule, name: str, prim: Prim, matched: Matcher) -> Found | Refused | None:
     bound = matched(rule.formula, prim)
     if bound is None:
         return None
     fits = Match(name, prim.dtype or "float32", bound)
-    reason = rule.refuse(fits)
+    try:
+        reason = refused(rule, fits)
+    except RuleError as error:
+        reason = str(error)
     if reason is not None:
         return Refused(rule.name, name, reason)
     operands: dict[str, Operand] = {}
@@ -224,7 +250,7 @@ def needed(pattern: Pattern) -> frozenset[str]:
     return frozenset(own).union(*(needed(p) for p in parts_of(pattern)))
 
 
-_FACTORS = frozenset({"mul", "div", "neg", "reciprocal", "sqrt", "rsqrt", "pow", "sum"})
+_FACTORS = frozenset({"add", "mul", "div", "neg", "reciprocal", "sqrt", "rsqrt", "pow", "sum"})
 _TERMS = frozenset({"add", "sub", "neg", "mul", "div"})
 _ANY = frozenset(POINTWISE | {"sum", "max", "min", "logsumexp", "softmax"})
 

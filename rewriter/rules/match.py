@@ -13,7 +13,7 @@ from rewriter.algebra.index import Affine, Atom, fresh, resolve
 from rewriter.algebra.prims import Concat, Leaf, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
 from rewriter.algebra.sizes import ONE, ZERO, product
-from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, source, substitute
+from rewriter.algebra.term import Apply, Number, Read, Term, depends_on, leaves, origin, source, substitute
 from rewriter.rules.cuts import (
     TooManyWaysError,
     bounded,
@@ -169,7 +169,7 @@ def _tensor(pattern: Tensor, term: Term, bound: Bound) -> Found:
     known = bound.terms.get(pattern.name)
     if known is not None:
         if identical(known, term):
-            yield bound, 1.0
+            yield bound._with_term(pattern.name, _shared(known, term)), 1.0
         return
     if not isinstance(term, Read) or isinstance(opened(term), Number):
         return
@@ -184,6 +184,14 @@ def _tensor(pattern: Tensor, term: Term, bound: Bound) -> Found:
         if not depends_on(term) <= allowed:
             return
     yield bound._with_term(pattern.name, term), 1.0
+
+
+def _shared(known: Term, term: Term) -> Term:
+    """Return what two reads of one value have in common: where one is of a cast, what is behind it."""
+    if isinstance(known, Read) and isinstance(term, Read) and known.prim is not term.prim:
+        behind = origin(known)
+        return behind if behind.prim is origin(term).prim else known
+    return known
 
 
 def _is_stacked(term: Read, along: tuple[Atom, ...]) -> bool:
