@@ -112,6 +112,21 @@ class _Padded(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.seen[None])
 
 
+class _Decoder(nn.Module):
+    """Steps of cross-attention to a fixed source, which every step projects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+
+    def forward(self, source: Tensor, token: Tensor, steps: Tensor) -> Tensor:
+        """Return the last token."""
+        for _ in range(int(steps)):
+            scores = self.q(token) @ self.k(source).transpose(-1, -2) / 20.0
+            token = token + scores.softmax(-1) @ self.v(source)
+        return token
+
+
 class _Scale(nn.Module):
     """A projection and a layer's scale behind it."""
 
@@ -149,6 +164,10 @@ def _padded(first: bool) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]
     return lambda tokens: (_Padded(tokens, first).eval(), (_tokens(tokens, 0),))
 
 
+def _decoder(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return torch.jit.script(_Decoder().eval()), (_tokens(tokens, 0), _tokens(1, 1), torch.tensor(16))
+
+
 def _tokens(count: int, seed: int) -> Tensor:
     return torch.randn(1, count, WIDTH, generator=torch.Generator().manual_seed(seed))
 
@@ -176,5 +195,6 @@ TEMPLATES = (
     Template("positions in weights", "affine-weights", _blend(True), SIZES, "ConViT"),
     Template("padded keys", "unseen-keys", _padded(True), SIZES, "sequences of a fixed length"),
     Template("scattered unseen keys", "unseen-keys", _padded(False), SIZES, "tokens switched off"),
+    Template("source of a loop", "loop-invariants", _decoder, SIZES, "scripted decoders", targets=("onnx",)),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )
