@@ -1,11 +1,12 @@
-"""Batch norms and parallel convolutions become one convolution.
+"""Batch norms and parallel convolutions become one convolution, batch norms of a projection part of it.
 
-    before   norm(conv(x, w)), or norm(conv(x, w1)) + norm(conv(x, w2)) + norm(x)
-    after    conv(x, weight, bias)
+    before   norm(conv(x, w)), conv(norm(x), w), norm(conv(x, w1)) + norm(conv(x, w2)) + norm(x); norm(x · W)
+    after    conv(x, weight, bias); x · weight + bias
 
 The statistics are those of inference, fixed in the model. A smaller kernel gets zeros around it.
-Refused: weights that are no constants; a value inside that is read elsewhere; kernels whose places do not
-coincide.
+Refused: weights that are no constants, or that something else reads, too; a value inside that is read
+elsewhere; kernels whose places do not coincide; a norm before a convolution that pads, for the padding is not
+normalised.
 
 Source: Ding et al.: RepVGG, 2021, section 3.3.
 """
@@ -13,12 +14,13 @@ Source: Ding et al.: RepVGG, 2021, section 3.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.lower.errors import EmitError
 from rewriter.program.program import Insertion
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
+from rewriter.rules.norms import Normed, normed
+from rewriter.rules.projections import emit_projection
 
 if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, Handle
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Reparameterize"]
 
+_NOTE = {"rule": "reparameterize", "fidelity": "exact"}
+
 
 class Reparameterize(GraphRule):
-    """Batch norms and parallel convolutions as one convolution. Exact."""
+    """Batch norms as part of weights, parallel convolutions as one. Exact."""
 
     name = "reparameterize"
-    looks_for: ClassVar[str] = "norm(conv(x)) + norm(conv(x)) + norm(x), with fixed statistics"
+    looks_for: ClassVar[str] = "norm(conv(x)) + norm(conv(x)) + norm(x), conv(norm(x)), norm(x · W)"
 
     def changes(self, program: Program) -> tuple[Sequence[Change], Sequence[Declined]]:
         """Return one change for each convolution that takes in other operators."""
@@ -41,13 +45,35 @@ class Reparameterize(GraphRule):
         found: list[Change] = []
         inside: set[str] = set()
         for node in reversed(program.graph.nodes):
+            if node.name in inside:
+                continue
             output = node.outputs[0]
-            whole = None if node.name in inside else as_convolution(program, output)
+            whole = as_convolution(program, output)
             if whole is not None and whole.operators > 1:
-                region = program.graph.region([output], [whole.settings.x])
-                inside.update(n.name for n in region)
                 found.append(_change(program, output, whole))
+                inside |= _between(program, output, whole.settings.x)
+            elif (projected := normed(program, output)) is not None:
+                found.append(_projected(program, projected))
+                inside |= _between(program, output, projected.projection.source)
         return found[::-1], []
+
+
+def _between(program: Program, output: str, source: str) -> set[str]:
+    return {node.name for node in program.graph.region([output], [source])}
+
+
+def _projected(program: Program, one: Normed) -> Change:
+    from rewriter.demand.selection import replayed
+
+    source, dtype = one.projection.source, one.projection.dtype
+
+    def build(e: Emitter, handles: Sequence[Handle]) -> Handle:
+        return replayed(e, emit_projection(e, handles[0], one.weight, one.bias, dtype), one.views)
+
+    name = f"{one.output.rpartition('/')[2]}.projection"
+    shapes = (program.prims()[source].shape,)
+    edit = Insertion(name, (source,), shapes, build, instead=one.output, metadata=_NOTE)
+    return Change(one.output, (edit,), f"{one.bias.size} norms are part of the weights")
 
 
 def _change(program: Program, output: str, whole: Whole) -> Change:
@@ -65,7 +91,5 @@ def _change(program: Program, output: str, whole: Whole) -> Change:
             raise EmitError("the target has no convolution with this padding")
         return made
 
-    edit = Insertion(f"{output}.convolution", (x,), (before,), build, instead=output)
-    note = {"rule": Reparameterize.name, "fidelity": "exact"}
-    gain = f"1 operator for {whole.operators}"
-    return Change(output, (replace(edit, metadata=note),), gain)
+    edit = Insertion(f"{output}.convolution", (x,), (before,), build, instead=output, metadata=_NOTE)
+    return Change(output, (edit,), f"1 operator for {whole.operators}")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rewriter.algebra.frontends.convolutions import BatchNorm, Convolution, batch_norm, convolution
-from rewriter.algebra.prims import Constant, Map
+from rewriter.algebra.prims import Map
 from rewriter.program.program import Program
+from rewriter.rules.norms import by_channel, constant
 
 __all__ = ["Whole", "as_convolution"]
 
@@ -43,7 +44,7 @@ def as_convolution(program: Program, value: str) -> Whole | None:
 
 class _Reader:
     def __init__(self, program: Program) -> None:
-        self._graph, self._prims = program.graph, program.prims()
+        self._program, self._graph, self._prims = program, program.graph, program.prims()
 
     def read(self, value: str, *, root: bool = False) -> Whole | None:
         """Return a value that nothing else reads as a convolution."""
@@ -62,27 +63,38 @@ class _Reader:
         return _sum(*branches)
 
     def _plain(self, found: Convolution) -> Whole | None:
-        weight = self._constant(found.weight)
-        bias = np.zeros(0) if found.bias is None else self._constant(found.bias)
+        weight = constant(self._program, found.weight)
+        bias = np.zeros(0) if found.bias is None else constant(self._program, found.bias)
         if weight is None or bias is None:
             return None
-        return Whole(found, weight, bias if found.bias else np.zeros(len(weight)))
+        return self._of_norm(Whole(found, weight, bias if found.bias else np.zeros(len(weight))))
+
+    def _of_norm(self, whole: Whole) -> Whole:
+        """Take in a norm before a convolution: without padding only, since what it pads with is no norm of 0."""
+        settings = whole.settings
+        norm = batch_norm(self._graph, settings.x)
+        factors = None if norm is None else by_channel(self._program, norm)
+        read = len(self._graph.readers(settings.x)) == 1 and settings.x not in self._graph.outputs
+        if norm is None or factors is None or not read or any(n for pads in settings.padding for n in pads):
+            return whole
+        out, each = whole.weight.shape[:2]
+        # of channel k of its group, output by output
+        channels = np.arange(out)[:, None] // (out // settings.groups) * each + np.arange(each)
+        scale, shift = (f[channels].reshape(out, each, *(1,) * (whole.weight.ndim - 2)) for f in factors)
+        added = (whole.weight * shift).sum(tuple(range(1, whole.weight.ndim)))
+        settings = replace(settings, x=norm.x)
+        return Whole(settings, whole.weight * scale, whole.bias + added, whole.operators + 1)
 
     def _normalised(self, norm: BatchNorm) -> Whole | None:
-        mean, variance = self._constant(norm.mean), self._constant(norm.variance)
-        if mean is None or variance is None:
+        factors, inner = by_channel(self._program, norm), self.read(norm.x) or self._identity(norm.x)
+        if factors is None or inner is None:
             return None
-        weight = np.ones_like(mean) if norm.weight is None else self._constant(norm.weight)
-        bias = np.zeros_like(mean) if norm.bias is None else self._constant(norm.bias)
-        inner = self.read(norm.x) or self._identity(norm.x)
-        if weight is None or bias is None or inner is None:
-            return None
-        scale = weight / np.sqrt(variance + norm.eps)
+        scale, shift = factors
         spread = scale.reshape(-1, *(1,) * (inner.weight.ndim - 1))
         return replace(
             inner,
             weight=inner.weight * spread,
-            bias=(inner.bias - mean) * scale + bias,
+            bias=inner.bias * scale + shift,
             operators=inner.operators + 1,
         )
 
@@ -95,14 +107,6 @@ class _Reader:
         ones, none = (1,) * rank, ((0, 0),) * rank
         settings = Convolution(value, "", None, ones, none, ones, channels)
         return Whole(settings, np.ones((channels, 1, *ones)), np.zeros(channels), 0)
-
-    def _constant(self, name: str) -> np.ndarray | None:
-        prim = self._prims.get(name)
-        while prim is not None and prim.form == Map("identity"):
-            (prim,) = prim.inputs
-        if prim is None or not isinstance(prim.form, Constant):
-            return None
-        return np.asarray(prim.form.load()).astype(np.float64)
 
 
 def _sum(a: Whole | None, b: Whole | None) -> Whole | None:

@@ -49,6 +49,27 @@ class Sum(nn.Module):
         return torch.relu(first)
 
 
+class ByColumn(nn.Module):
+    """A projection of the channels of a map, normalised by column, as it is or after a permutation."""
+
+    def __init__(self, around: tuple[int, ...] | None = None, channels: int = 5, bias: bool = False) -> None:
+        super().__init__()
+        self.around, self.linear, self.norm = around, nn.Linear(4, 5, bias=bias), nn.BatchNorm1d(channels)
+        self.norm.load_state_dict(norm(channels).state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x.flatten(2).transpose(1, 2)[:, :9])
+        if self.around is not None:
+            return torch.relu(self.norm(y.permute(0, 2, 1) if self.around == (0, 1, 2) else y))
+        return torch.relu(self.norm(y.flatten(0, 1)).reshape(y.shape))
+
+
+PROJECTED: dict[str, Kind] = {
+    "of rows": lambda: ByColumn(),
+    "of rows, with a bias": lambda: ByColumn(bias=True),
+    "of columns that come first": lambda: ByColumn(around=(0, 1, 2)),
+}
+
 FIRES: dict[str, Kind] = {
     "norm": lambda: Sum(nn.Sequential(conv(3), norm(4))),
     "norm of a strided one": lambda: Sum(nn.Sequential(conv(3, stride=2, dilation=2, padding=2), norm(4))),
@@ -59,6 +80,8 @@ FIRES: dict[str, Kind] = {
     "three branches, in groups": lambda: Sum(
         nn.Sequential(conv(3, groups=2), norm(4)), nn.Sequential(conv(1, groups=2), norm(4)), norm(4)
     ),
+    "norm before, without padding": lambda: nn.Sequential(norm(4), conv(3, padding=0)),
+    "norm before, in groups": lambda: nn.Sequential(norm(4), conv(1, groups=2), norm(4)),
     "dilated": lambda: Sum(conv(5, padding=4, dilation=2), conv(3, padding=2, dilation=2)),
     "a row beside a column": lambda: Sum(
         nn.Conv2d(4, 4, (3, 3), padding=(1, 1)), nn.Conv2d(4, 4, (1, 3), padding=(0, 1))
@@ -72,7 +95,8 @@ KEEPS: dict[str, Kind] = {
         nn.Conv2d(4, 4, (3, 1), padding=(1, 0)), nn.Conv2d(4, 4, (1, 3), padding=(0, 1))
     ),
     "other groups": lambda: Sum(conv(3), conv(3, groups=2)),
-    "norm before": lambda: nn.Sequential(norm(4), conv(3)),
+    "norm before, with padding": lambda: nn.Sequential(norm(4), conv(3)),
+    "norm of another axis": lambda: ByColumn(around=(0, 2, 1), channels=9),
 }
 
 
@@ -127,6 +151,22 @@ def test_keeps(kind: Kind) -> None:
     program, _ = traced(kind)
     made, record = fuse(program, [Reparameterize()])
     assert made is program and not record.matches
+
+
+@pytest.mark.parametrize("kind", PROJECTED.values(), ids=PROJECTED)
+@pytest.mark.parametrize("format_", ["fx", "onnx"])
+def test_norms_of_projections(kind: Kind, format_: str, tmp_path: Path) -> None:
+    program, x = traced(kind)
+    if format_ == "onnx":
+        path = str(tmp_path / "model.onnx")
+        torch.onnx.export(kind().eval(), (x,), path, opset_version=18, dynamo=False)
+        program = rewriter.load(path)
+    made, record = fuse(program, [Reparameterize()])
+    (found,) = record.matches
+    assert found.committed, found.reason
+    assert not any("norm" in node.op.lower() for node in made.graph.nodes)
+    new, old = (torch.as_tensor(p.run(x)[0]) for p in (made, program))
+    torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-4)
 
 
 class ReadTwice(nn.Module):
