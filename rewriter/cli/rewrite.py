@@ -192,7 +192,7 @@ def _tell(
             record["error"] = report.verdict if report is not None else "nothing was rewritten"
         emit_json(record)
         return
-    show(rewriting_view(done.sites, done.fused))
+    show(rewriting_view(done.sites, done.fused), *done.remarks)
     if report is not None:
         show("", validation_view(report, sites=False))
     if written:
