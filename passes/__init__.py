@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rewriter.passes.gelu import Gelu
     from rewriter.passes.global_pool import GlobalPool
     from rewriter.passes.hard_swish import HardSwish
+    from rewriter.passes.joint_pools import JointPools
     from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.loop_invariants import LoopInvariants
@@ -66,6 +67,8 @@ __all__ = [
     "Gelu",
     "HardSwish",
     "GlobalPool",
+    "HardSwish",
+    "JointPools",
     "LayerNorm",
     "LinearAttention",
     "LoopInvariants",
@@ -122,7 +125,7 @@ RULES = {
     "gelu": "rewriter.passes.gelu:Gelu",
     "global-pool": "rewriter.passes.global_pool:GlobalPool",
     "hard-swish": "rewriter.passes.hard_swish:HardSwish",
-    "clean-up": "rewriter.passes.clean_up:CleanUp",
+    "joint-pools": "rewriter.passes.joint_pools:JointPools",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "loop-invariants": "rewriter.passes.loop_invariants:LoopInvariants",
     "mish": "rewriter.passes.mish:Mish",

@@ -86,6 +86,9 @@ def small(call: KernelCall) -> KernelCall:
         return _of_small_maps(call)
     if call.name == "nearest":
         return _of_small_sets(call)
+    if call.name == "pools":
+        shapes = ((tuple(min(n, LEAST_SIDE) for n in x[0]), x[1]) for x in call.operands if x is not None)
+        return replace(call, operands=tuple(shapes))
     assert call.operands[0] is not None and call.operands[1] is not None, "queries and keys"
     (_, heads, queries, _), (_, groups, keys, _) = (x[0] for x in call.operands[:2] if x is not None)
     settings, share = dict(call.settings), heads // groups

@@ -17,7 +17,7 @@ from importlib import import_module
 
 __all__ = ["OPERATORS"]
 
-OPERATORS = ("clipped", "gathered", "nearest", "pooled", "scan", "softmax", "weighed", "window")
+OPERATORS = ("clipped", "gathered", "nearest", "pooled", "pools", "scan", "softmax", "weighed", "window")
 """Forms with a fused kernel: ``rewriter.kernels.<form>.operator`` registers each."""
 
 for _form in OPERATORS:

@@ -23,6 +23,7 @@ from rewriter.kernels.clipped import fused_triton as clipped
 from rewriter.kernels.gathered import fused_triton as gathered
 from rewriter.kernels.nearest import fused_triton as nearest
 from rewriter.kernels.pooled import fused_triton as pooled
+from rewriter.kernels.pools import fused_triton as pools
 from rewriter.kernels.scan import fused_triton as scan
 from rewriter.kernels.softmax import fused_triton as softmax
 from rewriter.kernels.weighed import fused_triton as weighed
@@ -108,6 +109,10 @@ def calls() -> Iterator[tuple[str, Callable[[], object]]]:
         maps = [torch.zeros(2, 3, 40, 40, dtype=dtype) for _ in range(8)]
         scores = torch.zeros(8, 2, 3, 1, 1, dtype=dtype)
         yield f"weighed, {dtype.itemsize} bytes", partial(weighed.forward, scores, *maps)
+        for shape in ((6, 300, 1), (2, 300, 300)):
+            name = f"pools, {dtype.itemsize} bytes, {shape[2]} places"
+            yield name, partial(pools.forward, torch.zeros(shape, dtype=dtype))
+        yield f"pools of lines, {dtype.itemsize} bytes", partial(pools.forward, maps[0][0], over="lines")
     for name, width in (("", 0), (" with decay", 1), (" with gates", 64)):
         decay = [torch.zeros(1, 1, 300, width)] if width else []
         yield f"scan{name}", both(scan, [*half, *decay])

@@ -16,6 +16,7 @@ KERNELS = {
         "gathered": ["_attend_to_run"],
         "nearest": ["_nearest"] * 4,
         "pooled": ["_forward"] * 3,
+        "pools": ["_rows", "_rows", "_lines"] * 2,
         "weighed": ["_weighed"] * 2,
     },
     "90": {
