@@ -62,6 +62,13 @@ def emit_clipped(e: Emitter, a: Canonical, stretch: Stretch) -> Handle:
     """Emit attention by a clipped softmax, ``[B, H, I, E]``; a query that sees no key gives 0."""
     if (found := _by_one_operator(e, a, stretch)) is not None:
         return found
+    dtype = e.dtype(a.q)
+    if dtype in ("float16", "bfloat16"):  # scores have more digits in fused attention, which this replaces
+        names = ("q", "k", "v", "bias", "sink")
+        wide = {
+            name: e.map("cast", x, dtype="float32") for name in names if (x := getattr(a, name)) is not None
+        }
+        return e.map("cast", emit_clipped(e, replace(a, **wide), stretch), dtype=dtype)
     parts = [_attend(e, part, stretch, a.shape["J"]) for part in query_blocks(e, a)]
     result = parts[0] if len(parts) == 1 else e.concat(parts, 2)
     return result if e.shape(result)[2] == a.shape["I"] else e.slice(result, 2, 0, a.shape["I"])

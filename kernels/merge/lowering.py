@@ -56,8 +56,13 @@ def emit_counted(e: Emitter, a: Canonical, size: Handle) -> Handle:
 
 
 def over_heads(e: Emitter, x: Handle) -> Handle:
-    """Emit the sum of keys or queries over the heads, ``[B, J, D]``: what tokens are compared by."""
+    """Emit the sum of keys or queries over the heads, ``[B, J, D]``: what tokens are compared by.
+
+    In single precision at least: which tokens are the nearest hangs on every digit.
+    """
     batch, heads, tokens, width = e.shape(x)
+    if e.dtype(x) in ("float16", "bfloat16"):
+        x = e.map("cast", x, dtype="float32")
     return e.reshape(x if heads == ONE else e.reduce("sum", x, 1), (batch, tokens, width))
 
 

@@ -151,6 +151,15 @@ def test_other_precisions(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -
         assert error <= 8 * form.zeta * max(torch.finfo(dtype).eps, 2**-24) * a.v.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_of_half_precision_have_the_digits_of_fused_attention(dtype: torch.dtype) -> None:
+    form = Clipped(zeta=1.02, gamma=-0.02)
+    a = canonical(17, dtype=dtype)
+    a = replace(a, q=a.q * 30)  # scores of some 50, where half precision has steps of 1/32 and 1/4
+    error = (form.emit(emitter_of(a), a).double() - defined(form, a).double()).abs().max()
+    assert error <= torch.finfo(dtype).eps * a.v.abs().max()
+
+
 @pytest.mark.parametrize("form", [Clipped(), Clipped(1.0, 0.0), Clipped(alpha=0.0)], ids=str)
 @pytest.mark.parametrize("band", BANDS.values(), ids=list(BANDS))
 @pytest.mark.parametrize("bias", [None, "keys"])

@@ -211,6 +211,17 @@ def test_half_precision(dtype: torch.dtype) -> None:
     assert (found.float() - want).abs().max() < 0.03
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("of", ["qkv", "kv"])
+def test_half_precision_merges_what_single_precision_merges(of: str, dtype: torch.dtype) -> None:
+    form = Merge(r=40, of=of)
+    for seed in range(4):
+        a = canonical(201, batch=1, heads=8, groups=8, dtype=dtype, seed=seed)
+        want = form.definition(operands(a)).float()
+        # one token that joins another one moves its row by some tenths
+        assert (form.emit(emitter_of(a), a).float() - want).abs().max() < 0.03, seed
+
+
 @pytest.mark.parametrize("size", [1e-30, 1e18])
 def test_likeness_knows_no_scale(size: float) -> None:
     metric = torch.randn(1, 12, 5, generator=torch.Generator().manual_seed(0))
