@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from rewriter.kernels.window.tiles import price
+from rewriter.kernels.window.tiles import GATHERING, price, price_of_all
 
 __all__ = ["AxisTiles", "AxisWindow", "tile_axes", "totals"]
 
@@ -199,6 +199,12 @@ class AxisTiles:
         keys = self.keys[:, None, :]
         return bool(((keys >= self.low[:, :, None]) & (keys <= self.high[:, :, None])).all())
 
+    @property
+    def everything(self) -> bool:
+        """Whether it is one tile of as many queries as keys, in order and from the first."""
+        one = self.count == 1 and self.queries.shape == self.keys.shape
+        return one and all((x == np.arange(x.size)).all() for x in (self.queries, self.keys))
+
     def places(self) -> np.ndarray:
         """Return where each query is found among the tiles: ``[2, queries]``, tile and place in it."""
         flat = self.queries.ravel()
@@ -234,4 +240,6 @@ def totals(tiles: Sequence[AxisTiles]) -> tuple[int, int, int]:
 
 def _price(tiles: Sequence[AxisTiles], sinks: int) -> int:
     count, length, reach = totals(tiles)
-    return price(count, length, reach + sinks)
+    if all(t.everything for t in tiles):
+        return price_of_all(length + sinks, reach + sinks)
+    return price(count, length, reach + sinks) + GATHERING

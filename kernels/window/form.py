@@ -363,7 +363,7 @@ class Window(Form):
         if found is None:
             whole = Softmax().cost(site)
             hidden = self.window == "auto" or self._hides_nothing(site.facts.band, site.queries, site.keys)
-            return whole if hidden else replace(whole, time=masked_time(site))
+            return whole if hidden else replace(whole, time=masked_time(site, self.grid is not None))
         length, reach, tiles, first = found
         queries = site.queries.known()
         if queries is None:
@@ -400,7 +400,10 @@ class Window(Form):
             length = self._length(axis, sinks)
             return _Tile(length, axis.tile_of_many(length)[1] + sinks)
         first = sinks if band is None or not band.causal else 0
-        tiles, length, reach = totals(tile_axes(axes, sinks))
+        chosen = tile_axes(axes, sinks)
+        if band is None and all(t.everything for t in chosen):
+            return None
+        tiles, length, reach = totals(chosen)
         return _Tile(length, reach + sinks, tiles, first)
 
     @property

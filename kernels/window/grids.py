@@ -12,6 +12,9 @@ from rewriter.lower.emitter import Emitter, Handle
 
 __all__ = ["axes_mask", "hide", "on_grid", "places"]
 
+SMALL = 1 << 14
+"""Numbers of a mask along one axis that is kept; a larger one is made of the ends of windows when it runs."""
+
 
 def on_grid(e: Emitter, coordinates: Sequence[np.ndarray], sizes: Sequence[int], origin: int) -> Handle:
     """Emit row-major positions ``[N, …]`` of coordinates ``[n, …]`` on each axis, all combined."""
@@ -42,19 +45,26 @@ def axes_mask(e: Emitter, tiles: Sequence[AxisTiles], dtype: str, masked: bool) 
     if not masked and all(t.whole for t in tiles):
         return None
     total: Handle | None = None
-    ones = [1] * len(tiles)
     for axis, t in enumerate(tiles):
-        rows, columns, count = list(ones), list(ones), list(ones)
-        count[axis], rows[axis], columns[axis] = t.count, t.low.shape[1], t.reach
-        keys = e.constant(t.keys.reshape([*count, *ones, *columns]), "int64")
-        low, high = (e.constant(x.reshape([*count, *rows, *ones]), "int64") for x in (t.low, t.high))
-        seen = e.map("and", e.map("ge", keys, low), e.map("le", keys, high))
-        mask = hide(e, seen, dtype)
+        mask = _axis_mask(e, t, dtype, axis, len(tiles))
         total = mask if total is None else e.map("add", total, mask)
     count, rows, columns = (
         math.prod(n) for n in zip(*((t.count, t.low.shape[1], t.reach) for t in tiles), strict=True)
     )
     return e.reshape(total, (count, 1, rows, columns))
+
+
+def _axis_mask(e: Emitter, t: AxisTiles, dtype: str, axis: int, axes: int) -> Handle:
+    """Emit the mask along one of several axes: a count, queries and keys for each of them."""
+    rows, columns, count = [1] * axes, [1] * axes, [1] * axes
+    ones = [1] * axes
+    count[axis], rows[axis], columns[axis] = t.count, t.low.shape[1], t.reach
+    keys = t.keys.reshape([*count, *ones, *columns])
+    low, high = (x.reshape([*count, *rows, *ones]) for x in (t.low, t.high))
+    if t.count * t.low.shape[1] * t.reach <= SMALL:
+        return e.constant(np.where((keys >= low) & (keys <= high), 0.0, -math.inf), dtype)
+    at, first, last = (e.constant(x, "int64") for x in (keys, low, high))
+    return hide(e, e.map("and", e.map("ge", at, first), e.map("le", at, last)), dtype)
 
 
 def places(e: Emitter, tiles: Sequence[AxisTiles]) -> Handle:

@@ -92,6 +92,8 @@ def emit_axes(
     On several axes the row-major tokens of the grid follow the sinks. On one axis the sinks are its first
     tokens; tiles of it leave them out.
     """
+    if a.band is None and all(t.everything for t in tiles):
+        return _masked_axes(e, a, tiles, sinks, empty_row)
     origin = sinks if len(sizes) > 1 else 0
     index = on_grid(e, [np.maximum(t.keys, 0) for t in tiles], sizes, origin)
     rows = on_grid(e, [t.queries for t in tiles], sizes, origin)
@@ -102,6 +104,17 @@ def emit_axes(
         index = e.concat([e.expand(lead, (e.shape(index)[0], sinks)), index], 1)
     found = Tiles(rows, index, mask, rows)
     return attend_axes(e, a, a, places(e, tiles), found, sinks, empty_row, before=len(sizes) > 1)
+
+
+def _masked_axes(
+    e: Emitter, a: Canonical, tiles: Sequence[AxisTiles], sinks: int, empty_row: EmptyRow
+) -> Handle:
+    """Emit one tile of everything: all scores with a mask, and nothing is gathered; ``[B, H, I, E]``."""
+    mask = axes_mask(e, tiles, e.dtype(a.q), masked=True)
+    if sinks:
+        mask = e.pad(e.pad(mask, 2, sinks, 0), 3, sinks, 0)
+    bias = mask if a.bias is None else e.map("add", a.bias, mask)
+    return emit_dense(e, replace(a, bias=bias), empty_row)
 
 
 def emit_groups(

@@ -7,19 +7,31 @@ from dataclasses import dataclass
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
+from rewriter.kernels.softmax.time import FILL
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 
-__all__ = ["Tiles", "attend_parts", "attend_tiles", "price", "token_major"]
+__all__ = [
+    "GATHERING",
+    "Tiles",
+    "attend_parts",
+    "attend_tiles",
+    "price",
+    "price_of_all",
+    "token_major",
+]
 
-LARGEST_COPY = 8 << 20
+LARGEST_COPY = 4 << 20
 """Bytes of keys that one call gathers.
 
-Larger buffers come from fresh pages of the operating system at every call: measured on CPU, gathering
-39 MB takes ten times as long as gathering 20 MB.
+Fewer are still in the cache when they are read: on a CPU twice as many take a tenth longer in all. From 40 MB
+on, buffers come from fresh pages of the system at every call, and gathering takes ten times as long.
 """
 
 LARGEST_UNROLL = 16
 """Calls that a site may be split into."""
+
+GATHERING = 30_000
+"""Scores in the time of the calls that deal queries to tiles and put their results in order."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,11 @@ def price(count: int, queries: int, keys: int) -> int:
     Fitted to times on CPU at 256 to 4,096 tokens, windows of 16 to 512 tokens and of 7×7 and 13×13.
     """
     return count * ((queries + 32) * (keys + 64) + 3000)
+
+
+def price_of_all(queries: int, keys: int) -> int:
+    """Return what one call costs in which all queries meet all keys under a mask, in scores."""
+    return (queries + FILL) * (keys + FILL)
 
 
 def attend_tiles(e: Emitter, a: Canonical, tiles: Tiles, empty_row: EmptyRow) -> Handle:

@@ -37,7 +37,11 @@ def tiles_time(
     return time + attention_time(heads, first, site.keys, width) if first else time
 
 
-def masked_time(site: AttentionSite) -> Size:
-    """Return the time of attention to all keys with a mask that is made for it."""
+def masked_time(site: AttentionSite, of_axes: bool) -> Size:
+    """Return the time of attention to all keys with a mask that is made for it.
+
+    Of a grid the masks along its axes are kept, and one is added to the other.
+    """
     every = attention_time(site.batch * site.heads, site.queries, site.keys, site.qk_dim + site.v_dim)
-    return every + copy_time(3 * site.queries * site.keys, calls=15)
+    steps, calls = (2, 7) if of_axes else (3, 15)
+    return every + copy_time(steps * site.queries * site.keys, calls=calls)

@@ -408,3 +408,32 @@ def test_every_query_and_key_of_an_axis_is_in_a_tile() -> None:
             want, other = axis.seen(axis.positions)
             assert (low, high) == (want[at], other[at])
             assert [k for k in keys if low <= k <= high] == list(range(low, high + 1, dilation))
+
+
+class WithoutGather(TorchEmitter):
+    """An emitter that cannot gather."""
+
+    def gather(self, data: torch.Tensor, indices: torch.Tensor, axis: int) -> torch.Tensor:
+        raise AssertionError("gathered")
+
+
+@pytest.mark.parametrize("form", [Window(7, 1, "16x16"), Window(13, 1, "16x16"), Window(5, borders="shift")])
+@pytest.mark.parametrize("bias", [None, "keys", "full"])
+def test_where_one_tile_costs_least_nothing_is_gathered(form: Window, bias: str | None) -> None:
+    tokens = 257 if form.grid else 9
+    a = canonical(tokens, bias=bias)
+    result = form.emit(emitter_of(a, WithoutGather), a)
+    expected = form.definition(operands(a))
+    assert result.shape == expected.shape
+    assert (result - expected).abs().max() < 1e-5
+    here = site(heads=6, queries=tokens, keys=tokens)
+    cost, dense = form.cost(here), Softmax().cost(here)
+    assert cost.flops == dense.flops and cost.time is not None and dense.time is not None
+    assert int(cost.time) > int(dense.time)
+
+
+def test_a_long_axis_is_still_in_tiles() -> None:
+    a = canonical(1025)
+    e = emitter_of(a, WithoutGather)
+    with pytest.raises(AssertionError, match="gathered"):
+        Window(7, 1, "32x32").emit(e, a)
