@@ -70,7 +70,7 @@ class _Reader:
         return self._of_norm(Whole(found, weight, bias if found.bias else np.zeros(len(weight))))
 
     def _of_norm(self, whole: Whole) -> Whole:
-        """Take in a norm before a convolution: without padding only, since what it pads with is no norm of 0."""
+        """Take in a norm before a convolution that does not pad: zeros around it are not normalised."""
         settings = whole.settings
         norm = batch_norm(self._graph, settings.x)
         factors = None if norm is None else by_channel(self._program, norm)

@@ -1,4 +1,4 @@
-"""Normalisation by fixed statistics behind a projection, or before a convolution, as part of their weights."""
+"""Normalisation by fixed statistics as part of weights: of a projection before it, of a convolution."""
 
 from __future__ import annotations
 
