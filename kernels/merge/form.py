@@ -44,7 +44,7 @@ class Merge(Form):
         token in between, and the sites behind, have fewer to do.
     keep
         In place of r and ratio: tokens are merged through the program behind the first of the selected sites,
-        as many as recorded inputs show that a budget allows (``cos>=0.99``).
+        as many as recorded inputs show that a budget allows (``cos>=0.99``), by more than a standard error.
     """
 
     name: ClassVar[str] = "merge"
@@ -134,12 +134,13 @@ class Merge(Form):
         width = site.kv_heads * (site.qk_dim + site.v_dim) + site.heads * site.qk_dim
         joining = site.batch * r * ((tokens - self.protect) // 2) * width
         # tokens are joined, compared in steps, sorted, joined and told apart again
+        compared = site.qk_dim * (2 if self.of == "qkv" else 1)
         similar = product_time(
-            site.batch, (tokens - self.protect) // 2, site.qk_dim, (tokens - self.protect) // 2
+            site.batch, (tokens - self.protect) // 2, compared, (tokens - self.protect) // 2
         )
         copied = 2 * pairs + 4 * site.batch * tokens * width
         time = None if merged.time is None else merged.time + similar + copy_time(copied, calls=40)
-        return replace(merged, flops=merged.flops + 2 * pairs * site.qk_dim + 2 * joining, time=time)
+        return replace(merged, flops=merged.flops + 2 * pairs * compared + 2 * joining, time=time)
 
     @property
     def telling_length(self) -> int:

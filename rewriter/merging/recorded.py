@@ -105,16 +105,16 @@ class RecordedLosses:
         """Return in a sentence what was measured with a schedule, and which input decides."""
         cases = [self._tallies(mergings, at) for at in self._cases]
         measured, error = _with_error(self._budget, cases)
-        name, count = self._budget.metric, len(cases)
-        said = f"{name} is {measured:.4g} on {count} recorded inputs, with a standard error of {error:.2g}"
-        if count == 1:
+        name = self._budget.metric
+        if len(cases) == 1:
             return f"{name} is {measured:.4g} on the one recorded input; with more there is a margin"
         without = [*cases[: self._hardest], *cases[self._hardest + 1 :]]
-        alone, rest = (
-            self._budget.check(_pooled(some)).measured for some in ([cases[self._hardest]], without)
+        alone, rest = (self._budget.check(_pooled(x)).measured for x in ([cases[self._hardest]], without))
+        return (
+            f"{name} is {measured:.4g} on {len(cases)} recorded inputs, with a standard error of {error:.2g};"
+            f" {self._recorded.names[self._hardest]} loses most ({alone:.4g}, the others {rest:.4g});"
+            f" {self.runs} runs"
         )
-        hardest = self._recorded.names[self._hardest]
-        return f"{said}; {hardest} loses most ({alone:.4g}, the others {rest:.4g}); {self.runs} runs"
 
     def _tallies(self, mergings: Sequence[Merging], at: int) -> dict[str, Tally]:
         key = tuple(mergings)
