@@ -42,6 +42,7 @@ __all__ = [
     "perturbed_program",
     "perturbed_run",
     "response",
+    "summation",
 ]
 
 SITE_FACTOR = 4.0
@@ -75,6 +76,16 @@ def floor(exact: np.ndarray, dtype: str | np.dtype) -> float:
     finite = np.abs(exact[np.isfinite(exact)])
     ulps = DOUBLE_ULPS if epsilon(dtype) < 1e-12 else FLOOR_ULPS
     return ulps * epsilon(dtype) * float(finite.max(initial=0.0))
+
+
+def summation(exact: np.ndarray, dtype: str | np.dtype, terms: int) -> float:
+    """Return the error that a sum of ``terms`` numbers may have by its order: √terms · eps / 2 · max |exact|.
+
+    Roundings of equal terms add up in one order and hardly occur in another, in blocks. The bound is the
+    probabilistic one of Higham and Mary, "A new approach to probabilistic rounding error analysis" (2019).
+    """
+    finite = np.abs(exact[np.isfinite(exact)])
+    return terms**0.5 * epsilon(dtype) / 2 * float(finite.max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from rewriter.forms import Fidelity, Form
 from rewriter.program.program import Arrays, Build, Program, Replacement
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.metrics import max_abs, pattern_mismatches, relative
-from rewriter.verify.noise import SITE_FACTOR, SiteVerdict, floor, judge_site
+from rewriter.verify.noise import SITE_FACTOR, SiteVerdict, floor, judge_site, summation
 from rewriter.verify.probes import Probe
 from rewriter.verify.reference import Reference
 
@@ -127,8 +127,9 @@ def judge(
     """Hold a new computation to the site itself, or to the definition of its form.
 
     In the second case its error may be that of the original against its own float64 value, or that of the
-    definition in the site's precision, whichever is larger. Sums of equal terms round the same way at every
-    step, by luck not at all: the definition, which is linear in the values, is also given multiples of them.
+    definition in the site's precision, or of a sum over the keys in another order, whichever is larger. Sums
+    of equal terms round the same way at every step, by luck not at all: the definition, which is linear in
+    the values, is also given multiples of them.
     """
     dtype, truth = reference.site.dtype, reference.site_value()
     if exact:
@@ -137,7 +138,8 @@ def judge(
     precision = "float64" if dtype == "float64" else "float32"
     narrow = [reference.form_value(form, precision, times) / times for times in MULTIPLES]
     noise = max(max_abs(truth, reference.of(before)), *(max_abs(wanted, x) for x in narrow))
-    tolerance = SITE_FACTOR * max(noise, floor(wanted, dtype))
+    terms = reference.size(reference.site.keys)
+    tolerance = SITE_FACTOR * max(noise, floor(wanted, dtype), summation(wanted, precision, terms))
     error, pattern = max_abs(wanted, found), pattern_mismatches(wanted, found)
     return SiteVerdict(pattern == 0 and error <= tolerance, error, noise, tolerance, pattern)
 

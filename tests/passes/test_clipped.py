@@ -169,3 +169,12 @@ def test_gamma_is_not_chosen_without_data_or_where_all_change_too_much(tmp_path:
     for step in (ClippedAttention(error=0.05), ClippedAttention(error=1e-7, data=[(x,)])):
         assert step(p) is p and step.report is not None
         assert "gamma is to be chosen by recorded data" in (step.report.sites[0].reason or "")
+
+
+def test_sums_of_many_equal_values_may_round_as_plain_sums_do() -> None:
+    """Equal scores and values at 1,500 keys: blocks of fused attention hardly round there, plain sums do."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 1500, WIDTH)
+    new, done = rewriter.rewrite(rewriter.trace(module(False), (x,)), [(Clipped(gamma=-0.0003), Selector())])
+    assert [site.reason for site in done.sites] == [None]
+    assert torch.allclose(new.run(x)[0], module(False).clipped(x, -0.0003), atol=1e-5)
