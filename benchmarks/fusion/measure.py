@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import torch
 
 import rewriter
@@ -131,9 +132,20 @@ def _applied(program: Program, apply: str, target: str) -> tuple[Program, str]:
 def _call(program: Program, inputs: tuple[torch.Tensor, ...]) -> Callable[[], object]:
     if program.format == "fx":
         return partial(_without_gradients, program.module(), inputs)
-    arrays = [x.numpy() for x in inputs]
-    program.run(*arrays)
-    return partial(program.run, *arrays)
+    session = _on_one_thread(program)
+    given = dict(zip((x.name for x in session.get_inputs()), (x.numpy() for x in inputs), strict=True))
+    return partial(session.run, None, given)
+
+
+def _on_one_thread(program: Program) -> onnxruntime.InferenceSession:
+    """Return a session that neither shares its work nor waits for other threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "timed.onnx"
+        program.save(path)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _without_gradients(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> object:
