@@ -17,7 +17,9 @@ from benchmarks.form_call import Call
 from benchmarks.trained.cases import Case
 from benchmarks.trained.records import Folder, Measurement
 from benchmarks.trained.workloads import WORKLOADS, Inputs, Workload
+from rewriter.algebra.sizes import Size
 from rewriter.engine import Rewriting
+from rewriter.forms import Cost
 from rewriter.passes import SoftmaxAttention
 from rewriter.program.program import Program
 from rewriter.selectors import Selector, parse_apply
@@ -86,7 +88,8 @@ def _measured(cases: Sequence[Case], rounds: int) -> Iterator[tuple[Case, Measur
                 speed=timing.ratio("exact", "rewritten"),
                 spread=timing.spread("exact", "rewritten"),
                 attention=_call(case.form, _first(exact, done), workload.tokens, max(rounds, 3)),
-                promised=_promised(done, workload.tokens),
+                promised=_ratio(done, workload.tokens, lambda cost: cost.flops),
+                expected=_ratio(done, workload.tokens, lambda cost: cost.time),
                 memory=more / used if more is not None and used else None,
                 notes=_notes(),
             ),
@@ -122,12 +125,15 @@ def _call(form: str, site: AttentionSite, tokens: int, rounds: int) -> float | N
         return interleaved(calls, rounds=rounds, clock=_clock()).ratio("fused", "form")
 
 
-def _promised(done: Rewriting, tokens: int) -> float | None:
-    """Return how many times fewer operations the costs of the forms count, on average over the sites."""
+def _ratio(done: Rewriting, tokens: int, of: Callable[[Cost], Size | None]) -> float | None:
+    """Return how many times less of something the forms cost, on average over the sites."""
     ratios = []
     for applied in done.committed:
-        sizes = dict.fromkeys({*applied.before.flops.symbols, *applied.after.flops.symbols}, tokens)
-        before, after = (cost.flops.substitute(sizes).known() for cost in (applied.before, applied.after))
+        sizes = of(applied.before), of(applied.after)
+        if sizes[0] is None or sizes[1] is None:
+            return None
+        known = dict.fromkeys({*sizes[0].symbols, *sizes[1].symbols}, tokens)
+        before, after = (size.substitute(known).known() for size in sizes if size is not None)
         if before is None or after is None:
             return None
         ratios.append(before / after)

@@ -40,7 +40,8 @@ def _head(model: str, found: Mapping[Case, Measurement], metric: str, cases: int
         "Trained weights, nothing fitted. Every form is measured on all layers and on the better half, "
         "ranked on data that is not used for the score. *Speed* is that of the whole model against the "
         "original with fused attention, *attention* that of one attention call against the fused one, "
-        "*promised* how many times fewer operations the form's cost counts; all take turns in one process. "
+        "*promised* how many times fewer operations the form's cost counts, *expected* how many times faster "
+        "that makes it by the time of each kind of work (docs/costs.md); all take turns in one process. "
         "*Memory* is the growth of the process while the model runs, against the original."
     )
     yield ""
@@ -57,12 +58,12 @@ def _table(workload: str, found: Mapping[Case, Measurement]) -> Iterator[str]:
     metrics = list(dict.fromkeys(key for m in done for key in m.quality))
     yield f"## {workload}"
     yield ""
-    columns = ["form", "layers", *metrics, "attention", "promised", "speed", "spread", "memory"]
+    columns = ["form", "layers", *metrics, "attention", "promised", "expected", "speed", "spread", "memory"]
     yield f"| {' | '.join(columns)} |"
     yield "| --- | --- |" + " ---: |" * (len(columns) - 2)
     if done:
         original = [f"{done[0].original[m]:.4g}" if m in done[0].original else "" for m in metrics]
-        yield f"| {' | '.join(['original', '', *original, '1', '1', '1', '', '1'])} |"
+        yield f"| {' | '.join(['original', '', *original, '1', '1', '1', '1', '', '1'])} |"
     for case, m in found.items():
         if m.refused is None:
             yield f"| {' | '.join(_row(case, m, metrics))} |"
@@ -73,7 +74,7 @@ def _table(workload: str, found: Mapping[Case, Measurement]) -> Iterator[str]:
 def _row(case: Case, m: Measurement, metrics: Sequence[str]) -> list[str]:
     low, high = m.spread or (0.0, 0.0)
     figures = [f"{m.quality[key]:.4g}" if key in m.quality else "" for key in metrics]
-    ratios = [_ratio(x) for x in (m.attention, m.promised, m.speed)]
+    ratios = [_ratio(x) for x in (m.attention, m.promised, m.expected, m.speed)]
     layers = f"{m.sites[0]} of {m.sites[1]}" if m.sites[0] != m.sites[1] else f"{m.sites[0]}"
     return [f"`{case.form}`", layers, *figures, *ratios, f"{low:.2f}-{high:.2f}", _ratio(m.memory)]
 

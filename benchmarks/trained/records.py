@@ -33,6 +33,8 @@ class Measurement:
         How many times faster one attention call runs than the fused one.
     promised
         How many times fewer operations the form's cost counts for it.
+    expected
+        How many times faster its cost expects it to be, by time.
     memory
         Largest growth of the process while the model runs, relative to the original.
     notes
@@ -47,6 +49,7 @@ class Measurement:
     spread: tuple[float, float] | None = None
     attention: float | None = None
     promised: float | None = None
+    expected: float | None = None
     memory: float | None = None
     notes: str = ""
 

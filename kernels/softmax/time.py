@@ -2,14 +2,15 @@
 
 Operations alone promise too much: short products run slower than long ones, what is copied takes time and so
 does every call. The numbers were fitted to one thread in single precision, 49 to 4,097 queries and keys;
-`benchmarks/form_call.py` holds forms to them.
+`benchmarks/rates.py` prints them beside what the machine at hand takes, and `benchmarks/form_call.py` holds
+forms to them.
 """
 
 from __future__ import annotations
 
 from rewriter.algebra.sizes import Size, SizeLike
 
-__all__ = ["attention_time", "copy_time", "product_time"]
+__all__ = ["FILL", "attention_time", "copy_time", "product_time", "weights_time"]
 
 FILL = 28
 """Rows and columns that a fused attention, and columns that a product, pays for besides its own."""
@@ -22,6 +23,9 @@ BYTE = 10
 
 CALL = 1_500_000
 """Operations in the time of a call."""
+
+SOFTMAX, PASS = 55, 24
+"""Operations in the time that a score in the cache takes in a softmax, and in any other pass over scores."""
 
 
 def attention_time(
@@ -45,3 +49,8 @@ def product_time(count: SizeLike, rows: SizeLike, inner: SizeLike, columns: Size
 def copy_time(numbers: SizeLike, calls: int = 1) -> Size:
     """Return the time of calls that write so many numbers of four bytes in all."""
     return Size.of(numbers) * (4 * BYTE) + CALL * calls
+
+
+def weights_time(scores: SizeLike, passes: int) -> Size:
+    """Return the time in which scores, block by block, become weights: a softmax and other passes."""
+    return Size.of(scores) * (SOFTMAX + passes * PASS)

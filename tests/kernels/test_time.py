@@ -65,6 +65,7 @@ def test_time_promises_no_more_than_operations_and_more_on_longer_lengths(form: 
         ("nystrom:landmarks=49,protect=1,grid=auto", 257),
         ("window:window=13,sinks=1,grid=auto", 257),
         ("merge:ratio=0.1", 257),
+        ("clipped:gamma=-0.001", 4097),
     ],
 )
 def test_what_is_measured_to_be_a_loss_promises_no_gain(form: str, tokens: int) -> None:

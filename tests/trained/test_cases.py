@@ -19,6 +19,7 @@ DONE = Measurement(
     spread=(1.5, 2.5),
     attention=4.0,
     promised=5.0,
+    expected=4.5,
     memory=0.25,
     notes="torch 0, 1 threads, cpu, load 1.5",
 )
@@ -49,7 +50,9 @@ def test_nothing_that_was_measured_is_left_out() -> None:
     refused = Measurement("needs a grid", (0, 3), notes=DONE.notes)
     text = page("model", {CASE: DONE, half: DONE, other: refused}, "cosine", 4)
     assert "3 of 4 cases" in text
-    assert text.count("| `window:window=3` | 2 of 3 | 0.5 | 4.00 | 5.00 | 2.00 | 1.50-2.50 | 0.25 |") == 2
-    assert "| original |  | 1 | 1 | 1 | 1 |  | 1 |" in text
+    assert (
+        text.count("| `window:window=3` | 2 of 3 | 0.5 | 4.00 | 5.00 | 4.50 | 2.00 | 1.50-2.50 | 0.25 |") == 2
+    )
+    assert "| original |  | 1 | 1 | 1 | 1 | 1 |  | 1 |" in text
     assert "Refused: `agent:agents=4`: needs a grid" in text
     assert "Load of the machine when a case ended: 1.5 to 1.5." in text
