@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike
 from rewriter.kernels.merge.definition import STEPS
-from rewriter.lower.emitter import Emitter, Handle
+from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
 
 __all__ = ["Sets", "emit_match", "emit_merge", "emit_place", "emit_take", "sets_of"]
 
@@ -85,34 +86,43 @@ def emit_match(
     x = [_even(e, trait, size, hidden) for trait in wide]
     first, second = _dealt(e, x[0] if len(x) == 1 else e.concat(x, 2), sets)
     shape = (e.shape(traits[0])[0], ONE, sets.first)
-    near = _nearness(e, first, second)
     firsts, seconds = (None, None) if size is None else _dealt(e, size, sets)
-    if firsts is not None and seconds is not None:
-        near = e.map("mul", near, _reduced(e, firsts, e.permute(seconds, (0, 2, 1))))
-    if hidden:
-        never = _where_nothing(e, seconds, -np.inf, e.constant(0.0, dtype))
-        near = e.map("add", near, e.permute(never, (0, 2, 1)))
-    partner = e.reshape(e.argmax(near, 2), (shape[0], sets.first, ONE))
-    best = e.reduce("max", near, 2)
+    best, partner = _nearest(e, first, second, firsts, seconds, hidden)
     if hidden:
         best = _where_nothing(e, firsts, np.inf, best)
     order = e.argsort(e.reshape(best, (shape[0], sets.first)), 1)
     return e.concat([e.reshape(order, shape), e.reshape(emit_take(e, partner, order), shape)], 1)
 
 
-def _nearness(e: Emitter, first: Handle, second: Handle) -> Handle:
-    """Emit squared distances in steps, below 0, as one product: ``2 x y - x² - y²``, and half a step."""
-    dtype = e.dtype(first)
+def _nearest(
+    e: Emitter, first: Handle, second: Handle, firsts: Handle | None, seconds: Handle | None, hidden: bool
+) -> tuple[Handle, Handle]:
+    """Emit the largest nearness to a token of the second set, and its place, both ``[B, first, 1]``.
+
+    Nearness is the squared distance in steps, below 0: ``2 x y - x² - y²`` and half a step, rounded down.
+    """
+    (batch, count, _), dtype = e.shape(first), e.dtype(first)
+    steps = e.constant(-float(STEPS), dtype)
 
     def square(x: Handle) -> Handle:
-        return e.reduce("sum", e.map("mul", x, x), 2)
+        return e.map("mul", e.reduce("sum", e.map("mul", x, x), 2), steps)
 
-    steps = e.constant(float(STEPS), dtype)
-    own = e.map("sub", e.constant(0.5, dtype), e.map("mul", square(first), steps))
-    first = e.concat([e.map("mul", first, e.constant(2.0 * STEPS, dtype)), own], 2)
-    first = _with_column(e, first, -float(STEPS))
-    second = e.concat([_with_column(e, second, 1.0), square(second)], 2)
-    return e.map("floor", e.matmul(first, e.permute(second, (0, 2, 1))))
+    own, others = e.map("add", square(first), e.constant(0.5, dtype)), square(second)
+    first = e.map("mul", first, e.constant(2.0 * STEPS, dtype))
+    if e.target == "triton":
+        given = (first, second, own, others, firsts, seconds)
+        found = cast("KernelEmitter", e).kernel("nearest", given, {}, (batch, 2, count))
+        best, partner = (e.reshape(e.slice(found, 1, row, 1), (batch, count, ONE)) for row in (0, 1))
+        return best, e.map("cast", partner, dtype="int64")
+    first = _with_column(e, e.concat([first, own], 2), 1.0)
+    second = e.concat([_with_column(e, second, 1.0), others], 2)
+    near = e.map("floor", e.matmul(first, e.permute(second, (0, 2, 1))))
+    if firsts is not None and seconds is not None:
+        near = e.map("mul", near, _reduced(e, firsts, e.permute(seconds, (0, 2, 1))))
+    if hidden:
+        never = _where_nothing(e, seconds, -np.inf, e.constant(0.0, dtype))
+        near = e.map("add", near, e.permute(never, (0, 2, 1)))
+    return e.reduce("max", near, 2), e.reshape(e.argmax(near, 2), (batch, count, ONE))
 
 
 def _reduced(e: Emitter, m: Handle, n: Handle) -> Handle:

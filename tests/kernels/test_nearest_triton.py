@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 import rewriter.operators  # noqa: F401
+from rewriter.algebra.sizes import Size
 from rewriter.kernel_sources import KernelCall, small
+from rewriter.kernels.merge.definition import match
+from rewriter.kernels.merge.matching import emit_match, emit_place, sets_of
 from rewriter.kernels.nearest.definition import by_settings
+from rewriter.lower.triton_emitter import TritonEmitter
 from tests.kernels.launched import poisoned
 
 pytest.importorskip("triton")
@@ -112,3 +116,16 @@ def test_a_package_of_kernels_tests_it_on_small_sets() -> None:
     shapes = [(4, n, d) for d in (64, 1) for n in (2048, 2047)]
     call = KernelCall("nearest", tuple((shape, "float32") for shape in shapes), {})
     assert [x[0] for x in small(call).operands if x] == [(1, 70, 64), (1, 70, 64), (1, 70, 1), (1, 70, 1)]
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize(("tokens", "r", "protect"), [(3, 1, 1), (9, 4, 1), (10, 3, 0), (17, 8, 1)])
+def test_tokens_are_matched_with_it(tokens: int, r: int, protect: int, hidden: bool) -> None:
+    traits = list(torch.randn(2, 2, tokens, 5, generator=torch.Generator().manual_seed(tokens)))
+    size = (1 + torch.arange(tokens) % 4).float().expand(2, tokens).clone()
+    size[:, 1] = 0.0 if hidden else 1.0
+    inputs = (*traits, size[..., None])
+    e = TritonEmitter([(x, tuple(map(Size.of, x.shape))) for x in inputs])
+    sets = sets_of(e, Size.of(tokens), r, protect)
+    matched = emit_match(e, traits, sets, inputs[2], hidden)
+    assert torch.equal(emit_place(e, matched, sets), match(traits, r, protect, size).place)

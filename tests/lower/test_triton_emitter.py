@@ -110,26 +110,6 @@ def test_a_rewritten_module_compiles_and_exports_again() -> None:
     assert any(str(n.target) == "rewriter.window.default" for n in again.graph.nodes)
 
 
-@pytest.mark.parametrize(
-    ("form", "operator"),
-    [("pooled:window=8,pool=2", "softmax"), ("gated", "softmax"), ("agent:agents=4", "gathered")],
-)
-def test_forms_use_the_kernels_of_others(form: str, operator: str) -> None:
-    from rewriter.selectors import parse_apply
-
-    class Dense(torch.nn.Module):
-        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            result: Tensor = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-            return result
-
-    q, k, v = torch.randn(3, 1, 2, 64, 8)
-    original = rewriter.trace(Dense(), (q.clone(), k.clone(), v.clone()))
-    new, report = rewriter.rewrite(original, [parse_apply(form)], target="triton")
-    assert report.committed and f"rewriter.{operator}.default" in called(new)
-    plain, _ = rewriter.rewrite(original, [parse_apply(form)], target="torch")
-    torch.testing.assert_close(new.run(q, k, v)[0], plain.run(q, k, v)[0], rtol=1e-5, atol=1e-5)
-
-
 class Fused(torch.nn.Module):
     """Attention of four heads on two by the operator."""
 
