@@ -171,10 +171,19 @@ def test_gamma_is_not_chosen_without_data_or_where_all_change_too_much(tmp_path:
         assert "gamma is to be chosen by recorded data" in (step.report.sites[0].reason or "")
 
 
+class Plain(nn.Module):
+    """Fused attention of what it is given."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
 def test_sums_of_many_equal_values_may_round_as_plain_sums_do() -> None:
     """Equal scores and values at 1,500 keys: blocks of fused attention hardly round there, plain sums do."""
     torch.manual_seed(0)
-    x = torch.randn(1, 1500, WIDTH)
-    new, done = rewriter.rewrite(rewriter.trace(module(False), (x,)), [(Clipped(gamma=-0.0003), Selector())])
+    operands = tuple(torch.randn(1, 4, 1500, 16) for _ in range(3))
+    new, done = rewriter.rewrite(rewriter.trace(Plain(), operands), [(Clipped(gamma=-0.0003), Selector())])
     assert [site.reason for site in done.sites] == [None]
-    assert torch.allclose(new.run(x)[0], module(False).clipped(x, -0.0003), atol=1e-5)
+    q, k, v = operands
+    weights = (1.0003 * (q @ k.transpose(2, 3) / 4).softmax(-1) - 0.0003).clamp(0, 1)
+    assert torch.allclose(new.run(*operands)[0], weights @ v, atol=1e-5)
