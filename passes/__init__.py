@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from rewriter.passes.gated import GatedAttention
     from rewriter.passes.gelu import Gelu
     from rewriter.passes.global_pool import GlobalPool
+    from rewriter.passes.group_norm import GroupNorm
     from rewriter.passes.hard_swish import HardSwish
     from rewriter.passes.joint_pools import JointPools
+    from rewriter.passes.l2_norm import L2Norm
     from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.loop_invariants import LoopInvariants
@@ -65,7 +67,9 @@ __all__ = [
     "FoldedScales",
     "GatedAttention",
     "Gelu",
+    "GroupNorm",
     "HardSwish",
+    "L2Norm",
     "GlobalPool",
     "HardSwish",
     "JointPools",
@@ -124,8 +128,10 @@ RULES = {
     "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
     "gelu": "rewriter.passes.gelu:Gelu",
     "global-pool": "rewriter.passes.global_pool:GlobalPool",
+    "group-norm": "rewriter.passes.group_norm:GroupNorm",
     "hard-swish": "rewriter.passes.hard_swish:HardSwish",
     "joint-pools": "rewriter.passes.joint_pools:JointPools",
+    "l2-norm": "rewriter.passes.l2_norm:L2Norm",
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "loop-invariants": "rewriter.passes.loop_invariants:LoopInvariants",
     "mish": "rewriter.passes.mish:Mish",

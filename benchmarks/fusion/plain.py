@@ -77,6 +77,38 @@ def _softmax(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return powers / powers.sum(-1, keepdim=True)
 
 
+def _l2_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x / (x.pow(2).sum(-1, keepdim=True) + 1e-6).sqrt()
+
+
+class Groups(nn.Module):
+    """A norm of groups of channels, by hand; 64 channels."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(64, generator=generator))
+        self.bias = nn.Parameter(torch.randn(64, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised map."""
+        alone = self.groups == 64
+        rows = x if alone else x.unflatten(1, (self.groups, -1))
+        axes = tuple(range(2, rows.dim()))
+        centred = rows - rows.mean(axes, keepdim=True)
+        normal = centred / torch.sqrt(centred.pow(2).mean(axes, keepdim=True) + 1e-5)
+        return normal.reshape(x.shape) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+def _groups(groups: int) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    def build(edge: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        generator = torch.Generator().manual_seed(1)
+        return Groups(groups), (torch.randn(1, 64, edge, edge, generator=generator),)
+
+    return build
+
+
 class Rotated(nn.Module):
     """Six heads of 64 features, rotated by their place."""
 
@@ -154,6 +186,9 @@ TEMPLATES = (
     Template("softplus", "softplus", _tokens(_softplus), SIZES, "mamba"),
     Template("hard-swish", "hard-swish", _tokens(_hard_swish), SIZES, "mobilenetv3"),
     Template("softmax", "stable-softmax", _tokens(_softmax), SIZES, "hand-written"),
+    Template("group-norm, 8 groups", "group-norm", _groups(8), MAPS, "hand-written norms"),
+    Template("group-norm, a channel each", "group-norm", _groups(64), MAPS, "style transfer"),
+    Template("l2-norm", "l2-norm", _tokens(_l2_norm), SIZES, "cosine attention", opset=23),
     Template("rotary", "rotary", _rotated, SIZES, "llama, eva, rope vit", opset=23, targets=("onnx", "ort")),
     Template("gate and value (SwiGLU)", "shared-projections", _gated, SIZES, "llama, eva02"),
     Template("batch-norm", "reparameterize", _branches(3), MAPS, "efficientnet, resnet"),

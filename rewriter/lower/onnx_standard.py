@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rewriter.algebra.sizes import ONE
+from rewriter.algebra.sizes import ONE, Size, product
 from rewriter.lower.onnx_flex import modified_attention
 from rewriter.lower.onnx_writer import Tensor
 
@@ -42,6 +42,24 @@ def _rms_norm(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor 
         return None
     inputs = [x, _ones(e, x) if weight is None else weight]
     return e.node("RMSNormalization", inputs, x.shape, x.dtype, epsilon=settings["eps"], axis=-1)
+
+
+def _group_norm(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
+    x, weight, bias = operands
+    assert x is not None
+    batch, channels, groups = x.shape[0], x.shape[1], Size.of(settings["groups"])
+    alone = channels == groups
+    given = x if alone else e.reshape(x, (batch, groups, product(x.shape[1:]).divide(groups) or ONE))
+    scale = e.expand(e.constant(1.0, x.dtype), (groups,)) if weight is None or not alone else weight
+    shift = e.expand(e.constant(0.0, x.dtype), (groups,)) if bias is None or not alone else bias
+    inputs = [given, scale, shift]
+    made = e.node("InstanceNormalization", inputs, given.shape, x.dtype, epsilon=settings["eps"])
+    if alone:
+        return made
+    made = e.reshape(made, x.shape)
+    column = (channels, *(ONE,) * (len(x.shape) - 2))
+    made = made if weight is None else e.map("mul", made, e.reshape(weight, column))
+    return made if bias is None else e.map("add", made, e.reshape(bias, column))
 
 
 def _gelu(e: OnnxEmitter, operands: Operands, settings: Settings) -> Tensor | None:
@@ -163,6 +181,7 @@ _OPERATORS: dict[str, Callable[[OnnxEmitter, Operands, Settings], Tensor | None]
     "causal_sums": _causal_sums,
     "convolution": _convolution,
     "gelu": _gelu,
+    "group_norm": _group_norm,
     "hard_swish": partial(_activation, 14, "HardSwish"),
     "layer_norm": _layer_norm,
     "max": partial(_reduction, "ReduceMax"),

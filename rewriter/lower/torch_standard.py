@@ -28,6 +28,9 @@ def standard(name: str, operands: tuple[Tensor | None, ...], settings: dict[str,
             return F.layer_norm(x, x.shape[-1:], weight, bias, settings["eps"])
         case "rms_norm":
             return F.rms_norm(x, x.shape[-1:], others[0], settings["eps"])
+        case "group_norm":
+            weight, bias = others
+            return F.group_norm(x, settings["groups"], weight, bias, settings["eps"])
         case "gelu":
             return F.gelu(x, approximate="tanh" if settings["tanh"] else "none")
         case "silu" | "mish" | "hard_swish":

@@ -59,6 +59,8 @@ def is_plain(rule: Rule) -> bool:
     """Whether a formula is about one value, one axis of it, and numbers along that."""
     if isinstance(rule, GraphRule) or rule.apart or len(axes(rule.formula)) > 1:
         return False
+    if any(v.constant and v.over is None for v in names(rule.formula)):
+        return False
     return {v.name for v in names(rule.formula) if not v.constant} == {"x"}
 
 
