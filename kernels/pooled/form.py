@@ -222,10 +222,11 @@ class Pooled(Form):
         )
 
     def cost(self, site: AttentionSite) -> Cost:
-        """Return the cost of every score that the tiles compute; as long as the length is unknown, of all."""
+        """Return the cost of every score that the tiles compute."""
         met = self._met(site)
         if met is None:
-            return dense_cost(site, site.keys)
+            exact = site.keys.static or self._hides_nothing(site.facts.band, site.queries, site.keys)
+            return dense_cost(site, site.keys) if exact else self._cost_of_any_length(site)
         groups, length, reach, first = met
         tokens = int(site.keys)
         each = -(-(groups * length * reach + first * tokens) // tokens)
@@ -233,6 +234,16 @@ class Pooled(Form):
         line = self.grid is None
         time = tiles_time(site, groups, length, reach, first, masked=line) + pooled
         return replace(dense_cost(site, Size.of(each)), time=time)
+
+    def _cost_of_any_length(self, site: AttentionSite) -> Cost:
+        """Return the cost along a sequence whose length is not known: each query meets all cells, too."""
+        (axis, *_) = self._axes()
+        near = dense_cost(site, Size.of(axis.window + self._first(site.facts.band)))
+        each = (2 * site.heads * (site.qk_dim + site.v_dim)).known()
+        if each is None:
+            return dense_cost(site, site.keys)
+        cells = site.batch * site.queries * site.keys * -(-each // axis.pool)
+        return replace(near, flops=near.flops + cells, bytes=dense_cost(site, site.keys).bytes, time=None)
 
     def _met(self, site: AttentionSite) -> tuple[int, int, int, int] | None:
         """Return how many groups there are, how many queries each has and what these meet, and first queries.

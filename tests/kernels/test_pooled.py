@@ -360,3 +360,14 @@ def test_parameters_are_checked(wrong: dict[str, Any]) -> None:
 def test_it_reads_back_what_it_prints() -> None:
     for text in ("window=8,pool=4,sinks=0", "window=8x16,pool=2x4,stride=4x8,sinks=1,grid=auto"):
         assert str(Pooled.parse(text.split(","))) == f"pooled:{text}"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_cost_of_a_length_that_is_not_known_is_that_of_the_length_it_becomes(causal: bool) -> None:
+    form, facts = Pooled(window=64, pool=8, sinks=4), Facts(band=CAUSAL) if causal else Facts(dense=True)
+    n = Size.symbol("n")
+    open_cost = form.cost(replace(site(facts=facts), queries=n, keys=n))
+    known = form.cost(site(queries=4096, keys=4096, facts=facts))
+    assert open_cost.time is None
+    said, promised = int(open_cost.flops.substitute({"n": 4096})), int(known.flops)
+    assert abs(said - promised) <= 0.02 * promised
