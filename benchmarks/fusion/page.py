@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from benchmarks.fusion.measure import Record
+from benchmarks.fusion.operators import table as operators
+from benchmarks.fusion.operators import tried
 from benchmarks.fusion.whole import line, rows
 
 __all__ = ["page"]
@@ -35,6 +37,14 @@ or a runtime fuses by itself leaves little: the gain is where computation is lef
 nobody reads, and in PyTorch without compilation.
 """
 
+_OPERATORS = """\
+## Operators of ONNX Runtime that are not written
+
+Written by `python -m benchmarks.fusion.operators`: on the CPU they are no faster than what they stand for, or
+slower, so no rule writes them. What the function is spelled out with is optimised with all that ONNX Runtime
+has, too.
+"""
+
 _COLUMNS = (
     "template",
     "found in",
@@ -53,7 +63,12 @@ _COLUMNS = (
 
 def page(records: Sequence[Record], notes: str) -> str:
     """Return the page in Markdown."""
-    return "\n".join([_HEAD, notes, "", *_table(records), "", *_models()]) + "\n"
+    return "\n".join([_HEAD, notes, "", *_table(records), "", *_operators(), "", *_models()]) + "\n"
+
+
+def _operators() -> Iterator[str]:
+    yield _OPERATORS
+    yield from operators(tried())
 
 
 def _models() -> Iterator[str]:
