@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rewriter.algebra.prims import Prim
     from rewriter.algebra.sizes import Size
     from rewriter.blocks.block import Block, NearMiss
+    from rewriter.blocks.fusion import Fusion
     from rewriter.lower.emitter import Emitter
     from rewriter.sites.refusal import Refusal
     from rewriter.sites.site import AttentionSite
@@ -229,6 +230,14 @@ class Program(ABC):
     def refused_blocks(self) -> tuple[NearMiss, ...]:
         """What reads like a gate and is none, with the reason."""
         return self._weighed[1]
+
+    @cached_property
+    @collector_paused()
+    def fusion(self) -> Fusion:
+        """How the attention of a model of several inputs joins them."""
+        from rewriter.blocks.fusion import fusion
+
+        return fusion(self)
 
     @property
     def refused(self) -> tuple[Refusal, ...]:

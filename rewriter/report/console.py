@@ -112,6 +112,8 @@ def inspection_view(
         parts.append(besides)
     if record["blocks"]:
         parts.append(_blocks(record["blocks"]))
+    if record["fusion"]["topology"] is not None:
+        parts.append(_fusion(record["fusion"]))
     if refused:
         parts.append(_refused(refused))
     if not sites and not refused and not record["blocks"]:
@@ -147,6 +149,18 @@ def _blocks(blocks: Iterable[Mapping[str, Any]]) -> Table:
             Text(b["output"]),
         )
     return view
+
+
+def _fusion(fusion: Mapping[str, Any]) -> RenderableType:
+    """Return how streams meet: a line, and a table of the places where there are such."""
+    line = Text(f"{fusion['topology']} of {', '.join(fusion['streams'])}")
+    if not fusion["links"]:
+        return line
+    view = table("link", "streams", "sites", "output", title="Streams", give=["output"])
+    for link in fusion["links"]:
+        between = Text(" and ".join(link["streams"]))
+        view.add_row(link["kind"], between, ", ".join(link["sites"]), Text(link["output"]))
+    return Group(line, view)
 
 
 def _besides(sites: Iterable[Mapping[str, Any]]) -> Table | None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from rewriter.blocks.block import Block, NearMiss
+from rewriter.blocks.fusion import Fusion
 from rewriter.program.program import Program
 from rewriter.sites.refusal import Refusal
 from rewriter.sites.site import AttentionSite
 
-__all__ = ["block_record", "coverage", "inspection", "near_miss_record", "refusal_record", "site_record"]
+__all__ = [
+    "block_record",
+    "coverage",
+    "fusion_record",
+    "inspection",
+    "near_miss_record",
+    "refusal_record",
+    "site_record",
+]
 
 
 def inspection(program: Program, model: str) -> dict[str, Any]:
@@ -33,6 +42,7 @@ def inspection(program: Program, model: str) -> dict[str, Any]:
             *(near_miss_record(miss) for miss in program.refused_blocks),
         ],
         "blocks": [block_record(block) for block in program.blocks],
+        "fusion": fusion_record(program.fusion),
     }
 
 
@@ -96,6 +106,18 @@ def block_record(block: Block) -> dict[str, Any]:
         "axes": list(block.axes),
         "traits": list(block.traits),
         "nodes": block.nodes,
+    }
+
+
+def fusion_record(fusion: Fusion) -> dict[str, Any]:
+    """Return ``fusion``: how the streams of a model meet in its attention."""
+    return {
+        "streams": list(fusion.streams),
+        "topology": fusion.topology,
+        "links": [
+            {"kind": n.kind, "sites": list(n.sites), "output": n.output, "streams": list(n.streams)}
+            for n in fusion.links
+        ],
     }
 
 

@@ -11,7 +11,7 @@ from rewriter.sites.lineage import Axis, Part, Piece, cut, kind_of, merged, regr
 from rewriter.sites.origin import Origin
 from rewriter.sites.site import Geometry
 
-__all__ = ["geometry", "geometry_along"]
+__all__ = ["geometry", "geometry_along", "pieces_along"]
 
 
 def geometry(origin: Origin, formula: Formula) -> Geometry | None:
@@ -30,7 +30,7 @@ def geometry_along(origin: Origin, operand: Operand | None, atoms: Sequence[Atom
     """Return where the places along atoms of an operand, slow to fast, come from, or None."""
     if operand is None:
         return None
-    axis = _axis(origin, operand, [p for a in atoms for p in a.parts()])
+    axis = pieces_along(origin, operand, [p for a in atoms for p in a.parts()])
     if axis is None:
         return None
     if len(axis) == 1 and axis[0].parts:
@@ -39,7 +39,7 @@ def geometry_along(origin: Origin, operand: Operand | None, atoms: Sequence[Atom
     return None if grid is None else Geometry(0, grid)
 
 
-def _axis(origin: Origin, operand: Operand, atoms: Sequence[Atom]) -> Axis | None:
+def pieces_along(origin: Origin, operand: Operand, atoms: Sequence[Atom]) -> Axis | None:
     """Return the pieces that atoms run through, one after the other."""
     axes = origin.axes(origin.prims[operand.value])
     index = resolve(operand.index)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-INSPECTED = {"model", "format", "nodes", "coverage", "sites", "refused", "blocks"}
+INSPECTED = {"model", "format", "nodes", "coverage", "sites", "refused", "blocks", "fusion"}
 SITE = set("id kind heads kv_heads query_length key_length qk_dim v_dim normalizer scale mask anchor".split())
 
 Call = Callable[[str], Any]

@@ -11,6 +11,7 @@ from onnx import NodeProto, helper
 from rewriter.errors import InputError
 from rewriter.program import onnx_compiled
 from rewriter.program.onnx import OnnxProgram
+from rewriter.program.onnx_session import Session
 from tests.program.onnx_models import model, value
 
 LAYERS = 3
@@ -22,7 +23,7 @@ def layers(scales: Sequence[float]) -> OnnxProgram:
     for k, _ in enumerate(scales):
         nodes.append(helper.make_node("Mul", [f"h{k}", f"scale{k}"], [f"s{k}"], name=f"scaling {k}"))
         nodes.append(helper.make_node("Tanh", [f"s{k}"], [f"h{k + 1}"]))
-    constants = {f"scale{k}": np.float32(scale) for k, scale in enumerate(scales)}
+    constants = {f"scale{k}": np.array(scale, np.float32) for k, scale in enumerate(scales)}
     return OnnxProgram(model(nodes, [value("h0", [2])], [value(f"h{len(scales)}", [2])], constants), "layers")
 
 
@@ -30,7 +31,7 @@ def layers(scales: Sequence[float]) -> OnnxProgram:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What has been compiled."""
     names: list[str] = []
-    session = onnx_compiled.Session
+    session = Session
 
     def counted(*given: object) -> object:
         names.append(str(given[1]))

@@ -75,6 +75,7 @@ RECORD = {
     "sites": [SITE],
     "refused": [REFUSED],
     "blocks": [BLOCK],
+    "fusion": {"streams": [], "topology": None, "links": []},
     "coverage": 100.0,
 }
 DISTANCE = Distance(
