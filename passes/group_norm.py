@@ -41,7 +41,10 @@ class GroupNorm(Rule):
 
     def refuse(self, match: Match) -> str | None:
         """Return why it is no norm of groups of channels."""
-        _, channels, *places = (*match.groups("..."), (), ())
+        groups = match.groups("...")
+        if len(groups) < 3:
+            return "there are no places to take means over"
+        channels, places = groups[1], groups[2:]
         over, known = set(match.bound.atoms("d")), [n for n in ("weight", "bias") if match.has(n)]
         if any(not depends_on(match.bound.terms[n]) <= set(channels) for n in known):
             return "weight or bias differ along other axes than the channels"

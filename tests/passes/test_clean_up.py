@@ -40,7 +40,7 @@ def wasteful(path: Path) -> Program:
         helper.make_node("Mul", ["a", "three"], ["c"]),
         helper.make_node("Add", ["b", "c"], ["y"]),
     ]
-    return saved(path, nodes, {"one": np.float32([1.0]), "two": np.float32([2.0])})
+    return saved(path, nodes, {"one": np.array([1.0], np.float32), "two": np.array([2.0], np.float32)})
 
 
 def operators(program: Program) -> list[str]:
@@ -86,7 +86,7 @@ def test_follows_what_another_rule_has_done(tmp_path: Path) -> None:
         helper.make_node("Sqrt", ["ve"], ["d"]),
         helper.make_node("Div", ["c", "d"], ["y"]),
     ]
-    known = {"last": np.array([1]), "eps": np.float32([1e-5])}
+    known = {"last": np.array([1]), "eps": np.array([1e-5], np.float32)}
     program = saved(tmp_path / "model.onnx", nodes, known)
     made, record = fuse(program, [LayerNorm(asked=False), CleanUp(asked=False)])
     assert [entry.rule for entry in record.committed] == ["layer-norm", "clean-up"]
@@ -98,7 +98,7 @@ def test_does_not_make_files_grow(tmp_path: Path) -> None:
         helper.make_node("Expand", ["one", "shape"], ["large"]),
         helper.make_node("Add", ["x", "large"], ["y"]),
     ]
-    known = {"one": np.float32([1.0]), "shape": np.array([1, 100_000])}
+    known = {"one": np.array([1.0], np.float32), "shape": np.array([1, 100_000])}
     program = saved(tmp_path / "model.onnx", nodes, known, 100_000)
     made, record = fuse(program, [CleanUp()])
     assert made is program and not record.matches
