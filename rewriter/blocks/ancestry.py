@@ -32,12 +32,15 @@ class Ancestry:
         What is computed on the way, the weight first.
     convolutions
         Ranks of the results of convolutions on the way that are more than a matrix product.
+    resampled
+        Whether a map is brought to another resolution on the way.
     """
 
     reached: frozenset[str]
     closed: bool
     steps: tuple[Prim, ...]
     convolutions: tuple[int, ...]
+    resampled: bool
 
     @cached_property
     def pooled(self) -> Mapping[tuple[int, ...], str]:
@@ -90,7 +93,7 @@ def ancestry(
     found: list[Prim] = []
     reached: set[str] = set()
     convolutions: list[int] = []
-    closed = True
+    closed, resampled = True, False
     while todo and len(found) < steps:
         prim = todo.popleft()
         if prim.value is not None and prim.value in stop:
@@ -102,11 +105,13 @@ def ancestry(
             closed = closed and bool(above)
             rule = behaviour(graph, prim.value) if prim.value is not None else None
             convolutions += [len(prim.shape)] * (rule is not None and rule.rule == "convolved")
+            resampled = resampled or (rule is not None and rule.rule == "resampled")
         else:
             above = prim.inputs
         todo += [x for x in above if x not in seen and not isinstance(x.form, Constant | Iota)]
         seen.update(above)
-    return Ancestry(frozenset(reached), closed and not todo, tuple(found), tuple(convolutions))
+    closed = closed and not todo
+    return Ancestry(frozenset(reached), closed, tuple(found), tuple(convolutions), resampled)
 
 
 def _behind(graph: Graph, prims: Mapping[str, Prim], prim: Prim) -> tuple[Prim, ...]:

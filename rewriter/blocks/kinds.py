@@ -88,8 +88,10 @@ def _gate_of_several(seen: Seen, match: Match) -> Block | None:
 
 
 def _stranger(match: Match, found: Ancestry) -> NearMiss | None:
-    pooled = any(len(axes) > 1 for axes in found.pooled) and len(_axes(match, "z")) < len(_long(match))
     reason = "what is weighed and what the weights are computed of are two different values"
+    if found.resampled:
+        return NearMiss(match.output, f"{reason}, of two resolutions")
+    pooled = any(len(axes) > 1 for axes in found.pooled) and len(_axes(match, "z")) < len(_long(match))
     return NearMiss(match.output, reason) if pooled else None
 
 

@@ -19,16 +19,26 @@ from rewriter.program.program import Program
 from rewriter.rules import fuse
 
 FOUND = {
-    "seresnet18": ("channel-gate", "squeeze-excite", 8),
-    "mobilenetv3_small_100": ("channel-gate", "squeeze-excite", 9),
-    "ecaresnet26t": ("channel-gate", "efficient channel attention", 8),
-    "gcresnet33ts": ("pooled-context", "global context", 10),
-    "skresnet18": ("branch-softmax", "selective kernels", 8),
-    "resnest14d": ("branch-softmax", "split attention", 4),
+    "seresnet18": [("channel-gate", "squeeze-excite", 8)],
+    "mobilenetv3_small_100": [("channel-gate", "squeeze-excite", 9)],
+    "ecaresnet26t": [("channel-gate", "efficient channel attention", 8)],
+    "gcresnet33ts": [("pooled-context", "global context", 10)],
+    "skresnet18": [("branch-softmax", "selective kernels", 8)],
+    "resnest14d": [("branch-softmax", "split attention", 4)],
+    "eca_nfnet_l0": [("channel-gate", "efficient channel attention", 12)],
+    "resnet18 with cbam": [
+        ("channel-gate", "mean-and-max channel attention", 8),
+        ("spatial-gate", "mean-and-max spatial attention", 8),
+    ],
+    "resnet18 with coord": [("strip-gate", "coordinate attention", 8)],
 }
 """Kind, mechanism, and how many of them `timm` builds."""
 
+SITES = {"lambda_resnet26t": {"latent-attention": 3}, "botnet26t_256": {"attention": 3}}
+"""Attention among convolutions: keys of a lambda layer are queries of their own, a softmax over places."""
+
 SIDE = 64
+SIDES = {"lambda_resnet26t": 256, "botnet26t_256": 256}
 
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 
@@ -38,8 +48,10 @@ def program_of(name: str, kind: str, folder: Path) -> Program:
     import timm
 
     torch.manual_seed(0)
-    module = timm.create_model(name, pretrained=False).eval()
-    x = image()
+    base, _, gate = name.partition(" with ")
+    settings = {"block_args": {"attn_layer": gate}} if gate else {}
+    module = timm.create_model(base, pretrained=False, **settings).eval()
+    x = image(SIDES.get(base, SIDE))
     if kind == "fx":
         return rewriter.trace(module, (x,))
     with warnings.catch_warnings():
@@ -48,24 +60,39 @@ def program_of(name: str, kind: str, folder: Path) -> Program:
     return rewriter.load(folder / "model.onnx")
 
 
-def image() -> torch.Tensor:
-    return torch.randn(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+def image(side: int = SIDE) -> torch.Tensor:
+    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("kind", ["fx", "onnx"])
 @pytest.mark.parametrize("name", FOUND)
 def test_every_block_is_found_and_nothing_else(name: str, kind: str, tmp_path: Path) -> None:
-    kind_of, mechanism, count = FOUND[name]
     found, missed = blocks(program_of(name, kind, tmp_path))
-    assert Counter((b.kind, b.mechanism) for b in found) == {(kind_of, mechanism): count}
+    expected = {(of, mechanism): count for of, mechanism, count in FOUND[name]}
+    assert Counter((b.kind, b.mechanism) for b in found) == expected
     assert not missed
 
 
 @pytest.mark.parametrize("kind", ["fx", "onnx"])
-@pytest.mark.parametrize(("name", "rules"), [("skresnet18", {"branch-softmax": 8, "branch-sum": 8})])
-def test_branches_are_rewritten_end_to_end(
-    name: str, rules: dict[str, int], kind: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", SITES)
+def test_attention_among_convolutions_is_found(name: str, kind: str, tmp_path: Path) -> None:
+    program = program_of(name, kind, tmp_path)
+    assert Counter(site.kind for site in program.sites) == SITES[name]
+    assert not program.blocks
+
+
+BRANCHES = {"branch-softmax": 8, "branch-sum": 8}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rules"),
+    [
+        ("skresnet18", "fx", BRANCHES),
+        ("skresnet18", "onnx", BRANCHES),
+        ("resnet18 with cbam", "onnx", {"global-pool": 17}),
+    ],
+)
+def test_gates_are_rewritten_end_to_end(name: str, kind: str, rules: dict[str, int], tmp_path: Path) -> None:
     program = program_of(name, kind, tmp_path)
     fused, record = fuse(program, [r for rule in rules for r in parse_rules(rule) or ()])
     assert Counter(m.rule for m in record.committed) == rules

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from rewriter.blocks import KINDS, Block, blocks
 from rewriter.models_zoo import gates
+from rewriter.passes import Blend
 from rewriter.report.inspection import inspection
 from tests.blocks.graphs import CHANNELS, Computed, exported, maps, of_gate, traced
 
@@ -144,6 +145,80 @@ def test_a_gate_of_another_stream_is_a_near_miss() -> None:
     assert (program.blocks, program.refused_blocks) == (found, (miss,))
     (refused,) = inspection(program, "crossed")["refused"]
     assert (refused["anchor"], refused["nearest"], refused["missed"]) == (miss.output, "gate", False)
+
+
+class Coarser(nn.Module):
+    """A map that is weighed by what a coarser one says, place by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, 1, 3, padding=1)
+
+    def forward(self, x: Tensor, guide: Tensor) -> Tensor:
+        return x * F.interpolate(self.conv(guide), x.shape[2:], mode="nearest").sigmoid()
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+def test_a_gate_of_another_resolution_is_a_near_miss(kind: str, tmp_path: Path) -> None:
+    given = (*maps(1, height=8, width=6), *maps(1, height=4, width=3, seed=1))
+    program = traced(Coarser(), given) if kind == "fx" else exported(Coarser(), given, tmp_path)
+    found, (miss,) = blocks(program)
+    assert not found and miss.reason.endswith("two different values, of two resolutions")
+
+
+class Shown(nn.Module):
+    """A gate whose weights are an output, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = gates.build("attentional-fusion", CHANNELS)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        w = self.gate.context(x + y).sigmoid()
+        return x * w + y * (1 - w), w
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+def test_weights_that_others_read_are_kept_by_what_is_rewritten(kind: str, tmp_path: Path) -> None:
+    program = traced(Shown(), maps(2)) if kind == "fx" else exported(Shown(), maps(2), tmp_path)
+    (block,) = program.blocks
+    assert (block.kind, "weights read elsewhere" in block.traits) == ("blend", True)
+    fused = Blend()(program)
+    assert fused is not program
+    for got, want in zip(fused.run(*maps(2, seed=3)), program.run(*maps(2, seed=3)), strict=True):
+        torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(want))
+
+
+class Adaptive(nn.Module):
+    """Squeeze and excite, and channel attention of mean and maximum, by adaptive pools."""
+
+    def __init__(self, largest: bool) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(CHANNELS, 4, 1), nn.Conv2d(4, CHANNELS, 1)
+        self.largest = largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.up(self.down(F.adaptive_avg_pool2d(x, 1)).relu())
+        if self.largest:
+            scores = scores + self.up(self.down(F.adaptive_max_pool2d(x, 1)).relu())
+        return x * scores.sigmoid().expand_as(x)
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+@pytest.mark.parametrize(
+    ("largest", "mechanism", "trait"),
+    [
+        (False, "squeeze-excite", "pooled by mean"),
+        (True, "mean-and-max channel attention", "pooled by mean and max"),
+    ],
+)
+def test_adaptive_pools_are_means_and_maxima(
+    largest: bool, mechanism: str, trait: str, kind: str, tmp_path: Path
+) -> None:
+    module = Adaptive(largest)
+    program = traced(module, maps(1)) if kind == "fx" else exported(module, maps(1), tmp_path)
+    (block,) = program.blocks
+    assert (block.kind, block.mechanism, trait in block.traits) == ("channel-gate", mechanism, True)
 
 
 def test_lengths_of_one() -> None:
