@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rewriter.passes.clipped import ClippedAttention
     from rewriter.passes.clean_up import CleanUp
     from rewriter.passes.flow import FlowAttention
+    from rewriter.passes.folded_outputs import FoldedOutputs
     from rewriter.passes.folded_scales import FoldedScales
     from rewriter.passes.gated import GatedAttention
     from rewriter.passes.gelu import Gelu
@@ -64,6 +65,7 @@ __all__ = [
     "ClippedAttention",
     "FlowAttention",
     "CleanUp",
+    "FoldedOutputs",
     "FoldedScales",
     "GatedAttention",
     "Gelu",
@@ -125,6 +127,7 @@ RULES = {
     "blend": "rewriter.passes.blend:Blend",
     "branch-softmax": "rewriter.passes.branch_softmax:BranchSoftmax",
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",
+    "folded-outputs": "rewriter.passes.folded_outputs:FoldedOutputs",
     "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
     "gelu": "rewriter.passes.gelu:Gelu",
     "global-pool": "rewriter.passes.global_pool:GlobalPool",

@@ -127,6 +127,18 @@ class _Decoder(nn.Module):
         return token
 
 
+class _OneHead(nn.Module):
+    """Self-attention of one head that is as wide as the model, and its output projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the projected result."""
+        return self.out(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+
+
 class _Scale(nn.Module):
     """A projection and a layer's scale behind it."""
 
@@ -168,6 +180,10 @@ def _decoder(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return torch.jit.script(_Decoder().eval()), (_tokens(tokens, 0), _tokens(1, 1), torch.tensor(16))
 
 
+def _one_head(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return _OneHead().eval(), (_tokens(tokens, 0),)
+
+
 def _tokens(count: int, seed: int) -> Tensor:
     return torch.randn(1, count, WIDTH, generator=torch.Generator().manual_seed(seed))
 
@@ -181,6 +197,7 @@ def _last(x: Tensor) -> Tensor:
 
 
 CLASS, LANGUAGE = "timm vit, deit; BERT", "Llama with one logit"
+WIDE = "decoders of latent diffusion"
 
 TEMPLATES = (
     Template("last block read at the class token", "unread-queries", _block(_first), SIZES, CLASS),
@@ -195,6 +212,8 @@ TEMPLATES = (
     Template("positions in weights", "affine-weights", _blend(True), SIZES, "ConViT"),
     Template("padded keys", "unseen-keys", _padded(True), SIZES, "sequences of a fixed length"),
     Template("scattered unseen keys", "unseen-keys", _padded(False), SIZES, "tokens switched off"),
+    Template("one head, q and k", "weight-absorption", _one_head, SIZES, WIDE),
+    Template("one head, v and output", "folded-outputs", _one_head, SIZES, WIDE),
     Template("source of a loop", "loop-invariants", _decoder, SIZES, "scripted decoders", targets=("onnx",)),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )

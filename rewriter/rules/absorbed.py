@@ -47,6 +47,14 @@ class Absorbed:
         return tuple(side for side in (self.q, self.k, self.v) if side is not None)
 
     @property
+    def folded(self) -> bool:
+        """Whether queries meet the source of the keys by one matrix for both projections: it is smaller."""
+        if self.q is None or self.k is None:
+            return False
+        given, wanted, own = self.q.width, self.k.width, self.site.qk_dim
+        return int(given * wanted) <= int(own * (given + wanted))
+
+    @property
     def counted(self) -> bool:
         """Whether values have a bias, and the weights of a query may not sum to one.
 
@@ -105,14 +113,26 @@ def _asked(one: Absorbed, prims: Mapping[str, Prim], note: Mapping[str, str]) ->
         batch, _, queries, features = e.shape(x)
         if e.shape(x)[1] != site.heads:
             x = e.expand(x, (batch, site.heads, queries, features))
-        if one.q is not None:
-            x = _biased(e, by_head(e, x, one.q.weight(), dtype), one.q.bias(), dtype)
-        if one.k is not None:
-            x = by_head(e, x, one.k.weight().swapaxes(1, 2), dtype)
+        for weight, bias in _asking(one):
+            x = _biased(e, by_head(e, x, weight, dtype), bias, dtype)
         return e.reshape(x, _asked_shape(one))
 
     shapes = (prims[source.value].shape,)
     return Insertion(_name(site, "asked"), (source.value,), shapes, build, metadata=note)
+
+
+def _asking(one: Absorbed) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """Return the matrices by head, each with a bias, that queries are multiplied by."""
+    given = [] if one.q is None else [(one.q.weight(), one.q.bias())]
+    if one.k is None:
+        return given
+    wanted = one.k.weight().swapaxes(1, 2)
+    if not one.folded:
+        return [*given, (wanted, None)]
+    ((first, bias),) = given
+    whole = np.repeat(wanted, len(first) // len(wanted), 0).astype(np.float64)
+    merged = None if bias is None else np.einsum("hd,hdw->hw", bias, whole).astype(first.dtype)
+    return [((first @ whole).astype(first.dtype), merged)]
 
 
 def _asked_order(one: Absorbed) -> tuple[Atom, ...]:

@@ -152,6 +152,8 @@ def by_head(e: Emitter, x: Handle, weight: np.ndarray, dtype: str) -> Handle:
         ``[B, H, I, C]``.
     """
     groups, _, width = weight.shape
+    if groups == 1:
+        return e.matmul(x, e.constant(np.ascontiguousarray(weight[0]), dtype))
     batch, heads, queries, features = e.shape(x)
     shared = heads.divide(groups)
     assert shared is not None, "keys are shared by whole groups of heads"

@@ -275,3 +275,50 @@ def test_keeps_packed_projections_that_something_else_reads(read: str) -> None:
     new, record = absorbed(program)
     assert new is program
     assert "its weight is read elsewhere, too" in (record.matches[0].reason or "")
+
+
+class OneHead(nn.Module):
+    """Cross-attention with one head of ``features``, between sources of these widths."""
+
+    def __init__(self, asked: int, features: int, given: int, bias: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.q = nn.Linear(asked, features, bias=bias)
+        self.k, self.v = (nn.Linear(given, features, bias=bias) for _ in range(2))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(self.q(x), self.k(y), self.v(y))
+
+
+ONE_MATRIX = "queries by one matrix for both"
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_one_matrix_for_queries_and_keys_of_one_head(bias: bool, dynamic: bool) -> None:
+    """However many queries there are; the values stay where there may be many more of them than of keys."""
+    x, y = torch.randn(2, 41, SOURCE), torch.randn(2, 40, SOURCE)
+    dims = ({1: torch.export.Dim("n", min=2, max=512)}, {1: torch.export.Dim("m", min=2, max=512)})
+    program = rewriter.trace(
+        OneHead(24, 24, 24, bias).eval(), (x, y), dynamic_shapes=dims if dynamic else None
+    )
+    new, record = absorbed(program)
+    (found,) = record.committed
+    what = "keys" if dynamic else "keys and values"
+    assert (found.gain or "").startswith(f"{what} are not projected, {ONE_MATRIX}")
+    for a, b in zip(new.run(x, y), program.run(x, y), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    again, record = absorbed(new)
+    assert again is new and not record.committed
+
+
+@pytest.mark.parametrize(("features", "fires"), [(12, False), (13, True)])
+def test_one_matrix_only_where_it_is_smaller(features: int, fires: bool) -> None:
+    """24 · 24 multiplications per query, or 12 · (24 + 24), and more for the scores; 13 is the first gain."""
+    x, y = torch.randn(1, 2, SOURCE), torch.randn(1, 300, SOURCE)
+    program = rewriter.trace(OneHead(24, features, 24).eval(), (x, y))
+    new, record = absorbed(program)
+    assert len(record.committed) == 1, "two queries are few"
+    assert (ONE_MATRIX in (record.committed[0].gain or "")) == fires
+    for a, b in zip(new.run(x, y), program.run(x, y), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
