@@ -168,7 +168,8 @@ class LearnedGate(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the new tokens of ``x``."""
-        return x + self.alpha.tanh() * self.attention(self.norm(x), y)
+        found: Tensor = x + self.alpha.tanh() * self.attention(self.norm(x), y)
+        return found
 
 
 class ComputedGate(nn.Module):
