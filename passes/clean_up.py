@@ -1,6 +1,6 @@
 """What a graph computes for nothing is removed, by the passes that onnx-ir and onnxscript maintain.
 
-    before   values that only constants decide; identities; the same value computed twice; unread values
+    before   values that only constants decide; views of views; identities; repetitions; unread values
     after    constants, and each value once
 
 For ONNX; in PyTorch what is not read is removed with every edit, and `torch.compile` does the rest. `exact`

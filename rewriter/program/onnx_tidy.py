@@ -60,6 +60,16 @@ def tidied(model: ir.Model, graph: Graph) -> tuple[ir.Model, Mapping[str, int]]:
 def _steps(model: ir.Model, graph: Graph) -> Iterator[tuple[str, Callable[[ir.Model], object]]]:
     from onnx_ir.passes import common
     from onnxscript.optimizer import fold_constants_ir
+    from onnxscript.rewriter import RewritePass
+    from onnxscript.rewriter.rules import common as rules
+
+    views = (
+        rules.reshape_reshape_rule,
+        rules.transpose_transpose_rule,
+        rules.unsqueeze_unsqueeze_rule,
+        rules.no_op_transpose_rule,
+        rules.no_op_expand_rule,
+    )
 
     def fold(made: ir.Model) -> object:
         return fold_constants_ir(
@@ -70,6 +80,7 @@ def _steps(model: ir.Model, graph: Graph) -> Iterator[tuple[str, Callable[[ir.Mo
         )
 
     yield "constants", fold
+    yield "views of views", RewritePass(views)
     yield "identities", common.IdentityEliminationPass()
     yield "repetitions", common.CommonSubexpressionEliminationPass()
     yield "unread nodes", common.RemoveUnusedNodesPass()

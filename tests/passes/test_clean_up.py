@@ -104,6 +104,23 @@ def test_does_not_make_files_grow(tmp_path: Path) -> None:
     assert made is program and not record.matches
 
 
+def test_views_of_views_are_one(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["a"]),
+        helper.make_node("Reshape", ["a", "square"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[0, 2, 1]),
+        helper.make_node("Transpose", ["c"], ["d"], perm=[0, 2, 1]),
+        helper.make_node("Exp", ["d"], ["e"]),
+        helper.make_node("Reshape", ["e", "rows"], ["y"]),
+    ]
+    known = {"flat": np.array([-1]), "square": np.array([-1, 2, 2]), "rows": np.array([-1, 4])}
+    program = saved(tmp_path / "model.onnx", nodes, known)
+    made, record = fuse(program, [CleanUp()])
+    assert operators(made) == ["Reshape", "Exp", "Reshape"] and record.committed
+    x = np.linspace(-2, 2, 12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(made.run(x)[0], program.run(x)[0])
+
+
 def test_numbers_of_no_place_are_not_touched(tmp_path: Path) -> None:
     """Random numbers are no constants, and two draws are not one."""
     nodes = [
