@@ -3,8 +3,8 @@
     python benchmarks/rates.py
 
 All take turns in one process, on one thread, by the processor's time. The unit is a billion operations of a
-fused attention of 4,097 queries and keys (6 heads of 64), and the time they take. The second table has what no
-lowering of a form can leave out at 4,097 tokens: its products and softmaxes alone, of operands that lie as
+fused attention of 4,097 queries and keys (6 heads of 64), and the time they take. The second table has what
+no lowering of a form can leave out at 4,097 tokens: its products and softmaxes alone, of operands that lie as
 suits them best, without gathers, masks and copies. Prints the tables of docs/costs.md.
 """
 

@@ -125,8 +125,10 @@ class Merge(Form):
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score of merged tokens, and of finding out which are similar."""
         tokens = site.keys.known()
-        if tokens is None or self.spans or self._merges_nothing(site.keys):
+        if self._merges_nothing(site.keys):
             return dense_cost(site, site.keys)
+        if tokens is None or self.spans:
+            return replace(dense_cost(site, site.keys), time=None)
         r = self.count(tokens)
         few = replace(site, queries=site.queries - r) if self.of == "qkv" else site
         merged = dense_cost(few, site.keys - r)

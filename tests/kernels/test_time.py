@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import rewriter
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Cost
-from rewriter.kernels.softmax.time import BLOCK, attention_time
+from rewriter.kernels.softmax.time import BLOCK, attention_time, weights_time
 from rewriter.passes import CATALOG, parse_form
 
 
@@ -100,3 +100,19 @@ def test_every_form_knows_its_cost_on_any_length() -> None:
             cost = form.cost(where)
             assert isinstance(cost, Cost) and int(cost.flops) > 0
             assert cost.time is None or cost.time.at_least(Size.of(1))
+
+
+def test_weights_of_scores_take_longer_the_more_passes_they_take() -> None:
+    times = [int(weights_time(10, passes)) for passes in range(4)]
+    assert times == sorted(set(times)) and times[0] > 0
+
+
+def test_what_a_clip_takes_is_its_passes_over_scores() -> None:
+    clipped, plain = (promised(f"clipped:gamma={g}", site(1370)) for g in (-0.001, 0))
+    assert plain == (1, 1)
+    assert 0.5 < clipped[0] < 0.9 and clipped[1] == 1
+    assert promised("clipped:gamma=-0.001", site(1370, causal=True))[0] < 0.9
+
+
+def test_nothing_is_expected_of_tokens_that_stay_merged() -> None:
+    assert parse_form("merge:keep=cos>=0.9").cost(site(257)).time is None
