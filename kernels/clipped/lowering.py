@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
-from rewriter.kernels.softmax.lowering import emit_scores
-from rewriter.lower.attention import spelled_out, with_sinks
+from rewriter.lower.attention import capped_and_masked, spelled_out, with_sinks
 from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, Handle
 
@@ -83,7 +82,7 @@ def _by_one_operator(e: Emitter, a: Canonical, stretch: Stretch) -> Handle | Non
         mask, dtype = None, inner.dtype(scores)
         if a.band is not None:
             mask = emit_band(inner, a.band, inner.iota(a.shape["I"]), inner.iota(a.shape["J"]), dtype)
-        return emit_scores(inner, scores, a.softcap, mask)
+        return capped_and_masked(inner, scores, a.softcap, mask)
 
     def of_weights(inner: Emitter, weights: Handle) -> Handle:
         bounds = _bounds(inner, stretch, a.shape["J"], inner.dtype(weights))

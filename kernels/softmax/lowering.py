@@ -10,7 +10,7 @@ from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
 from rewriter.sites.site import Band
 
-__all__ = ["emit_dense", "emit_scores", "emit_softmax_kernel", "kernel_operands", "kernel_settings"]
+__all__ = ["emit_dense", "emit_softmax_kernel", "kernel_operands", "kernel_settings"]
 
 
 def emit_dense(e: Emitter, a: Canonical, empty_row: EmptyRow | None = None) -> Handle:
@@ -32,14 +32,6 @@ def emit_dense(e: Emitter, a: Canonical, empty_row: EmptyRow | None = None) -> H
         softcap=a.softcap,
         sink=a.sink,
     )
-
-
-def emit_scores(e: Emitter, scores: Handle, softcap: float | None, mask: Handle | None) -> Handle:
-    """Emit what a soft cap and a mask ``[I, J]`` make of scores ``[B, H, I, J]``."""
-    if softcap is not None:
-        cap = e.constant(softcap, e.dtype(scores))
-        scores = e.map("mul", e.map("tanh", e.map("div", scores, cap)), cap)
-    return scores if mask is None else e.map("add", scores, mask)
 
 
 def emit_softmax_kernel(e: KernelEmitter, a: Canonical) -> Handle:

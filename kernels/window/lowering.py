@@ -9,10 +9,11 @@ import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size
 from rewriter.forms import Canonical
-from rewriter.kernels.softmax.lowering import emit_dense, emit_scores
+from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.kernels.window.axes import AxisTiles, AxisWindow
 from rewriter.kernels.window.grids import axes_mask, hide, on_grid, places
 from rewriter.kernels.window.tiles import Tiles, attend_parts, attend_tiles, price, token_major
+from rewriter.lower.attention import capped_and_masked
 from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, EmptyRow, Handle
 from rewriter.sites.site import Band
@@ -227,7 +228,7 @@ def _by_one_operator(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int
 
     def of_scores(inner: Emitter, scores: Handle) -> Handle:
         mask = _window_mask(inner, a, back, ahead, sinks, inner.dtype(scores))
-        return emit_scores(inner, scores, a.softcap, mask)
+        return capped_and_masked(inner, scores, a.softcap, mask)
 
     return e.standard("modified_attention", a.q, a.k, a.v, scale=a.scale, of_scores=of_scores)
 

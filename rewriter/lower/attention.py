@@ -10,7 +10,14 @@ from rewriter.algebra.sizes import ONE, Size
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.errors import EmitError
 
-__all__ = ["group_size", "masked_causally", "spelled_out", "with_sinks", "zero_where_empty"]
+__all__ = [
+    "capped_and_masked",
+    "group_size",
+    "masked_causally",
+    "spelled_out",
+    "with_sinks",
+    "zero_where_empty",
+]
 
 
 def group_size(e: Emitter, q: Handle, k: Handle) -> Size:
@@ -26,6 +33,14 @@ def group_size(e: Emitter, q: Handle, k: Handle) -> Size:
     if shared is None:
         raise EmitError(f"{heads} query heads are no multiple of {groups} key heads.")
     return shared
+
+
+def capped_and_masked(e: Emitter, scores: Handle, softcap: float | None, mask: Handle | None) -> Handle:
+    """Emit what a soft cap and a mask ``[I, J]`` make of scaled scores ``[B, H, I, J]``."""
+    if softcap is not None:
+        cap = e.constant(softcap, e.dtype(scores))
+        scores = e.map("mul", e.map("tanh", e.map("div", scores, cap)), cap)
+    return scores if mask is None else e.map("add", scores, mask)
 
 
 def masked_causally(e: Emitter, q: Handle, k: Handle, bias: Handle | None) -> Handle:

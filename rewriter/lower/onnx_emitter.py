@@ -22,7 +22,7 @@ from rewriter.lower.attention import (
 )
 from rewriter.lower.emitter import EmptyRow
 from rewriter.lower.errors import EmitError
-from rewriter.lower.onnx_flex import PREVIEW
+from rewriter.lower.onnx_flex import PREVIEW, flex_attention
 from rewriter.lower.onnx_pointwise import pointwise, same_dtype, where
 from rewriter.lower.onnx_standard import standard
 from rewriter.lower.onnx_writer import OnnxWriter, Tensor, onnx_type
@@ -314,6 +314,8 @@ class OnnxEmitter(OnnxWriter):
         # ONNX Runtime's kernel gives 0 for an empty row, the standard's definition NaN
         if self._standard_attention and empty_row != "nan":
             return self._standard(q, k, v, scale, bias, causal, softcap)
+        if bias is None and self.target.endswith(PREVIEW):
+            return flex_attention(self, q, k, v, scale, causal, softcap)
         # MultiHeadAttention has one key head per query head, values as wide as keys, and no soft cap
         same = q.shape[1] == k.shape[1] and q.shape[1].static and q.shape[3] == v.shape[3]
         if self.target != "ort" or not same or softcap is not None:

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from rewriter.algebra.sizes import Size
+from rewriter.algebra.sizes import ZERO, Size
+from rewriter.lower.attention import capped_and_masked
+from rewriter.lower.band import emit_band
 from rewriter.lower.emitter import Emitter, Handle
 from rewriter.lower.onnx_writer import Tensor, onnx_type
+from rewriter.sites.site import Band
 
 if TYPE_CHECKING:
     from rewriter.lower.onnx_emitter import OnnxEmitter
 
-__all__ = ["PREVIEW", "PREVIEW_DOMAIN", "modified_attention"]
+__all__ = ["PREVIEW", "PREVIEW_DOMAIN", "flex_attention", "modified_attention"]
 
 PREVIEW_DOMAIN = "ai.onnx.preview"
 
@@ -54,6 +57,22 @@ def modified_attention(
         scale=float(settings["scale"]),
         **graphs,
     )
+
+
+def flex_attention(
+    e: OnnxEmitter, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, softcap: float | None
+) -> Tensor | None:
+    """Return attention without a bias by the same operator, or None; as `Emitter.attention` has it."""
+
+    def of_scores(inner: Emitter, scores: Handle) -> Handle:
+        mask = None
+        if causal:
+            rows, columns = inner.iota(q.shape[2]), inner.iota(k.shape[2])
+            mask = emit_band(inner, Band(ZERO, None, 0), rows, columns, inner.dtype(scores))
+        return capped_and_masked(inner, scores, softcap, mask)
+
+    changed = of_scores if causal or softcap is not None else None
+    return modified_attention(e, (q, k, v), {"scale": scale, "of_scores": changed})
 
 
 def _graph(e: OnnxEmitter, name: str, function: Function, shape: tuple[Size, ...]) -> ir.Graph:

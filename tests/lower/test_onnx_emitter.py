@@ -496,7 +496,10 @@ def test_soft_capped_scores_and_sinks(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("opset", "target"), [(13, "onnx"), (18, "onnx"), (23, "onnx:23"), (25, "onnx:25")])
+@pytest.mark.parametrize(
+    ("opset", "target"),
+    [(13, "onnx"), (18, "onnx"), (18, "onnx:18+preview"), (23, "onnx:23"), (25, "onnx:25")],
+)
 @pytest.mark.parametrize("case", CAPPED, ids=[c[0] for c in CAPPED])
 def test_the_standard_says_the_same(case: tuple[Any, ...], opset: int, target: str, dtype: str) -> None:
     emit, arrays, _, wanted = _capped(case, dtype)
@@ -507,7 +510,7 @@ def test_the_standard_says_the_same(case: tuple[Any, ...], opset: int, target: s
     ]
     shapes = [[Size.of(n) for n in x.shape] for x in arrays]
     out = emit(e, *(e.input(v, shape, dtype) for v, shape in zip(values, shapes, strict=True)))
-    graph = ir.Graph(values, [out.value], nodes=e.nodes, opset_imports={"": opset}, name="test")
+    graph = ir.Graph(values, [out.value], nodes=e.nodes, opset_imports={"": opset, **e.domains}, name="test")
     model = ir.to_proto(ir.Model(graph, ir_version=10))
     (found,) = ReferenceEvaluator(model).run(None, {f"x{k}": x for k, x in enumerate(arrays)})
     tolerance = 1e-5 if dtype == "float32" else 4e-2
@@ -518,3 +521,32 @@ def test_a_soft_cap_is_no_reason_to_write_more_than_one_operator() -> None:
     x = np.zeros((1, 2, 3, 4), np.float32)
     _, e = run(lambda e, *xs: e.attention(*xs, scale=1.0, softcap=5.0), x, x, x, opset=23, target="onnx:23")
     assert [n.op_type for n in e.nodes] == ["Attention"]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_soft_cap_is_a_function_of_the_scores(dtype: str, causal: bool) -> None:
+    generator = np.random.default_rng(0)
+    arrays = [3 * generator.normal(size=(2, heads, 5, 4)) for heads in (4, 2, 2)]
+    arrays = [x.astype(dtype) for x in arrays]
+    e = OnnxEmitter(18, "onnx:18+preview")
+    tensor = ir.TensorType(onnx_type(dtype))
+    values = [ir.Value(name=f"x{k}", type=tensor, shape=ir.Shape(x.shape)) for k, x in enumerate(arrays)]
+    q, k, v = (
+        e.input(value, [*map(Size.of, x.shape)], dtype) for value, x in zip(values, arrays, strict=True)
+    )
+    out = e.attention(q, k, v, scale=0.7, softcap=2.0, causal=causal)
+    assert [n.op_type for n in e.nodes] == ["FlexAttention"]
+    graph = ir.Graph(values, [out.value], nodes=e.nodes, opset_imports={"": 18, **e.domains}, name="test")
+    model = ir.to_proto(ir.Model(graph, ir_version=10))
+    (found,) = ReferenceEvaluator(model).run(None, {f"x{k}": x for k, x in enumerate(arrays)})
+    wanted = attended(*arrays, 0.7, None, causal, 0.0, 2.0, None)
+    tolerance = 1e-5 if dtype == "float32" else 1e-2
+    np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", -1.0), ("float64", 1.0)])
+def test_what_flex_attention_cannot_take_is_spelled_out(dtype: str, scale: float) -> None:
+    x = np.ones((1, 2, 3, 4), dtype)
+    _, e = run(lambda e, *xs: e.attention(*xs, scale=scale), x, x, x, target="onnx:18+preview")
+    assert "FlexAttention" not in [n.op_type for n in e.nodes]

@@ -65,6 +65,8 @@ WRITTEN = {
     "linear:feature_map=relu": ("onnx:28", "LinearAttention"),
     "window:window=3,sinks=2": ("onnx:25+preview", "FlexAttention"),
     "window:window=4,sinks=0": ("onnx:18+preview", "FlexAttention"),
+    "softmax": ("onnx:18+preview", "FlexAttention"),
+    "gated:bias=1": ("onnx:18+preview", "FlexAttention"),
     "clipped:gamma=-0.03": ("onnx:18+preview", "FlexAttention"),
     "clipped:zeta=1.1,alpha=0.5": ("onnx:23+preview", "FlexAttention"),
 }
@@ -89,6 +91,7 @@ KEPT = {
     "sinks are no window": ("window:window=3,sinks=2", "onnx:25", "left_window_size"),
     "a window that Attention can say": ("window:window=3,sinks=0", "onnx:25+preview", "FlexAttention"),
     "nothing of the preview is asked for": ("window:window=3,sinks=2", "onnx:28", "FlexAttention"),
+    "attention that Attention can say": ("softmax", "onnx:23+preview", "FlexAttention"),
     "blocks": ("window:window=4,stride=4,sinks=0", "onnx:18+preview", "FlexAttention"),
     "older than windows": ("window:window=3,sinks=0", "onnx:24", "left_window_size"),
     "older than linear attention": ("linear:feature_map=elu", "onnx:26", "LinearAttention"),
