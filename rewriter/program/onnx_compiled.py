@@ -93,5 +93,5 @@ def _rename(graph: onnx.GraphProto) -> dict[str, str]:
         del node.metadata_props[:]
     for value in graph.output:
         value.name = names[value.name]
-    del graph.value_info[:]
+    del graph.value_info[:], graph.quantization_annotation[:]
     return names

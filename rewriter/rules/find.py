@@ -147,7 +147,7 @@ def _why_not(program: Program, found: Found) -> str | None:
     """Return why the edit would be none, or would save nothing, or None."""
     graph, prims = program.graph, program.prims()
     for name in graph.inputs:
-        if name in found.inside:
+        if name in found.inside and name not in graph.constants:
             return f"it is computed of {name}, too, which the formula does not name there"
     region = graph.region([found.match.output], found.inputs)
     gone: set[str] = set()
