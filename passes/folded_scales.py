@@ -3,7 +3,8 @@
     before   (x · W + b) · g
     after    x · (W g) + b g
 
-A layer's scale (LayerScale), one factor per head, temperatures and fixed head gates; views may lie between.
+A layer's scale (LayerScale), one factor per head, temperatures, fixed head gates, and the tanh(alpha) that lets
+a branch in; views may lie between.
 Refused: a product that something else reads unscaled; factors that differ along other axes than the columns;
 weights that something else reads, too. One number beside an unscaled read is no scale but half of a GELU, and
 is passed over.
@@ -23,12 +24,12 @@ from rewriter.algebra.index import fresh, operand_index, resolve
 from rewriter.algebra.prims import Map, Prim
 from rewriter.algebra.term import Read, source
 from rewriter.program.program import Insertion
+from rewriter.rules.constants import constant_of
 from rewriter.rules.graph_rule import Change, Declined, GraphRule
 from rewriter.rules.packed import why_held_twice
 from rewriter.rules.projections import (
     Projection,
     emit_projection,
-    is_known,
     known,
     projection_of,
 )
@@ -89,7 +90,7 @@ def _sides(prim: Prim) -> Iterator[tuple[Prim, Prim]]:
 def _scaled(prim: Prim, x: Prim, g: Prim) -> _Scaled | None:
     index = fresh(prim.shape)
     *_, factor = source(Read(g, operand_index(g.shape, prim.shape, index)))
-    if prim.value is None or not is_known(factor.prim) or x.shape != prim.shape:
+    if prim.value is None or x.shape != prim.shape:
         return None
     steps = list(source(Read(x, index)))
     at = next((k for k, step in enumerate(steps) if projection_of(step.prim, whole=False)), None)
@@ -97,7 +98,8 @@ def _scaled(prim: Prim, x: Prim, g: Prim) -> _Scaled | None:
         return None
     projection = projection_of(steps[at].prim, whole=False)
     assert projection is not None
-    factors = _by_column(steps[at], factor)
+    numbers = constant_of(factor.prim)
+    factors = None if numbers is None else _by_column(steps[at], factor, numbers)
     if factors is None or projection.dtype != prim.dtype:
         return None
     if prim.form == Map("div"):
@@ -106,7 +108,7 @@ def _scaled(prim: Prim, x: Prim, g: Prim) -> _Scaled | None:
     return _Scaled(prim.value, projection, tuple(s.prim for s in reversed(steps[:at])), factors)
 
 
-def _by_column(product: Read, factor: Read) -> np.ndarray | None:
+def _by_column(product: Read, factor: Read, constant: np.ndarray) -> np.ndarray | None:
     """Return the factor of each column, in float64, if it depends on nothing else."""
     *others, column = resolve(product.index)
     atoms = [a for a, _ in column.terms]
@@ -120,7 +122,6 @@ def _by_column(product: Read, factor: Read) -> np.ndarray | None:
     if any(n is None for n in sizes):
         return None
     places = dict(zip(found[0], np.indices([n for n in sizes if n is not None]), strict=True))
-    constant = known(factor.prim).astype(np.float64)
     shape = [n for n in sizes if n is not None]
     taken = tuple(
         sum((places[a] * int(s) for a, s in dim.terms), np.full(shape, int(dim.start))) for dim in index

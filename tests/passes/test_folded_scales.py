@@ -52,6 +52,8 @@ FIRES: dict[str, Formula] = {
     "one factor per head": lambda m, x: split(m.out(x)) * m.heads,
     "head gates behind a view": lambda m, x: (split(m.plain(x)) * m.heads).transpose(1, 2).reshape(x.shape),
     "temperature": temperature_before_softmax,
+    "a learned number lets a branch in": lambda m, x: x + m.columns[:1].tanh() * m.out(x),
+    "gates of heads behind a function": lambda m, x: split(m.out(x)) * (2 * m.heads).sigmoid(),
     "a number": lambda m, x: m.out(x) * -3.0,
     "zero": lambda m, x: m.out(x) * 0.0,
 }
@@ -107,6 +109,7 @@ KEEPS: dict[str, tuple[Formula, str]] = {
     "part of a weight": (packed, "a part of a larger one"),
     "half of a gelu, spelled out": (gelu, ""),
     "divided by zero": (lambda m, x: m.out(x) / torch.zeros(WIDTH), "not finite"),
+    "by a normalised row": (lambda m, x: m.out(x) * m.columns.softmax(0), ""),
     "by place": (lambda m, x: m.out(x) * m.places, ""),
     "by the input": (lambda m, x: m.out(x) * x.mean(), ""),
     "behind a function": (lambda m, x: m.out(x).relu() * m.columns, ""),
