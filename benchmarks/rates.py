@@ -121,6 +121,7 @@ def main() -> None:
         attention(1, TOKENS, 49),
         *(attention(64, 64, n) for n in (197, 401, 497)),
         attention(16, 256, 401),
+        products(1024, 1024, 1024),
         products(WIDTH, TOKENS, WIDTH),
         products(TOKENS, WIDTH, WIDTH),
         products(49, 49, 49),
