@@ -23,8 +23,8 @@ GAIN = 0.98
 CLOSE = 0.97
 """A stronger rung that would cost more than this share of a good one is not looked for."""
 
-AIM = 0.95
-"""Of what a budget allows, as rungs are predicted."""
+AIM, ENOUGH = 0.92, 0.85
+"""Of what a budget allows, that rungs are predicted for, and that a good one is not improved upon."""
 
 POWER, FLATTEST, STEEPEST = 2.5, 1.0, 6.0
 """How losses grow with strength until two of them are known, and the least and the most that is believed."""
@@ -175,9 +175,9 @@ def strongest(
     --------
     >>> asked = []
     >>> strongest(lambda k: asked.append(k) or (k / 50) ** 3, lambda k: 200 - k, 1, 128, start=30)
-    49
+    48
     >>> asked
-    [30, 54, 49]
+    [30, 53, 48]
     """
     seen = dict(known or {})
     asked: set[int] = set()
@@ -191,7 +191,7 @@ def strongest(
             return good if good >= low else None
         halved = len(asked) >= PREDICTED
         at = (good + bad) // 2 if halved else _predicted(seen, good + 1, bad - 1)
-        if good >= low and cost(at) > CLOSE * cost(good):
+        if good >= low and (seen[good] >= ENOUGH or cost(at) > CLOSE * cost(good)):
             return good
 
 
