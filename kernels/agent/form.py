@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.agent.fitted import Fitted, read_fitted, why_not_fitted
-from rewriter.kernels.agent.landmarks import Landmarks
+from rewriter.kernels.agent.landmarks import Landmarks, shown_plane
 from rewriter.kernels.agent.lowering import emit_agents
 from rewriter.kernels.softmax.fitted import check_path
 from rewriter.kernels.softmax.form import dense_cost
@@ -37,7 +37,8 @@ class Agent(Form):
     protect
         First tokens that keep exact attention and are no agents: a class token and registers.
     grid
-        The other tokens are a row-major grid: ``HxW``, or ``auto`` for a square one.
+        The other tokens are a row-major grid: ``HxW``, or ``auto`` for the one that the graph shows, behind
+        the tokens before it; only where it shows none, for a square one.
     pool
         What an agent is: ``stride``, the query in the middle of its part of the tokens, or ``mean``, the
         mean of the queries of that part.
@@ -75,6 +76,11 @@ class Agent(Form):
     @property
     def _landmarks(self) -> Landmarks:
         return Landmarks(self.agents, self.protect, self.grid, self.pool, "agents")
+
+    def at(self, site: AttentionSite) -> Form:
+        """Return it with the grid that the graph shows; the tokens before that are protected."""
+        shown = shown_plane(site) if self.grid == "auto" else None
+        return self if shown is None else replace(self, grid=shown[0], protect=max(self.protect, shown[1]))
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where all queries are protected, or there is one query or one key."""

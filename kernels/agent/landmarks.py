@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rewriter.sites.site import AttentionSite
 
-__all__ = ["FAINT", "POOLS", "Landmarks", "bins", "middles"]
+__all__ = ["FAINT", "POOLS", "Landmarks", "bins", "middles", "shown_plane"]
 
 POOLS = ("stride", "mean")
 
@@ -43,6 +43,21 @@ def bins(count: int, tokens: int) -> list[tuple[int, int]]:
     [(0, 2), (1, 3)]
     """
     return [(i * tokens // count, math.ceil(Fraction((i + 1) * tokens, count))) for i in range(count)]
+
+
+def shown_plane(site: AttentionSite) -> tuple[str, int] | None:
+    """Return the grid of the queries that the graph shows, ``HxW``, and the number of tokens before it.
+
+    None where it shows none of two axes of known sizes.
+    """
+    shown = site.geometry
+    if shown is None or shown.grid is None or shown.prefix is None:
+        return None
+    known = [n for n in (size.known() for size in shown.grid) if n is not None]
+    tokens = site.queries.known()
+    if len(shown.grid) != 2 or len(known) != 2 or tokens != known[0] * known[1] + shown.prefix:
+        return None
+    return f"{known[0]}x{known[1]}", shown.prefix
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,12 @@ class Landmarks:
                 f"{site.id} has {site.queries} queries; a grid needs a number (fix the input size when"
                 " tracing or exporting)"
             )
-        sides = self.sides(tokens)
+        sides, shown = self.sides(tokens), shown_plane(site)
+        if sides is not None and shown is not None and shown != (f"{sides[0]}x{sides[1]}", self.protect):
+            return (
+                f"{site.id}: the graph shows a grid of {shown[0]} after {shown[1]} tokens, not"
+                f" {sides[0]}x{sides[1]} after {self.protect}; set grid=auto"
+            )
         if sides is None:
             shape = "a square" if self.grid == "auto" else self.grid
             return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.agent.form import two_stages_cost
-from rewriter.kernels.agent.landmarks import Landmarks
+from rewriter.kernels.agent.landmarks import Landmarks, shown_plane
 from rewriter.kernels.nystrom.lowering import emit_nystrom
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
@@ -35,7 +35,8 @@ class Nystrom(Form):
     protect
         First tokens that keep exact attention and are no landmarks: a class token and registers.
     grid
-        The other tokens are a row-major grid: ``HxW``, or ``auto`` for a square one.
+        The other tokens are a row-major grid: ``HxW``, or ``auto`` for the one that the graph shows, behind
+        the tokens before it; only where it shows none, for a square one.
     pool
         What a landmark is: ``stride``, the token in the middle of its part of the tokens, or ``mean``, the
         mean of that part.
@@ -61,6 +62,11 @@ class Nystrom(Form):
     @property
     def _landmarks(self) -> Landmarks:
         return Landmarks(self.landmarks, self.protect, self.grid, self.pool, "landmarks")
+
+    def at(self, site: AttentionSite) -> Form:
+        """Return it with the grid that the graph shows; the tokens before that are protected."""
+        shown = shown_plane(site) if self.grid == "auto" else None
+        return self if shown is None else replace(self, grid=shown[0], protect=max(self.protect, shown[1]))
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where every token is a landmark, or every query protected or alone."""

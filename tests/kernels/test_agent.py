@@ -13,10 +13,11 @@ from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Fidelity
 from rewriter.kernels.agent.definition import agent_attention, landmarks
 from rewriter.kernels.agent.form import Agent
+from rewriter.kernels.nystrom.form import Nystrom
 from rewriter.kernels.softmax.definition import softmax_attention
 from rewriter.kernels.softmax.form import Softmax
 from rewriter.lower.torch_emitter import TorchEmitter
-from rewriter.sites.site import Band, Facts
+from rewriter.sites.site import Band, Facts, Geometry
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
 PADDED = Facts(key_padding=True, hides_keys=True, by_keys=True)
@@ -282,3 +283,23 @@ def test_cost_counts_what_is_computed(form: Agent) -> None:
     here = site(heads=Size.of(1), queries=1025, keys=1025)
     share = int(form.cost(here).flops) / int(Softmax().cost(here).flops)
     assert share == pytest.approx(e.scores / 1025**2) and share < 0.11
+
+
+@pytest.mark.parametrize("kind", [Agent, Nystrom])
+def test_the_grid_is_the_one_that_the_graph_shows(kind: type[Agent] | type[Nystrom]) -> None:
+    here = site(queries=25, keys=25, geometry=Geometry(1, (Size.of(4), Size.of(6))))
+    found = kind(4, grid="auto").at(here)
+    assert isinstance(found, Agent | Nystrom) and (found.grid, found.protect) == ("4x6", 1)
+    assert found.why_not(here) is None
+    for wrong in (kind(4, 1, "6x4"), kind(4, 1, "3x8")):
+        assert "the graph shows a grid of 4x6 after 1 tokens" in (wrong.why_not(here) or "")
+    # three axes, an unknown size and tokens of another number are shown no plane: auto is a square
+    for sizes in ((2, 3, 4), (4, "n"), (4, 5)):
+        other = site(queries=25, keys=25, geometry=Geometry(1, tuple(map(Size.of, sizes))))
+        assert kind(4, grid="auto").at(other) == kind(4, grid="auto")
+
+
+def test_queries_on_a_grid_may_ask_keys_on_none() -> None:
+    here = site(queries=24, keys=7, geometry=Geometry(0, (Size.of(4), Size.of(6))))
+    assert str(Agent(4, grid="auto").at(here)) == str(Agent(4, grid="4x6"))
+    assert Agent(4, grid="4x6").why_not(here) is None
