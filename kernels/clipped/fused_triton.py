@@ -21,10 +21,9 @@ from rewriter.kernels.softmax.tiles_triton import (
     keys_met,
     load_columns,
     load_rows,
-    masked_scores,
-    met_in,
     product,
     program_of,
+    scored_keys,
     steps_of,
     store_rows,
     tokens_of,
@@ -61,22 +60,18 @@ def _forward(
     top, total = begin(SINK, ss, b, h, i, i_real, M, HAS_SINK)
     met = keys_met(tile, queries, keys, place, TABLE, FLAGS, ROWS, KEYS)
     for step in range(0, steps_of(met)):
-        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
-        k = load_columns(K, sk, j, j_real, D, WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, _ = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
+        _, _, _, s, _ = scored_keys(
+            step, met, q, i, i_real, K, BIAS, sk, sb, sizes, place, TABLE, scale, cap,
+            FLAGS, CAP, HAS_BIAS, WIDEN, KEYS, WIDTH,
+        )  # fmt: skip
         _, _, top, total = fold(s, top, total)
     lse = log_sum(top, total, float("inf"))
     out = tl.zeros([M, V_WIDTH], tl.float32)
     for step in range(0, steps_of(met)):
-        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
-        k = load_columns(K, sk, j, j_real, D, WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, _ = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
+        j, j_real, _, s, _ = scored_keys(
+            step, met, q, i, i_real, K, BIAS, sk, sb, sizes, place, TABLE, scale, cap,
+            FLAGS, CAP, HAS_BIAS, WIDEN, KEYS, WIDTH,
+        )  # fmt: skip
         v = load_rows(V, sv, j, j_real, E, V_WIDTH)
         weights, _ = _clipped(tl.exp(s - lse[:, None]), stretch)
         out = product(weights.to(v.dtype), v, out, WIDEN)
@@ -106,13 +101,11 @@ def _means(
     mean = tl.zeros([M], tl.float32)
     met = keys_met(tile, queries, keys, place, TABLE, FLAGS, ROWS, KEYS)
     for step in range(0, steps_of(met)):
-        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
-        k = load_columns(K, sk, j, j_real, D, WIDTH)
+        j, j_real, _, s, _ = scored_keys(
+            step, met, q, i, i_real, K, BIAS, sk, sb, sizes, place, TABLE, scale, cap,
+            FLAGS, CAP, HAS_BIAS, WIDEN, KEYS, WIDTH,
+        )  # fmt: skip
         v = load_columns(V, sv, j, j_real, E, V_WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, _ = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
         p = tl.exp(s - lse[:, None])
         _, slope = _clipped(p, stretch)
         of_weights = product(grad, v, tl.zeros([M, v.shape[1]], tl.float32), WIDEN)

@@ -29,6 +29,7 @@ from rewriter.kernels.softmax.tiles_triton import (
     program_of,
     program_of_keys,
     queries_met,
+    scored_keys,
     steps_of,
     store_rows,
     tokens_of,
@@ -114,15 +115,14 @@ def _of_queries(
     dq = tl.zeros([M, WIDTH], tl.float32)
     met = keys_met(tile, queries, keys, place, TABLE, FLAGS, ROWS, KEYS)
     for step in range(0, steps_of(met)):
-        j, j_real = met_in(step, met, keys, place, FLAGS, KEYS)
-        k = load_columns(K, sk, j, j_real, D, WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, slope = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
+        j, j_real, k, s, slope = scored_keys(
+            step, met, q, i, i_real, K, BIAS, sk, sb, sizes, place, TABLE, scale, cap,
+            FLAGS, CAP, HAS_BIAS, WIDEN, KEYS, WIDTH,
+        )  # fmt: skip
         v = load_columns(V, sv, j, j_real, E, V_WIDTH)
         _, ds = of_scores(tl.exp(s - lse[:, None]), grad, v, delta, stretch, APPLIED, WIDEN)
         if WANT_BIAS:
+            real = i_real[:, None] & j_real[None, :]
             tl.store(DBIAS + row[:, None] * keys + j[None, :], ds, mask=real)
         dq = product((ds * slope).to(k.dtype), tl.trans(k), dq, WIDEN)
     store_rows(DQ + b * sd[0] + h * sd[1], sd, i, i_real, D, dq * scale, WIDTH)

@@ -9,14 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rewriter.kernels.softmax.tiles_triton import (
-    load_columns,
-    load_rows,
-    masked_scores,
-    met_in,
-    product,
-    steps_of,
-)
+from rewriter.kernels.softmax.tiles_triton import load_rows, product, scored_keys, steps_of
 
 __all__ = ["attend_near", "begin", "divided", "fold", "log_sum"]
 
@@ -63,12 +56,10 @@ def attend_near(
 ):  # fmt: skip
     """Return the sum of weighed values, the maximum and the sum of weights after all tiles that are met."""
     for step in range(0, steps_of(met)):
-        j, j_real = met_in(step, met, sizes[3], place, FLAGS, KEYS)
-        k = load_columns(K, sk, j, j_real, sizes[4], WIDTH)
-        real = i_real[:, None] & j_real[None, :]
-        s, _ = masked_scores(
-            q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
-        )
+        j, j_real, _, s, _ = scored_keys(
+            step, met, q, i, i_real, K, BIAS, sk, sb, sizes, place, TABLE, scale, cap,
+            FLAGS, CAP, HAS_BIAS, WIDEN, KEYS, WIDTH,
+        )  # fmt: skip
         p, shrink, top, total = fold(s, top, total)
         v = load_rows(V, sv, j, j_real, sizes[5], V_WIDTH)
         out = product(p.to(v.dtype), v, out * shrink[:, None], WIDEN)

@@ -26,6 +26,7 @@ __all__ = [
     "program_of",
     "program_of_keys",
     "queries_met",
+    "scored_keys",
     "scores",
     "steps_of",
     "store_rows",
@@ -361,3 +362,18 @@ def masked_scores(q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, C
     s, slope = scores(q, k, i, j, real, scale, cap, BIAS, sb, CAP, HAS_BIAS, WIDEN)
     seen = real & _sees(i, j, place, TABLE, FLAGS)
     return tl.where(seen, s, float("-inf")), slope
+
+
+@triton.jit
+def scored_keys(
+    step, met, q, i, i_real, K, BIAS, sk, sb, sizes, place, TABLE, scale, cap,
+    FLAGS, CAP, HAS_BIAS, WIDEN, KEYS, WIDTH,
+):  # fmt: skip
+    """Return the keys that queries meet in a step: indices, which exist, columns, and `masked_scores`."""
+    j, j_real = met_in(step, met, sizes[3], place, FLAGS, KEYS)
+    k = load_columns(K, sk, j, j_real, sizes[4], WIDTH)
+    real = i_real[:, None] & j_real[None, :]
+    s, slope = masked_scores(
+        q, k, i, j, real, scale, cap, BIAS, sb, place, TABLE, FLAGS, CAP, HAS_BIAS, WIDEN
+    )
+    return j, j_real, k, s, slope
