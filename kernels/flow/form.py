@@ -43,10 +43,11 @@ class Flow(Form):
         band = site.facts.band
         if site.facts.dense or (band is not None and site.facts.only_band and self._up_to_now(site, band)):
             return None
-        return (
-            f"{site.id} is masked or biased ({site.facts.mask}); what flows out of a key is a sum over all"
-            " queries, and a mask of keys does not say which queries are padding"
-        )
+        sums = "what flows out of a key is a sum over all queries"
+        known = f"{site.id} is masked or biased ({site.facts.mask}); {sums}"
+        if site.facts.by_keys:
+            return f"{known}, and a mask of keys does not say which queries are padding"
+        return f"{known}, or over those up to now, and not over those that this mask or bias lets see it"
 
     @staticmethod
     def _up_to_now(site: AttentionSite, band: Band) -> bool:
