@@ -11,7 +11,7 @@ THREE = ["_forward", "_of_queries", "_of_keys"]
 
 KERNELS = {
     "86": {
-        "torch.float16": THREE,
+        "softmax, torch.float16": THREE,
         "grid": THREE,
         "gathered": ["_attend_to_run"],
         "nearest": ["_nearest"] * 4,
