@@ -108,7 +108,7 @@ def _kinds(tokens: int, counts: Sequence[int], protect: int, rng: np.random.Gene
 def _all_merge_equals(kinds: np.ndarray, counts: Sequence[int], protect: int) -> bool:
     from rewriter.kernels.merge.definition import match
 
-    size = np.ones(len(kinds))
+    size: np.ndarray = np.ones(len(kinds))
     for r in counts:
         if set(kinds[protect::2]) - set(kinds[protect + 1 :: 2]):
             return False

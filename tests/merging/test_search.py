@@ -29,7 +29,8 @@ class Known:
 
     def exact(self, mergings: Sequence[Merging]) -> float:
         share = merged(mergings) / self.limit if self.limit > 0 else inf
-        return share**self.power * (1.0 if mergings and mergings[0].site == self.favourite else 2.0)
+        penalty = 1.0 if mergings and mergings[0].site == self.favourite else 2.0
+        return penalty * float(share**self.power)
 
     def of_all(self, mergings: Sequence[Merging]) -> float:
         self.runs |= {(tuple(mergings), at) for at in range(self.inputs)}
