@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rewriter.passes.branch_sum import BranchSum
     from rewriter.passes.clipped import ClippedAttention
     from rewriter.passes.clean_up import CleanUp
+    from rewriter.passes.dead_branches import DeadBranches
     from rewriter.passes.flow import FlowAttention
     from rewriter.passes.folded_outputs import FoldedOutputs
     from rewriter.passes.folded_scales import FoldedScales
@@ -63,6 +64,7 @@ __all__ = [
     "BranchSum",
     "CATALOG",
     "ClippedAttention",
+    "DeadBranches",
     "FlowAttention",
     "CleanUp",
     "FoldedOutputs",
@@ -127,6 +129,7 @@ RULES = {
     "blend": "rewriter.passes.blend:Blend",
     "branch-softmax": "rewriter.passes.branch_softmax:BranchSoftmax",
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",
+    "dead-branches": "rewriter.passes.dead_branches:DeadBranches",
     "folded-outputs": "rewriter.passes.folded_outputs:FoldedOutputs",
     "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
     "gelu": "rewriter.passes.gelu:Gelu",

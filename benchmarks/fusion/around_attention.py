@@ -139,6 +139,19 @@ class _OneHead(nn.Module):
         return self.out(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
 
 
+class _Closed(nn.Module):
+    """A projection, and beside it cross-attention behind a gate that is zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.cross = nn.Linear(WIDTH, WIDTH), _Attention(False)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the sum."""
+        return self.plain(x) + torch.tanh(self.gate) * self.cross(y, x).transpose(1, 2).flatten(2)
+
+
 class _Scale(nn.Module):
     """A projection and a layer's scale behind it."""
 
@@ -184,6 +197,10 @@ def _one_head(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return _OneHead().eval(), (_tokens(tokens, 0),)
 
 
+def _closed(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return _Closed().eval(), (_tokens(tokens, 0), _tokens(tokens, 1))
+
+
 def _tokens(count: int, seed: int) -> Tensor:
     return torch.randn(1, count, WIDTH, generator=torch.Generator().manual_seed(seed))
 
@@ -214,6 +231,7 @@ TEMPLATES = (
     Template("scattered unseen keys", "unseen-keys", _padded(False), SIZES, "tokens switched off"),
     Template("one head, q and k", "weight-absorption", _one_head, SIZES, WIDE),
     Template("one head, v and output", "folded-outputs", _one_head, SIZES, WIDE),
+    Template("closed gate", "dead-branches", _closed, SIZES, "gated cross-attention"),
     Template("source of a loop", "loop-invariants", _decoder, SIZES, "scripted decoders", targets=("onnx",)),
     Template("projected latents", "static-operands", _attention(True, 1), SIZES, "Perceiver, Q-Former"),
 )

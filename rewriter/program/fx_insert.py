@@ -135,9 +135,13 @@ class _Inserter(Editor):
 
     def settled(self) -> ExportedProgram:
         """Return the program."""
-        for node in dict.fromkeys(self._replaced):
-            if not node.users:
-                self._graph.erase_node(node)  # attention may draw random numbers, and would be kept
+        unread, erased = list(dict.fromkeys(self._replaced)), set[FxNode]()
+        while unread:  # attention may draw random numbers, and would be kept
+            node = unread.pop()
+            if node not in erased and not node.users and node.op == "call_function":
+                unread += node.all_input_nodes
+                erased.add(node)
+                self._graph.erase_node(node)
         self._graph.eliminate_dead_code()
         alive = set(self._graph.nodes)
         self._stale &= alive
