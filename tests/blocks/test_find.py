@@ -174,7 +174,7 @@ class Shown(nn.Module):
         self.gate = gates.build("attentional-fusion", CHANNELS)
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        w = self.gate.context(x + y).sigmoid()
+        w = self.gate.get_submodule("context")(x + y).sigmoid()
         return x * w + y * (1 - w), w
 
 
@@ -201,7 +201,8 @@ class Adaptive(nn.Module):
         scores = self.up(self.down(F.adaptive_avg_pool2d(x, 1)).relu())
         if self.largest:
             scores = scores + self.up(self.down(F.adaptive_max_pool2d(x, 1)).relu())
-        return x * scores.sigmoid().expand_as(x)
+        gated: Tensor = x * scores.sigmoid().expand_as(x)
+        return gated
 
 
 @pytest.mark.parametrize("kind", ["fx", "onnx"])
