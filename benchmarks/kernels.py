@@ -153,7 +153,7 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("There is no CUDA device here: the kernels cannot be timed. On a CPU the operators compute the")
-        print("PyTorch lowering, which benchmarks/window_call.py and benchmarks/form_call.py time.")
+        print("PyTorch lowering, which benchmarks/form_call.py times.")
         return
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {args.dtype}")
     for case in CASES:
