@@ -88,3 +88,39 @@ def test_exact_leaves_it_out_and_says_what_it_would_do() -> None:
     assert (
         len(reasons) == 1 and "1 product for 3, 36 columns: it is measured to be no faster" in reasons.pop()
     )
+
+
+class Parallel(nn.Module):
+    """Self-attention and cross-attention of the same tokens, side by side; packed weights or one each."""
+
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.own, self.other = (nn.MultiheadAttention(WIDTH, 2, batch_first=True) for _ in range(2))
+        self.q, self.k, self.v, self.asked, self.keys, self.values = (nn.Linear(WIDTH, 8) for _ in range(6))
+        self.packed = packed
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        if self.packed:
+            found = [f(x, z, z, need_weights=False)[0] for f, z in ((self.own, x), (self.other, y))]
+        else:
+            pairs = ((self.q, self.k, self.v, x), (self.asked, self.keys, self.values, y))
+            found = [F.scaled_dot_product_attention(q(x), k(z), v(z)) for q, k, v, z in pairs]
+        return found[0] + found[1]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("packed", "gains"),
+    [
+        (False, ["1 product for 4, 32 columns", "1 product for 2, 16 columns"]),
+        (True, [f"1 product for 2, {4 * WIDTH} columns"]),
+    ],
+)
+def test_parallel_self_and_cross_attention(packed: bool, gains: list[str]) -> None:
+    given = (tokens(), tokens(2, 5))
+    program = rewriter.trace(Parallel(packed).eval(), given)
+    new, record = fuse(program, [SharedProjections()])
+    assert [m.gain for m in record.committed] == gains
+    assert not new.graph.readers("p_other_in_proj_weight") if packed else True
+    for a, b in zip(new.run(*given), program.run(*given), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

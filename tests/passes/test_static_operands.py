@@ -107,3 +107,30 @@ def test_what_an_input_changes_is_kept() -> None:
     close(new, program, x)
     close(new, program, 3 * x)
     assert rewriter.trace(Positions(7), (x,)).sites, "there is attention to look at"
+
+
+class ByPlace(nn.Module):
+    """Weights that depend on places alone: a table, or scores that fall with the distance."""
+
+    def __init__(self, table: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Parameter(torch.randn(HEADS, 7, 7)) if table else None
+        self.slope = nn.Parameter(torch.rand(HEADS, 1, 1))
+
+    def forward(self, v: Tensor) -> Tensor:
+        places = torch.arange(7.0)
+        scores = -self.slope * (places[:, None] - places) ** 2 if self.table is None else self.table
+        return scores.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_positional_attention_is_a_product_with_a_constant(table: bool) -> None:
+    """The weights fold as a whole, behind their softmax."""
+    v = torch.randn(1, HEADS, 7, 4)
+    program = rewriter.trace(ByPlace(table), (v,))
+    assert [s.kind for s in program.sites] == ["positional-attention"]
+    new, record = fuse(program, [StaticOperands()])
+    assert len(record.committed) == 1
+    assert len([n for n in new.graph.nodes if "alias" not in n.op]) == 1
+    close(new, program, v)
