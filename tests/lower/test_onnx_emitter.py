@@ -540,7 +540,7 @@ def test_a_soft_cap_is_a_function_of_the_scores(dtype: str, causal: bool) -> Non
     graph = ir.Graph(values, [out.value], nodes=e.nodes, opset_imports={"": 18, **e.domains}, name="test")
     model = ir.to_proto(ir.Model(graph, ir_version=10))
     (found,) = ReferenceEvaluator(model).run(None, {f"x{k}": x for k, x in enumerate(arrays)})
-    wanted = attended(*arrays, 0.7, None, causal, 0.0, 2.0, None)
+    wanted = attended(arrays[0], arrays[1], arrays[2], 0.7, causal=causal, softcap=2.0)
     tolerance = 1e-5 if dtype == "float32" else 1e-2
     np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=tolerance, atol=tolerance)
 
