@@ -61,9 +61,10 @@ def rotation_of(prim: Prim) -> Rotation | None:
 
 
 def _may_be_one(prim: Prim) -> bool:
-    """Whether a value is a sum of products, or joined of several."""
+    """Whether a value is a sum of products, or joined of two values; a view of a rotation is none."""
     if isinstance(prim.form, Reshape):
-        (prim,) = prim.inputs
+        (inner,) = prim.inputs
+        return isinstance(inner.form, Concat) and rotation_of(inner) is None
     if isinstance(prim.form, Concat):
         return len(prim.inputs) == 2
     return prim.form == Map("add") and all(_behind(x).form in _PRODUCTS for x in prim.inputs)

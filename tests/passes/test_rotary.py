@@ -57,6 +57,8 @@ FIRES = {
     "halves, added": added,
     "neighbours": neighbours,
     "pairs": pairs,
+    "halves, then a view": lambda x, c, s: halves(x, c, s).reshape(2, -1, 2 * HALF),
+    "joined, then a view": lambda x, c, s: joined(x, c, s).reshape(2, -1, 2 * HALF),
     "of a computed value": lambda x, c, s: halves(torch.tanh(x) * 2, c, s),
 }
 
