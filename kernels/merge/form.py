@@ -49,6 +49,7 @@ class Merge(Form):
 
     name: ClassVar[str] = "merge"
     summary: ClassVar[str] = "similar tokens become one, which counts as often as there were tokens"
+    kinds: ClassVar[frozenset[str]] = frozenset({"attention", "latent-attention"})
     traits: ClassVar[frozenset[Trait]] = frozenset({"softcap", "sink"})
     rows_apart: ClassVar[bool] = False
     typical: ClassVar[tuple[str, ...]] = ("ratio=0.25",)
@@ -92,6 +93,8 @@ class Merge(Form):
                 f"{site.id} is masked or biased by position ({site.facts.mask}); tokens that are merged have"
                 " no position"
             )
+        if self.of == "qkv" and site.kind == "latent-attention":
+            return f"{site.id} has learned queries, which are no tokens (of=kv merges keys and values only)"
         if self.of == "qkv" and site.queries != site.keys:
             return (
                 f"{site.id} has {site.queries} queries and {site.keys} keys; of=qkv merges both alike"

@@ -274,6 +274,12 @@ def test_refusals(form: Merge, changes: dict[str, object], reason: str) -> None:
     assert form.why_not(site()) is None
 
 
+def test_learned_queries_ask_merged_keys() -> None:
+    here = site(kind="latent-attention", constant=("q",))
+    assert Merge(r=2, of="kv").why_not(here) is None and "latent-attention" in Merge.kinds
+    assert "has learned queries" in (Merge(r=2).why_not(here) or "")
+
+
 def test_keys_may_be_hidden() -> None:
     assert Merge(r=2).why_not(site(facts=Facts(key_padding=True, hides_keys=True))) is None
 
