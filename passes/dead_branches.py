@@ -6,7 +6,7 @@
 What training leaves behind: residual branches whose scale or gate is zero (dropped layers, gated
 cross-attention that was never opened), choices by a flag of the model. What only they read goes with them.
 Of a branch that would give infinity or NaN nothing is left either: 0 is a factor of real numbers here.
-Refused: what a constant scales by zero in some places only; zeros that nothing is added to.
+Refused: what a constant scales by zero in some places only; zeros that are constants themselves, as biases.
 
 Source: x + 0 = x.
 """
@@ -57,7 +57,7 @@ class DeadBranches(GraphRule):
 
 def _left(prim: Prim, known: Known) -> Prim | None:
     """Return the operand that a value is equal to, or None."""
-    if known.closed(prim):
+    if known.closed(prim) or "float" not in (prim.dtype or ""):
         return None
     match prim.form, prim.inputs:
         case Map("add"), (a, b):
@@ -72,12 +72,10 @@ def _left(prim: Prim, known: Known) -> Prim | None:
 
 
 def _is_zero(x: Prim, known: Known) -> bool:
-    """Whether a value is a product with a constant that is zero everywhere."""
-    if known.closed(x):
-        return _all(x, known) == 0
+    """Whether a value is a product with a constant that is zero everywhere; a bias of zeros is no branch."""
     match x.form, x.inputs:
         case Map("mul"), (a, b):
-            return _is_zero(a, known) or _is_zero(b, known)
+            return any(_all(y, known) == 0 or _is_zero(y, known) for y in (a, b))
         case Map("neg" | "identity" | "cast"), (a,):
             return _is_zero(a, known)
         case _:

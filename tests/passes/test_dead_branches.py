@@ -50,6 +50,7 @@ KEEPS: dict[str, Callable[[Branch, Tensor, Tensor], Tensor]] = {
     "zero in some places": lambda m, x, y: x + m.some * y,
     "a gate that is open": lambda m, x, y: x + torch.cos(m.gate) * y,
     "by the input": lambda m, x, y: x + x.mean() * y,
+    "a bias of zeros": lambda m, x, y: x + m.scale + y,
     "divided": lambda m, x, y: x + m.gate / y,
     "larger than what is left": lambda m, x, y: x[:, :1] + m.gate * y,
     "subtracted from": lambda m, x, y: m.gate * y - x,
