@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -191,7 +191,7 @@ def _fused(
         edit = one.replacement(f"{one.rule.name.replace('-', '_')}_{at}")
         entry = Fused(one.rule.name, one.match.output, True)
         if verify:
-            entry = _checked(program, entry, edit, partial(program.emit, **options), seed)
+            entry = _checked(program, entry, edit, partial(program.emit, **options), seed, one.copies)
         entries[entry.output] = entry
         if entry.committed:
             edits.append(edit)
@@ -249,9 +249,11 @@ def _tried(
     return made if ok else None, done
 
 
-def _checked(program: Program, entry: Fused, edit: Replacement, emit: Emit, seed: int) -> Fused:
+def _checked(
+    program: Program, entry: Fused, edit: Replacement, emit: Emit, seed: int, copies: Mapping[str, str]
+) -> Fused:
     try:
-        found = check(program, edit, emit, seed)
+        found = check(program, edit, emit, seed, copies)
     except EmitError as error:
         return replace(entry, committed=False, reason=f"it cannot be written for this target: {error}")
     except RuleError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,9 @@ class Check:
     tolerance: float
 
 
-def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Check:
+def check(
+    program: Program, edit: Replacement, emit: Emit, seed: int = 0, copies: Mapping[str, str] | None = None
+) -> Check:
     """Run the old and the new computation of a value on probes, and hold both to float64.
 
     Parameters
@@ -59,6 +61,8 @@ def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Che
         Runs the new computation, as `Program.emit` for the target of the edit.
     seed
         Of the probes.
+    copies
+        Values that the original computes again, and which of the edit's inputs they are.
 
     Raises
     ------
@@ -66,11 +70,13 @@ def check(program: Program, edit: Replacement, emit: Emit, seed: int = 0) -> Che
         When the target cannot spell the new computation.
     """
     prims = program.prims()
-    old = program.extract(edit.inputs, [edit.output])
+    copies = copies or {}
+    old = program.extract((*edit.inputs, *copies), [edit.output])
     worst: Check | None = None
-    numbers = not _looks_up(prims[edit.output], frozenset(edit.inputs))
+    numbers = not _looks_up(prims[edit.output], frozenset((*edit.inputs, *copies)))
     for name, arrays in probes([prims[n] for n in edit.inputs], edit.inputs, seed, WHOLE if numbers else 2):
         new = emit(edit.inputs, edit.build, arrays)
+        arrays = {**arrays, **{again: arrays[first] for again, first in copies.items()}}
         if not is_floating(numpy_dtype(prims[edit.output].dtype or "float32")):
             found = _same(name, old(arrays)[0], new(arrays)[0])
             if not found.ok:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rewriter.algebra.index import Affine, resolve
@@ -43,12 +43,15 @@ class Found:
         Where the values of the match are read.
     inside
         Names of the values between them and the result.
+    copies
+        Names of values that hold what a value that is read holds, and its name.
     """
 
     rule: Rule
     match: Match
     operands: Mapping[str, Operand]
     inside: frozenset[str]
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -149,7 +152,7 @@ def _why_not(program: Program, found: Found) -> str | None:
     for name in graph.inputs:
         if name in found.inside and name not in graph.constants:
             return f"it is computed of {name}, too, which the formula does not name there"
-    region = graph.region([found.match.output], found.inputs)
+    region = graph.region([found.match.output], (*found.inputs, *found.copies))
     gone: set[str] = set()
     for node in reversed(region):
         read = [x for output in node.outputs for x in graph.readers(output)]
@@ -183,7 +186,20 @@ def _tried(rule: Rule, name: str, prim: Prim, matched: Matcher) -> Found | Refus
         if isinstance(operand, str):
             return Refused(rule.name, name, f"{value} is held by no tensor of the graph: {operand}")
         operands[value] = operand[0]
-    return Found(rule, fits, operands, _between(prim, {o.value for o in operands.values()}))
+    copies = _copies(bound, {o.value for o in operands.values()})
+    stop = {*copies, *(o.value for o in operands.values())}
+    return Found(rule, fits, operands, _between(prim, stop), copies)
+
+
+def _copies(bound: Bound, read: set[str]) -> dict[str, str]:
+    """Return values that the graph computes again, and which of those that are read they are."""
+    found: dict[str, str] = {}
+    for first, again in bound.twins:
+        a, b = first.prim, again.prim
+        alike = a.shape == b.shape and a.dtype == b.dtype and resolve(first.index) == resolve(again.index)
+        if alike and a.value in read and b.value is not None and b.value not in read:
+            found[b.value] = a.value
+    return found
 
 
 def _layout(rule: Rule, value: str) -> str:

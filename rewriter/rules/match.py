@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import permutations
 from typing import Any, TypeVar
@@ -59,6 +59,8 @@ class Bound:
         Atoms by the names of axes.
     labels
         Which alternative was taken, by the names of choices.
+    twins
+        Reads that hold what another one holds, because the graph computes it twice: that one, and this.
     """
 
     root: Read
@@ -66,6 +68,7 @@ class Bound:
     numbers: Mapping[str, float] = field(default_factory=dict)
     axes: Mapping[str, tuple[Atom, ...]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    twins: tuple[tuple[Read, Read], ...] = ()
 
     def atoms(self, axis: str) -> tuple[Atom, ...]:
         """Return the atoms of an axis as they are now split, slow to fast."""
@@ -77,15 +80,15 @@ class Bound:
         return tuple(a for dim in resolve(self.root.index) for a, _ in dim.terms)
 
     def _with_term(self, name: str, term: Term) -> Bound:
-        return Bound(self.root, {**self.terms, name: term}, self.numbers, self.axes, self.labels)
+        return Bound(self.root, {**self.terms, name: term}, self.numbers, self.axes, self.labels, self.twins)
 
     def _with_labels(self, labels: Mapping[str, str]) -> Bound:
         if not labels:
             return self
-        return Bound(self.root, self.terms, self.numbers, self.axes, {**self.labels, **labels})
+        return Bound(self.root, self.terms, self.numbers, self.axes, {**self.labels, **labels}, self.twins)
 
     def _with_axis(self, name: str, atoms: tuple[Atom, ...]) -> Bound:
-        return Bound(self.root, self.terms, self.numbers, {**self.axes, name: atoms}, self.labels)
+        return Bound(self.root, self.terms, self.numbers, {**self.axes, name: atoms}, self.labels, self.twins)
 
     def _with_number(self, name: str | None, value: float) -> Bound | None:
         if name is None:
@@ -93,7 +96,7 @@ class Bound:
         known = self.numbers.get(name)
         if known is not None:
             return self if _close(known, value) else None
-        return Bound(self.root, self.terms, {**self.numbers, name: value}, self.axes, self.labels)
+        return Bound(self.root, self.terms, {**self.numbers, name: value}, self.axes, self.labels, self.twins)
 
 
 def match(pattern: Pattern, prim: Prim) -> Bound | None:
@@ -169,7 +172,7 @@ def _tensor(pattern: Tensor, term: Term, bound: Bound) -> Found:
     known = bound.terms.get(pattern.name)
     if known is not None:
         if identical(known, term):
-            yield bound._with_term(pattern.name, _shared(known, term)), 1.0
+            yield _again(bound, pattern.name, known, term), 1.0
         return
     if not isinstance(term, Read) or isinstance(opened(term), Number):
         return
@@ -186,12 +189,14 @@ def _tensor(pattern: Tensor, term: Term, bound: Bound) -> Found:
     yield bound._with_term(pattern.name, term), 1.0
 
 
-def _shared(known: Term, term: Term) -> Term:
-    """Return what two reads of one value have in common: where one is of a cast, what is behind it."""
-    if isinstance(known, Read) and isinstance(term, Read) and known.prim is not term.prim:
-        behind = origin(known)
-        return behind if behind.prim is origin(term).prim else known
-    return known
+def _again(bound: Bound, name: str, known: Term, term: Term) -> Bound:
+    """Return what a name stands for where it is read again, as a cast of it, or as it is computed twice."""
+    if not isinstance(known, Read) or not isinstance(term, Read) or known.prim is term.prim:
+        return bound
+    behind, other = origin(known), origin(term)
+    if behind.prim is other.prim:
+        return bound._with_term(name, behind)
+    return replace(bound, twins=(*bound.twins, (known, term)))
 
 
 def _is_stacked(term: Read, along: tuple[Atom, ...]) -> bool:

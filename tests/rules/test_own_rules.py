@@ -233,6 +233,7 @@ FIRES: list[tuple[str, type[Rule], Callable[..., Any], tuple[Tensor, ...]]] = [
     ("a power", Cubic, lambda m, x: x**3 + x, CUBE),
     ("a cast of one part", Cubic, lambda m, x: (x.double() ** 3 + x).float(), CUBE),
     ("casts of both parts", Cubic, lambda m, x: (x.float() ** 3 + x.float()).half(), (CUBE[0].half(),)),
+    ("a value that is computed twice", Cubic, lambda m, x: x.tanh() ** 3 + x.tanh(), CUBE),
     ("half precision", Cubic, lambda m, x: x**3 + x, (CUBE[0].half(),)),
     ("a sum", Doubled, lambda m, x, y: x * 2 + 2 * y, PAIR),
     ("whole numbers", Doubled, lambda m, x, y: x * 2 + y * 2, WHOLE),
