@@ -30,7 +30,7 @@ class MergedAttention(Pass):
 
     Parameters
     ----------
-    r, ratio, protect, of, through, keep
+    r, ratio, protect, of, through, keep, margin
         See `rewriter.kernels.merge.form.Merge`.
     select
         Which sites; see `rewriter.selectors`.
@@ -52,8 +52,9 @@ class MergedAttention(Pass):
         of: str = "qkv",
         through: bool = False,
         keep: str | None = None,
+        margin: float = 1.0,
         *,
         select: str = "all",
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(Merge(r, ratio, protect, of, through, keep), select, **options)
+        super().__init__(Merge(r, ratio, protect, of, through, keep, margin), select, **options)

@@ -44,7 +44,9 @@ class Merge(Form):
         token in between, and the sites behind, have fewer to do.
     keep
         In place of r and ratio: tokens are merged through the program behind the first of the selected sites,
-        as many as recorded inputs show that a budget allows (``cos>=0.99``), by more than a standard error.
+        as many as recorded inputs show that a budget allows (``cos>=0.99``).
+    margin
+        By how many standard errors of what is measured ``keep`` is to be kept.
     """
 
     name: ClassVar[str] = "merge"
@@ -60,6 +62,7 @@ class Merge(Form):
     of: str = "qkv"
     through: bool = False
     keep: str | None = None
+    margin: float = 1.0
 
     def __post_init__(self) -> None:
         if sum(x is not None for x in (self.r, self.ratio, self.keep)) != 1:
@@ -70,6 +73,8 @@ class Merge(Form):
             raise ValueError(f"ratio is {self.ratio}; expected 0 to 0.5")
         if self.protect < 0:
             raise ValueError(f"protect is {self.protect}; expected 0 or more")
+        if not 0 <= self.margin < float("inf"):
+            raise ValueError(f"margin is {self.margin}; expected 0 or more standard errors")
         if self.of not in ("qkv", "kv"):
             raise ValueError(f"of is {self.of!r}; expected qkv or kv")
         if self.of != "qkv" and self.spans:

@@ -69,6 +69,8 @@ class RecordedLosses:
         The bound.
     merged
         Gives the program with a schedule.
+    margin
+        See `expected_to_hold`.
     progress
         Told about every run.
     """
@@ -78,9 +80,11 @@ class RecordedLosses:
         recorded: Recorded,
         budget: Budget,
         merged: Callable[[Sequence[Merging]], Program],
+        margin: float = 1.0,
         progress: Progress = silent,
     ) -> None:
         self._recorded, self._budget, self._merged, self._progress = recorded, budget, merged, progress
+        self._margin = margin
         self._cases = range(len(recorded.names))
         self._found: dict[tuple[Merging, ...], dict[int, dict[str, Tally]]] = {}
         self._last: tuple[tuple[Merging, ...], Program] | None = None
@@ -91,7 +95,7 @@ class RecordedLosses:
         """Return the loss on all inputs together, with its margin."""
         cases = [self._tallies(mergings, at) for at in self._cases]
         alone = [loss(self._budget, [case]) for case in cases]
-        found = loss(self._budget, cases)
+        found = loss(self._budget, cases, self._margin)
         self._hardest = max(self._cases, key=alone.__getitem__)
         largest = alone[self._hardest]
         self._proportion = found / largest if 0 < largest < inf and found < inf else 1.0
@@ -128,22 +132,20 @@ class RecordedLosses:
         return found[at]
 
 
-def loss(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> float:
+def loss(budget: Budget, cases: Sequence[Mapping[str, Tally]], margin: float = 1.0) -> float:
     """Return how much of what a budget allows is used up, with the margin of `expected_to_hold`.
 
     Up to 1 where the budget is expected to hold, more where it is not. What is lost is how much a measure
     falls short of its best value, or the noise against the signal for one in dB.
     """
-    if not expected_to_hold(budget, cases):
-        return max(_share(budget, cases), nextafter(1.0, inf))
-    return min(_share(budget, cases), 1.0)
+    share = _share(budget, cases, margin)
+    if not expected_to_hold(budget, cases, margin):
+        return max(share, nextafter(1.0, inf))
+    return min(share, 1.0)
 
 
-def _share(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> float:
-    measured, error = _with_error(budget, cases)
-    lost, allowed = (
-        _lost(budget, x) for x in (measured + (error if budget.sign == "<=" else -error), budget.bound)
-    )
+def _share(budget: Budget, cases: Sequence[Mapping[str, Tally]], margin: float) -> float:
+    lost, allowed = _lost(budget, _cautious(budget, cases, margin)), _lost(budget, budget.bound)
     if not isfinite(lost):
         return inf
     return lost / allowed if allowed > 0 else (0.0 if lost <= 0 else inf)
@@ -156,7 +158,7 @@ def _lost(budget: Budget, measured: float) -> float:
     return metric.high - measured if isfinite(metric.high) else 10 ** (-measured / 20)
 
 
-def expected_to_hold(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> bool:
+def expected_to_hold(budget: Budget, cases: Sequence[Mapping[str, Tally]], margin: float = 1.0) -> bool:
     """Whether a budget holds on all inputs together, by more than the standard error of what is measured.
 
     Inputs are pooled as `rewriter.validate` pools them, so that what is chosen by it passes there. The
@@ -169,13 +171,20 @@ def expected_to_hold(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> bo
         The bound.
     cases
         Of each recorded input: what was measured, by output.
+    margin
+        By how many standard errors; 0 is what `rewriter.validate` asks for.
 
     Source: Efron and Stein, The Jackknife Estimate of Variance, 1981.
     """
     if not budget.check(_pooled(cases)).ok:
         return False
+    return budget.met(_cautious(budget, cases, margin))
+
+
+def _cautious(budget: Budget, cases: Sequence[Mapping[str, Tally]], margin: float) -> float:
+    """Return what is measured, worse by so many standard errors."""
     measured, error = _with_error(budget, cases)
-    return budget.met(measured + (error if budget.sign == "<=" else -error))
+    return measured + margin * (error if budget.sign == "<=" else -error)
 
 
 def _with_error(budget: Budget, cases: Sequence[Mapping[str, Tally]]) -> tuple[float, float]:

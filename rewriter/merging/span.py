@@ -90,9 +90,8 @@ def span(
     InputError
         When ``keep`` is no budget, or there is no data to measure it on.
     """
-    first = wanted[0][1]
-    if any(f.protect != first.protect or f.keep != first.keep for _, f in wanted):
-        reason = "sites that tokens are merged behind must agree on protect and keep"
+    if len({(f.protect, f.keep, f.margin) for _, f in wanted}) > 1:
+        reason = "sites that tokens are merged behind must agree on protect, keep and margin"
         return Spanned(program, reasons={site.id: reason for site, _ in wanted})
     return _Span(program, wanted, insert, data, seed, verify, progress).applied()
 
@@ -198,6 +197,7 @@ class _Span:
             Recorded(self._program, self._data),
             budget,
             lambda m: self._insert(self._program, woven(self._program, flow, m, self._protect), {}),
+            self._wanted[0][1].margin,
             self._progress,
         )
         cost = Cost(self._program.graph, self._program.prims(), flow)

@@ -295,6 +295,7 @@ def test_keys_may_be_hidden() -> None:
         ({"ratio": 0.6}, "0 to 0.5"),
         ({"r": 1, "protect": -1}, "0 or more"),
         ({"r": 1, "of": "q"}, "qkv or kv"),
+        ({"keep": "cos>=0.99", "margin": -1.0}, "0 or more standard errors"),
     ],
 )
 def test_parameters_are_checked(wrong: dict[str, object], message: str) -> None:

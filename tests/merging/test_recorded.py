@@ -43,6 +43,16 @@ def test_the_margin_is_the_standard_error_of_a_mean() -> None:
     assert not expected_to_hold(parse_budget(f"cos>={bound + 1e-6:.9f}"), cases)
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.5, 2.0])
+def test_the_margin_may_be_chosen(margin: float) -> None:
+    cosines = np.array([0.98, 0.99, 0.995, 0.999])
+    bound = cosines.mean() - margin * cosines.std(ddof=1) / 2
+    cases = [turned(c) for c in cosines]
+    assert expected_to_hold(parse_budget(f"cos>={bound - 1e-6:.9f}"), cases, margin)
+    assert not expected_to_hold(parse_budget(f"cos>={bound + 1e-6:.9f}"), cases, margin)
+    assert loss(parse_budget(f"cos>={bound:.12f}"), cases, margin) == pytest.approx(1.0, abs=1e-3)
+
+
 def test_a_bound_from_above_has_its_margin_above() -> None:
     g = np.random.default_rng(0)
     x = g.normal(size=(4, 5, 8))
