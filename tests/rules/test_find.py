@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def layers(count: int) -> OnnxProgram:
     """Return a model of nothing but GELUs, norms and gates, spelled out."""
     nodes: list[NodeProto] = []
 
-    def put(op: str, *inputs: str, **attributes: object) -> str:
+    def put(op: str, *inputs: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, list(inputs), [f"v{len(nodes)}"], **attributes))
         return f"v{len(nodes) - 1}"
 
