@@ -17,7 +17,7 @@ def pools_gradient(grad: Tensor, x: Tensor, *, over: str = "rows") -> tuple[Tens
     wide = torch.promote_types(grad.dtype, torch.float32)
     g, (rows, places) = grad.to(wide), x.shape[1:]
     if over == "lines":
-        of_rows, of_columns = g.split([rows, places], 1)
+        of_rows, of_columns = torch.split(g, [rows, places], 1)
         return ((of_rows.unsqueeze(2) / places + of_columns.unsqueeze(1) / rows).to(x.dtype),)
     largest = (x == x.amax(1, keepdim=True)).to(wide)
     share = largest / largest.sum(1, keepdim=True)

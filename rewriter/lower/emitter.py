@@ -100,9 +100,9 @@ class Emitter(Protocol):
         name, settings
             ``"layer_norm"`` of ``x, weight, bias`` and ``"rms_norm"`` of ``x, weight``, over the last axis,
             with ``eps``; ``"group_norm"`` of ``x, weight, bias`` over the axes after the second, and over
-            the second in so many ``groups``; ``"linear"`` of ``x, weight, bias``, where weight is ``[out, in]``; ``"gelu"`` of
-            ``x`` with ``tanh``, whether by that approximation; ``"silu"``, ``"mish"`` and ``"hard_swish"`` of
-            ``x``; ``"lerp"`` of ``x, y, w``: ``x + w · (y - x)``;
+            the second in so many ``groups``; ``"linear"`` of ``x, weight, bias``, where weight is
+            ``[out, in]``; ``"gelu"`` of ``x`` with ``tanh``, whether by that approximation; ``"silu"``,
+            ``"mish"`` and ``"hard_swish"`` of ``x``; ``"lerp"`` of ``x, y, w``: ``x + w · (y - x)``;
             ``"addcmul"`` of ``x, a, b``: ``x + a · b``, the operands of these two broadcast;
             ``"convolution"`` of ``x, weight, bias`` with ``strides``, ``padding`` (zeros before and after
             each axis), ``dilations``, ``groups``, and the ``shape`` of the result; ``"mean"`` and ``"max"``

@@ -295,7 +295,7 @@ def test_the_grid_is_the_one_that_the_graph_shows(kind: type[Agent] | type[Nystr
         assert "the graph shows a grid of 4x6 after 1 tokens" in (wrong.why_not(here) or "")
     # three axes, an unknown size and tokens of another number are shown no plane: auto is a square
     for sizes in ((2, 3, 4), (4, "n"), (4, 5)):
-        other = site(queries=25, keys=25, geometry=Geometry(1, tuple(map(Size.of, sizes))))
+        other = site(queries=25, keys=25, geometry=Geometry(1, tuple(Size.of(n) for n in sizes)))
         assert kind(4, grid="auto").at(other) == kind(4, grid="auto")
 
 

@@ -115,7 +115,7 @@ def test_rows_of_half_precision_are_added_at_places_in_single_precision(opset: i
     rows = np.full((2052, 5), 1, np.float16)  # in half precision the sum ends at 2048
     places = np.full(2052, 2)
     found, _ = run(lambda e, x, r: e.accumulate(x, e.constant(places, "int64"), r), x, rows, opset=opset)
-    np.testing.assert_array_equal(found, accumulated(x.astype("f4"), places, rows).astype("f2"))
+    np.testing.assert_array_equal(found, accumulated(x.astype("f4"), places.tolist(), rows).astype("f2"))
 
 
 FUNCTIONS: dict[str, Callable[..., np.ndarray]] = {
