@@ -11,10 +11,11 @@ import argparse
 import fnmatch
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.trained.cases import FAMILIES, cases
-from benchmarks.trained.measure import measure
+from benchmarks.trained.cases import FAMILIES, Case, cases
+from benchmarks.trained.measure import expect, measure
 from benchmarks.trained.page import page
 from benchmarks.trained.plot import plot
 from benchmarks.trained.records import Folder
@@ -35,22 +36,27 @@ def main() -> None:
         if any(fnmatch.fnmatchcase(str(case), pattern) for pattern in args.only)
     ]
     for workload in dict.fromkeys(case.workload for case in wanted):
-        todo = [
-            c
-            for c in wanted
-            if c.workload == workload and not args.table and (args.again or folder.read(c) is None)
-        ]
-        if todo:
-            # a process of its own for each workload, so that one does not find another's memory
-            process = multiprocessing.get_context("spawn").Process(
-                target=measure, args=(folder, todo, args.rounds, args.threads)
-            )
-            process.start()
-            process.join()
-            if process.exitcode:
-                print(f"{workload}: the process ended with status {process.exitcode}", flush=True)
+        mine = [case for case in wanted if case.workload == workload]
+        if args.expect:
+            expect(folder, mine)
+        elif not args.table:
+            todo = [case for case in mine if args.again or folder.read(case) is None]
+            _measure(workload, todo, args)
     for model in args.models:
         _write(model, folder)
+
+
+def _measure(workload: str, todo: Sequence[Case], args: argparse.Namespace) -> None:
+    if not todo:
+        return
+    # a process of its own for each workload, so that one does not find another's memory
+    process = multiprocessing.get_context("spawn").Process(
+        target=measure, args=(Folder(args.cache), todo, args.rounds, args.threads)
+    )
+    process.start()
+    process.join()
+    if process.exitcode:
+        print(f"{workload}: the process ended with status {process.exitcode}", flush=True)
 
 
 def _write(model: str, folder: Folder) -> None:
@@ -72,6 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="cases, as file patterns")
     parser.add_argument("--again", action="store_true", help="measure what is already known, too")
     parser.add_argument("--table", action="store_true", help="measure nothing: write what is known")
+    parser.add_argument("--expect", action="store_true", help="measure nothing: count expected speeds again")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=cache, help="folder of measurements")

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from statistics import fmean
 
@@ -27,7 +27,7 @@ from rewriter.sites.site import AttentionSite
 from rewriter.verify.memory import growth
 from rewriter.verify.timing import interleaved
 
-__all__ = ["measure"]
+__all__ = ["expect", "measure"]
 
 
 def measure(folder: Folder, cases: Sequence[Case], rounds: int, threads: int) -> None:
@@ -38,6 +38,18 @@ def measure(folder: Folder, cases: Sequence[Case], rounds: int, threads: int) ->
         told = measurement.refused or ", ".join(f"{k} {v:.4g}" for k, v in measurement.quality.items())
         speed = "" if measurement.speed is None else f", {measurement.speed:.2f} times as fast"
         print(f"{number}/{len(cases)} {case}: {told}{speed}", flush=True)
+
+
+def expect(folder: Folder, cases: Sequence[Case]) -> None:
+    """Count again what the costs of measured cases, all of one workload, expect of one attention by time."""
+    workload = WORKLOADS[cases[0].workload]()
+    site = Selector.parse(workload.sites).candidates(SoftmaxAttention()(workload.program()).sites)[0]
+    for case in cases:
+        known = folder.read(case)
+        if known is not None and known.attention is not None:
+            *_, done = _alone(case.form, site, workload.tokens)
+            expected = _ratio(done, workload.tokens, lambda cost: cost.time)
+            folder.write(case, replace(known, expected=expected))
 
 
 @dataclass
@@ -111,6 +123,16 @@ def _first(program: Program, done: Rewriting) -> AttentionSite:
 
 def _call(form: str, site: AttentionSite, tokens: int, rounds: int) -> float | None:
     """Return how many times faster one attention of a site's heads is; None where the form refuses it."""
+    call, operands, program, done = _alone(form, site, tokens)
+    if not done.committed:
+        return None
+    with torch.inference_mode():
+        calls = {"fused": partial(call, *operands), "form": partial(program.module(), *operands)}
+        return interleaved(calls, rounds=rounds, clock=_clock()).ratio("fused", "form")
+
+
+def _alone(form: str, site: AttentionSite, tokens: int) -> tuple[Call, Inputs, Program, Rewriting]:
+    """Return one attention of a site's heads, what it is given, and the same in a form."""
     heads, kv_heads, width = (n.known() or 1 for n in (site.heads, site.kv_heads, site.v_dim))
     call = Call(site.facts.band is not None and site.facts.band.causal, heads != kv_heads)
     generator = torch.Generator().manual_seed(0)
@@ -118,11 +140,7 @@ def _call(form: str, site: AttentionSite, tokens: int, rounds: int) -> float | N
         torch.randn(1, h, tokens, width, generator=generator) for h in (heads, kv_heads, kv_heads)
     )
     program, done = rewriter.rewrite(rewriter.trace(call, operands), [parse_apply(form)], verify=False)
-    if not done.committed:
-        return None
-    with torch.inference_mode():
-        calls = {"fused": partial(call, *operands), "form": partial(program.module(), *operands)}
-        return interleaved(calls, rounds=rounds, clock=_clock()).ratio("fused", "form")
+    return call, operands, program, done
 
 
 def _ratio(done: Rewriting, tokens: int, of: Callable[[Cost], Size | None]) -> float | None:
