@@ -22,8 +22,9 @@ class DecoderOnly:
     """
 
     def __init__(self, program: Program) -> None:
-        self._module = program.module()
-        assert isinstance(self._module, torch.fx.GraphModule)
+        module = program.module()
+        assert isinstance(module, torch.fx.GraphModule)
+        self._module = module
         self._encoded, self._read = _parts(self._module.graph)
         self._of: Any = None
         self._kept: dict[Node, Any] = {}
