@@ -39,7 +39,7 @@ The gain is where computation is left out, which no runtime does by itself: bran
 the next token). It is as large as the share of that: a twelfth of twelve layers, a sixth of six. What
 exporters write already as one operator (norms and activations in recent opsets) or a runtime fuses by itself
 leaves nothing, as in ConvNeXt and EfficientNet. Rotary embeddings as one operator are several times faster,
-but they are a hundredth of a decoder's time. Where the rounds of a row differ by more than the gain, the
+but a small part of a decoder's time. Where the rounds of a row differ by more than the gain, the
 machine was busy with other work.
 """
 
