@@ -14,7 +14,6 @@ from rewriter.algebra.prims import Prim
 from rewriter.algebra.sizes import ONE
 from rewriter.algebra.term import Apply, Number, Term, depends_on
 from rewriter.forms import Canonical
-from rewriter.kernels.softmax.form import Softmax
 from rewriter.lower.canonical import emit_site, emit_term, inputs_of
 from rewriter.program.program import Insertion
 from rewriter.rules.monomials import Factor, Monomial
@@ -163,6 +162,8 @@ class _Writer:
     given: Mapping[str, Handle]
 
     def result(self) -> Handle:
+        from rewriter.kernels.softmax.form import Softmax
+
         shares = self._sum(self._rows(m) for m in self.one.shares)
         found = self._times(Softmax().lower(self.e, self.a), shares)
         for monomial, matrix in self.one.addends:
