@@ -85,7 +85,7 @@ def summation(exact: np.ndarray, dtype: str | np.dtype, terms: int) -> float:
     probabilistic one of Higham and Mary, "A new approach to probabilistic rounding error analysis" (2019).
     """
     finite = np.abs(exact[np.isfinite(exact)])
-    return terms**0.5 * epsilon(dtype) / 2 * float(finite.max(initial=0.0))
+    return float(np.sqrt(terms)) * epsilon(dtype) / 2 * float(finite.max(initial=0.0))
 
 
 @dataclass(frozen=True, slots=True)
