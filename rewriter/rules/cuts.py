@@ -121,6 +121,11 @@ def identical(a: Term, b: Term, deep: int = _DEEP) -> bool:
     return False
 
 
+def _same_read(a: Term, b: Term) -> bool:
+    """Whether a value is added to itself; what is computed twice is not looked for."""
+    return isinstance(a, Read) and isinstance(b, Read) and a.prim is b.prim and identical(a, b)
+
+
 def contraction(term: Term) -> tuple[Term, list[Atom]] | None:
     """Return what a sum over axes runs over, and the atoms of these axes; None if it is no sum."""
     at = opened(term)
@@ -156,7 +161,7 @@ def _summed(at: Apply, count: int, deep: int) -> Iterator[Terms]:
     match at:
         case Apply("add" | "sub" as fn, (a, b)):
             sign = 1.0 if fn == "add" else -1.0
-            if fn == "add" and identical(a, b):
+            if fn == "add" and _same_read(a, b):
                 yield from (_times(s, 2.0) for s in sums(a, count, deep))
             for own in range(count + 1):
                 for left in sums(a, own, deep):
@@ -214,7 +219,7 @@ def _taken_apart(at: Term, count: int, deep: int) -> Iterator[Factors]:
             yield from _multiplied(a, b, count, 1, deep)
         case Apply("div", (a, b)):
             yield from _multiplied(a, b, count, -1, deep)
-        case Apply("neg" | "add" as fn, (a, *others)) if all(identical(a, b) for b in others):
+        case Apply("neg" | "add" as fn, (a, *others)) if all(_same_read(a, b) for b in others):
             yield from (_scaled(f, -1.0 if fn == "neg" else 2.0) for f in products(a, count, deep))
         case Apply("reciprocal", (a,)):
             yield from _raised(a, count, Fraction(-1), deep)
