@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rewriter.passes.blend import Blend
     from rewriter.passes.branch_softmax import BranchSoftmax
     from rewriter.passes.branch_sum import BranchSum
-    from rewriter.passes.clipped import ClippedAttention
     from rewriter.passes.clean_up import CleanUp
+    from rewriter.passes.clipped import ClippedAttention
     from rewriter.passes.dead_branches import DeadBranches
     from rewriter.passes.flow import FlowAttention
     from rewriter.passes.folded_outputs import FoldedOutputs
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rewriter.passes.global_pool import GlobalPool
     from rewriter.passes.group_norm import GroupNorm
     from rewriter.passes.hard_swish import HardSwish
-    from rewriter.passes.joint_pools import JointPools
     from rewriter.passes.l2_norm import L2Norm
+    from rewriter.passes.joint_pools import JointPools
     from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.loop_invariants import LoopInvariants
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from rewriter.passes.squeeze_excite import SqueezeExcite
     from rewriter.passes.stable_softmax import StableSoftmax
     from rewriter.passes.static_operands import StaticOperands
-    from rewriter.passes.unread_queries import UnreadQueries
     from rewriter.passes.unmoved_gates import UnmovedGates
+    from rewriter.passes.unread_queries import UnreadQueries
     from rewriter.passes.unseen_keys import UnseenKeys
     from rewriter.passes.weight_absorption import WeightAbsorption
     from rewriter.passes.window import WindowAttention
@@ -63,19 +63,18 @@ __all__ = [
     "BranchSoftmax",
     "BranchSum",
     "CATALOG",
+    "CleanUp",
     "ClippedAttention",
     "DeadBranches",
     "FlowAttention",
-    "CleanUp",
     "FoldedOutputs",
     "FoldedScales",
     "GatedAttention",
     "Gelu",
+    "GlobalPool",
     "GroupNorm",
     "HardSwish",
     "L2Norm",
-    "GlobalPool",
-    "HardSwish",
     "JointPools",
     "LayerNorm",
     "LinearAttention",
@@ -98,9 +97,9 @@ __all__ = [
     "SqueezeExcite",
     "StableSoftmax",
     "StaticOperands",
+    "UnmovedGates",
     "UnreadQueries",
     "UnseenKeys",
-    "UnmovedGates",
     "WeightAbsorption",
     "WindowAttention",
     "form_type",
@@ -129,6 +128,7 @@ RULES = {
     "blend": "rewriter.passes.blend:Blend",
     "branch-softmax": "rewriter.passes.branch_softmax:BranchSoftmax",
     "branch-sum": "rewriter.passes.branch_sum:BranchSum",
+    "clean-up": "rewriter.passes.clean_up:CleanUp",
     "dead-branches": "rewriter.passes.dead_branches:DeadBranches",
     "folded-outputs": "rewriter.passes.folded_outputs:FoldedOutputs",
     "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
@@ -151,10 +151,10 @@ RULES = {
     "squeeze-excite": "rewriter.passes.squeeze_excite:SqueezeExcite",
     "stable-softmax": "rewriter.passes.stable_softmax:StableSoftmax",
     "static-operands": "rewriter.passes.static_operands:StaticOperands",
+    "unmoved-gates": "rewriter.passes.unmoved_gates:UnmovedGates",
     "unread-queries": "rewriter.passes.unread_queries:UnreadQueries",
     "unseen-keys": "rewriter.passes.unseen_keys:UnseenKeys",
     "weight-absorption": "rewriter.passes.weight_absorption:WeightAbsorption",
-    "unmoved-gates": "rewriter.passes.unmoved_gates:UnmovedGates",
 }
 """Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""
 
@@ -222,7 +222,10 @@ def _rule(where: str, *, asked: bool = True) -> Rule:
     found = find_callable(where, "rule")
     if not (isinstance(found, type) and issubclass(found, Rule)):
         raise InputError(f"rule {where}: expected a class derived from rewriter.rules.Rule")
-    return found(asked=asked)
+    try:
+        return found(asked=asked)
+    except Exception as error:  # a class of the user's raises what it likes
+        raise InputError(f"rule {where}: it cannot be made: {error}") from error
 
 
 class Sequential:
