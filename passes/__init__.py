@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rewriter.passes.global_pool import GlobalPool
     from rewriter.passes.group_norm import GroupNorm
     from rewriter.passes.hard_swish import HardSwish
-    from rewriter.passes.l2_norm import L2Norm
     from rewriter.passes.joint_pools import JointPools
+    from rewriter.passes.l2_norm import L2Norm
     from rewriter.passes.layer_norm import LayerNorm
     from rewriter.passes.linear import LinearAttention
     from rewriter.passes.loop_invariants import LoopInvariants
