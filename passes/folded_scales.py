@@ -3,8 +3,8 @@
     before   (x · W + b) · g
     after    x · (W g) + b g
 
-A layer's scale (LayerScale), one factor per head, temperatures, fixed head gates, and the tanh(alpha) that lets
-a branch in; views may lie between.
+A layer's scale (LayerScale), one factor per head, temperatures, fixed head gates, and the tanh(alpha) that
+lets a branch in; views may lie between.
 Refused: a product that something else reads unscaled; factors that differ along other axes than the columns;
 weights that something else reads, too. One number beside an unscaled read is no scale but half of a GELU, and
 is passed over.

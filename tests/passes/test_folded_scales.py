@@ -85,7 +85,7 @@ def test_fires(name: str, kind: str, tmp_path: Path) -> None:
 
 
 def gelu(m: Scaled, x: Tensor) -> Tensor:
-    y = m.out(x)
+    y: Tensor = m.out(x)
     return 0.5 * y * (1 + torch.erf(y / math.sqrt(2)))
 
 
@@ -95,8 +95,9 @@ def unscaled_too(m: Scaled, x: Tensor) -> Any:
 
 
 def packed(m: Scaled, x: Tensor) -> Tensor:
-    first, second = m.out.weight.split([4, WIDTH - 4])
-    return (x @ first.T) * m.columns[:4] + (x @ second.T).sum()
+    first, second = torch.split(m.out.weight, [4, WIDTH - 4])
+    result: Tensor = (x @ first.T) * m.columns[:4] + (x @ second.T).sum()
+    return result
 
 
 def tied(m: Scaled, x: Tensor) -> Tensor:
