@@ -21,6 +21,9 @@ __all__ = ["Recorded", "RecordedLosses", "expected_to_hold", "loss"]
 CASES = 6
 """Recorded inputs that are looked at."""
 
+LARGEST = 300.0
+"""Powers of ten of the noise against the signal that are told apart."""
+
 
 class Recorded:
     """What a program gives for recorded inputs.
@@ -106,17 +109,18 @@ class RecordedLosses:
         return loss(self._budget, [self._tallies(mergings, self._hardest)]) * self._proportion
 
     def summary(self, mergings: Sequence[Merging]) -> str:
-        """Return in a sentence what was measured with a schedule, and which input decides."""
+        """Return in a sentence what was measured with a schedule, and which input loses most with it."""
         cases = [self._tallies(mergings, at) for at in self._cases]
         measured, error = _with_error(self._budget, cases)
         name = self._budget.metric
         if len(cases) == 1:
             return f"{name} is {measured:.4g} on the one recorded input; with more there is a margin"
-        without = [*cases[: self._hardest], *cases[self._hardest + 1 :]]
-        alone, rest = (self._budget.check(_pooled(x)).measured for x in ([cases[self._hardest]], without))
+        hardest = max(self._cases, key=lambda at: loss(self._budget, [cases[at]]))
+        without = [*cases[:hardest], *cases[hardest + 1 :]]
+        alone, rest = (self._budget.check(_pooled(x)).measured for x in ([cases[hardest]], without))
         return (
             f"{name} is {measured:.4g} on {len(cases)} recorded inputs, with a standard error of {error:.2g};"
-            f" {self._recorded.names[self._hardest]} loses most ({alone:.4g}, the others {rest:.4g});"
+            f" {self._recorded.names[hardest]} loses most ({alone:.4g}, the others {rest:.4g});"
             f" {self.runs} runs"
         )
 
@@ -155,7 +159,7 @@ def _lost(budget: Budget, measured: float) -> float:
     metric = METRICS[budget.metric]
     if metric.direction == "<=":
         return measured
-    return metric.high - measured if isfinite(metric.high) else 10 ** (-measured / 20)
+    return metric.high - measured if isfinite(metric.high) else 10 ** min(-measured / 20, LARGEST)
 
 
 def expected_to_hold(budget: Budget, cases: Sequence[Mapping[str, Tally]], margin: float = 1.0) -> bool:
@@ -183,6 +187,8 @@ def expected_to_hold(budget: Budget, cases: Sequence[Mapping[str, Tally]], margi
 
 def _cautious(budget: Budget, cases: Sequence[Mapping[str, Tally]], margin: float) -> float:
     """Return what is measured, worse by so many standard errors."""
+    if not margin:
+        return budget.check(_pooled(cases)).measured
     measured, error = _with_error(budget, cases)
     return measured + margin * (error if budget.sign == "<=" else -error)
 

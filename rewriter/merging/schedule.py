@@ -53,9 +53,10 @@ def schedule(tokens: int, protect: int, sites: Sequence[str], share: float) -> l
     >>> [m.r for m in schedule(101, 1, ["a", "b", "c"], 0.6)]
     [30, 20, 10]
     """
-    steps, left, found = len(sites) * (len(sites) + 1) // 2, tokens - protect, []
+    steps, body, found = len(sites) * (len(sites) + 1) // 2, max(tokens - protect, 0), []
+    left = body
     for at, site in enumerate(sites):
-        r = min(int((tokens - protect) * share * (len(sites) - at) / steps + 1e-9), left // 2)
+        r = min(int(body * share * (len(sites) - at) / steps + 1e-9), left // 2)
         if r:
             found.append(Merging(site, r))
             left -= r

@@ -115,7 +115,7 @@ class _Search:
         low = next((k for k, c in enumerate(costs) if self._ladder(shape)[k] and c < GAIN * least), None)
         if low is None:
             return
-        start = None if self._best is None else low
+        start = None if known else low
         rung = self._strongest(shape, self._losses.of_hardest, low, known or {}, start)
         if rung is not None:
             self._best = shape, rung
@@ -205,7 +205,7 @@ def _predicted(seen: Mapping[int, float], low: int, high: int) -> int:
     if others and others[0][1] != x:
         power = log(others[0][1] / x) / log(others[0][0] / k)
         power = min(max(power, FLATTEST), STEEPEST)
-    return min(max(int(k * (AIM / x) ** (1 / power)), low), high)
+    return max(int(min(k * (AIM / x) ** (1 / power), high)), low)
 
 
 def _rung(share: float) -> int:

@@ -122,10 +122,14 @@ class _Span:
         if not forms:
             return Spanned(self._program, reasons=reasons)
         keep = self._wanted[0][1].keep
-        if keep is None:
-            mergings = self._counted(flow, forms)
-        else:
-            mergings = self._chosen(flow, list(forms), parse_budget(keep))
+        try:
+            mergings = (
+                self._counted(flow, forms)
+                if keep is None
+                else self._chosen(flow, list(forms), parse_budget(keep))
+            )
+        except EmitError as error:
+            return self._refused(f"merge cannot be written for this target: {error}")
         names = {here: name for here, (name, _) in forms.items()}
         return self._made(flow, mergings, names, reasons)
 

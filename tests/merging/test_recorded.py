@@ -93,6 +93,19 @@ def test_noise_is_lost_in_proportion_to_the_signal() -> None:
     assert loss(parse_budget("rel<=0.2"), [{"y": tally}]) == pytest.approx(0.5)
 
 
+def test_without_a_margin_what_others_lose_does_not_matter() -> None:
+    # without the first input there is no noise: no standard error of a ratio in dB is known
+    cases = [turned(0.99999), turned(1.0)]
+    budget = parse_budget("sqnr>=20dB")
+    assert expected_to_hold(budget, cases, 0.0) and loss(budget, cases, 0.0) <= 1
+    assert not expected_to_hold(budget, cases, 1.0)
+
+
+def test_bounds_that_allow_everything_are_no_error() -> None:
+    for bound in ("sqnr>=-7000dB", "max_abs<=1e308", "max_abs<=inf"):
+        assert loss(parse_budget(bound), [turned(0.5)]) == pytest.approx(0.0, abs=1e-200)
+
+
 def test_other_places_that_are_nan_lose_more_than_is_allowed() -> None:
     tally = Tally()
     tally.add(np.array([[1.0, 2.0]]), np.array([[1.0, np.nan]]))
@@ -106,6 +119,10 @@ class Pretended(Recorded):
         self.names = [f"input {n}" for n in numbers]
         self._numbers = numbers
         self.asked: list[tuple[object, int]] = []
+
+    def alter(self, numbers: tuple[int, ...]) -> None:
+        """Let inputs lose otherwise from now on."""
+        self._numbers = numbers
 
     def measured(self, program: object, at: int) -> dict[str, Tally]:
         self.asked.append((program, at))
@@ -159,3 +176,11 @@ def test_what_decided_is_said() -> None:
     alone, _, _ = pretended(5)
     alone.of_all([Merging("a", 1)])
     assert "the one recorded input" in alone.summary([Merging("a", 1)])
+
+
+def test_what_is_said_is_about_the_schedule_itself() -> None:
+    losses, recorded, _ = pretended(1, 9, 2)
+    losses.of_all([Merging("a", 2)])
+    recorded.alter((9, 1, 2))
+    losses.of_all([Merging("a", 1)])
+    assert "input 9 loses most (0.982, the others 0.997)" in losses.summary([Merging("a", 2)])

@@ -21,6 +21,12 @@ def test_no_more_than_half_is_merged_and_less_and_less(tokens: int, share: float
         tokens -= r
 
 
+def test_protected_tokens_are_never_merged() -> None:
+    for tokens in (1, 5, 6, 7):
+        assert schedule(tokens, 6, SITES, 1.0) == []
+    assert [m.r for m in schedule(9, 6, SITES[:1], 0.5)] == [1]
+
+
 def test_shapes_say_behind_which_sites() -> None:
     assert list(Shape(0, 1).sites(SITES)) == SITES
     assert list(Shape(1, 2).sites(SITES)) == SITES[1:7]

@@ -99,3 +99,14 @@ def test_a_step_is_climbed_and_not_passed(start: int, end: int) -> None:
 def test_losses_that_are_no_numbers_make_nothing_good() -> None:
     assert strongest(lambda k: inf, lambda k: float(-k), 1, 100, start=50) is None
     assert strongest(lambda k: 0.0, lambda k: float(0.5**k), 1, 100, start=50) == 100
+
+
+@pytest.mark.parametrize("limit", [0, 1e-3])
+def test_where_nothing_is_good_little_is_tried(limit: float) -> None:
+    losses = Known(limit)
+    assert choose(1025, 1, SITES, cost, losses) == []
+    assert len(losses.runs) <= losses.inputs + 5
+
+
+def test_a_loss_that_is_next_to_nothing_asks_for_the_strongest() -> None:
+    assert strongest(lambda k: 1e-318 * k, lambda k: float(0.5**k), 1, 100, start=3) == 100

@@ -11,7 +11,10 @@ import torch
 import rewriter
 from rewriter.errors import InputError
 from rewriter.forms import Fidelity
+from rewriter.kernels.merge.form import Merge
 from rewriter.kernels.merge.lowering import emit_counted
+from rewriter.lower.errors import EmitError
+from rewriter.merging.span import span
 from rewriter.passes import MergedAttention, SoftmaxAttention
 from rewriter.plan import Plan
 from rewriter.program.program import Program
@@ -189,6 +192,17 @@ def test_keep_without_data_or_with_no_budget_is_refused() -> None:
         MergedAttention(keep="cos>=0.99")(traced(Vit()))
     with pytest.raises(InputError, match="budget"):
         MergedAttention(keep="better", data=[(images(),)])(traced(Vit()))
+
+
+def test_keep_is_refused_where_the_target_cannot_write_it() -> None:
+    def insert(*_: object) -> Program:
+        raise EmitError("There is no such operator.")
+
+    program = traced(Vit())
+    wanted = [(site, Merge(keep="cos>=0.9")) for site in program.sites]
+    done = span(program, wanted, insert, data=[(images(),)])
+    assert done.program is program and len(done.reasons) == len(program.sites)
+    assert all("no such operator" in why for why in done.reasons.values())
 
 
 def test_a_wrong_rewrite_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
