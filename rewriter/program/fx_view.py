@@ -25,13 +25,15 @@ def view(exported: ExportedProgram) -> Graph:
     """Return the graph: one node per operator, values named after the nodes that write them.
 
     A node with several results writes one value of unknown shape, which ``getitem`` nodes read; inputs
-    that were given as plain Python values are no inputs.
+    that were given as plain Python values are no inputs. Buffers that a run writes to are neither inputs nor
+    constants.
     """
     nodes: list[Node] = []
     values: dict[str, Value] = {}
     outputs: tuple[str, ...] = ()
-    bound = bindings(exported)
-    numbers = {n: Size.of(number) for n, number in determined(exported, bound).items()}
+    bound, written = bindings(exported), _written(exported)
+    fixed = {name: held for name, held in bound.items() if name not in written}
+    numbers = {n: Size.of(number) for n, number in determined(exported, fixed).items()}
     sizes = _Sizes({str(n.meta["val"].node.expr): size for n, size in numbers.items()})
     for node in exported.graph.nodes:
         if node.op == "output":
@@ -42,7 +44,7 @@ def view(exported: ExportedProgram) -> Graph:
             inputs = (*_reads(node.args), *_reads(tuple(node.kwargs.values())))
             nodes.append(Node(node.name, _operator(node.target), inputs, (node.name,), node))
     users = tuple(n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in bound)
-    constants = {name: _loader(held) for name, held in bound.items() if isinstance(held, torch.Tensor)}
+    constants = {name: _loader(held) for name, held in fixed.items() if isinstance(held, torch.Tensor)}
     known = {node.name: size for node, size in numbers.items()}
     return Graph(tuple(nodes), values, users, outputs[hidden_outputs(exported) :], constants, known)
 
@@ -51,6 +53,13 @@ def hidden_outputs(exported: ExportedProgram) -> int:
     """Return how many outputs come before those of the user: buffers and inputs that are updated."""
     signature = exported.graph_signature
     return len(signature.buffers_to_mutate) + len(signature.user_inputs_to_mutate)
+
+
+def _written(exported: ExportedProgram) -> set[str]:
+    """Return the placeholders of buffers that a run writes to: what they hold is no constant."""
+    written = set(exported.graph_signature.buffers_to_mutate.values())
+    buffers = exported.graph_signature.inputs_to_buffers
+    return {name for name, target in buffers.items() if target in written}
 
 
 def bindings(exported: ExportedProgram) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def pool_of(prim: Prim) -> Pool | None:
     (x, *others) = at.inputs
     if isinstance(at.form, Reduce) and at.form.fn == "max":
         return None if x.value is None else Pool(prim.value, "max", x, tuple(sorted(at.form.axes)))
-    if at.form not in (Map("mul"), Map("div")) or x.value is not None:
-        return None
+    if at.form not in (Map("mul"), Map("div")) or x.value is not None or "float" not in (prim.dtype or ""):
+        return None  # of whole numbers, a mean is rounded
     total = _inside(x)
     axes = _summed(total)
     (x,) = total.inputs if axes else (x,)
