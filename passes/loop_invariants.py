@@ -8,7 +8,8 @@ run hands on as they are, as exporters write what a scripted loop does not chang
 main graph then, where sites are found and other rules apply. A loop that is not run at all computes it, too.
 Not in PyTorch: `torch.export` unrolls loops, and what each step of an unrolled loop computes alike,
 `torch.compile` computes once; operators that take a body as a module fix what it is given.
-Refused: random operators, those of other domains, branches.
+Refused: random operators, those of other domains, branches; lookups and divisions of whole numbers, which may
+fail where a loop is not run.
 
 Source: Allen and Cocke: A Catalogue of Optimizing Transformations, 1971 (code motion).
 """

@@ -9,7 +9,7 @@ from itertools import count
 import onnx
 import onnx_ir as ir
 
-from rewriter.algebra.frontends.onnx_loops import State, is_copy, states
+from rewriter.algebra.frontends.onnx_loops import State, is_copy, is_shape, may_fail, states
 from rewriter.program.onnx_parts import standard_opset
 
 __all__ = ["hoisted"]
@@ -22,7 +22,8 @@ def hoisted(model: ir.Model) -> tuple[ir.Model, int]:
 
     That is what is computed from values outside of the body, and from states that every run hands on as they
     are. What constants alone decide stays: runtimes compute it when they load a model. So do operators that
-    are random, that are of another domain, or that have bodies themselves: a branch may never be taken.
+    are random, that are of another domain, or that have bodies themselves: a branch may never be taken. Nor
+    may a loop: what looks values up, or divides whole numbers, and could fail then, stays, too.
 
     Parameters
     ----------
@@ -108,7 +109,7 @@ class _Mover:
         for node in body:
             read = [v for v in node.inputs if v is not None]
             stays = any(v in varies for v in read) or any(v.is_graph_output() for v in node.outputs)
-            if stays or not self._may_move(node):
+            if stays or not self._may_move(node) or _may_fail(node):
                 varies.update(node.outputs)
                 continue
             decided = {p: found[p] for v in read if (p := v.producer()) is not None and p in found}
@@ -149,6 +150,19 @@ class _Mover:
         return found
 
 
+def _may_fail(node: ir.Node) -> bool:
+    """Whether an operator may fail where its loop is not run at all."""
+    first, second = (*node.inputs, None, None)[:2]
+    maker = None if first is None else first.producer()
+    known = None if second is None else ir.convenience.get_const_tensor(second)
+    return may_fail(
+        node.op_type,
+        whole=first is None or first.dtype is None or first.dtype.is_integer(),
+        shape=maker is not None and is_shape(maker.op_type),
+        divisor=known is not None and bool(known.numpy().all()),
+    )
+
+
 def _states(node: ir.Node) -> tuple[State, ...] | None:
     if node.domain not in _STANDARD:
         return None
@@ -164,7 +178,8 @@ def _unchanged(loop: ir.Node, body: ir.Graph, found: Iterable[State]) -> dict[ir
         handed: ir.Value | None = body.outputs[state.handed]
         while handed is not taken and handed is not None:
             maker = handed.producer()
-            handed = maker.inputs[0] if maker is not None and is_copy(maker.op_type) else None
+            copied = maker is not None and maker.domain in _STANDARD and is_copy(maker.op_type)
+            handed = maker.inputs[0] if maker is not None and copied else None
         if handed is taken and given is not None:
             same[taken] = given
     return same

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["State", "is_copy", "states"]
+__all__ = ["State", "is_copy", "is_shape", "may_fail", "states"]
+
+_LOOK_UP = frozenset({"Gather", "GatherElements", "GatherND"})
+_DIVIDE = frozenset({"Div", "Mod"})
 
 
 class State(NamedTuple):
@@ -58,3 +61,32 @@ def states(operator: str, inputs: int, scanned: int) -> tuple[State, ...] | None
 def is_copy(operator: str) -> bool:
     """Whether an operator gives what it is given."""
     return operator == "Identity"
+
+
+def may_fail(operator: str, *, whole: bool, shape: bool, divisor: bool) -> bool:
+    """Whether an operator that computes something once may fail another time: at places outside, or by 0.
+
+    Parameters
+    ----------
+    operator
+        Its name, of the standard domain.
+    whole
+        Whether its first input may be of whole numbers.
+    shape
+        Whether its first input is the shape of a value: its length is that of all runs.
+    divisor
+        Whether its second input is known and has no zeros.
+
+    Examples
+    --------
+    >>> may_fail("Gather", whole=False, shape=False, divisor=False)
+    True
+    >>> [may_fail("Div", whole=whole, shape=False, divisor=False) for whole in (False, True)]
+    [False, True]
+    """
+    return (operator in _LOOK_UP and not shape) or (operator in _DIVIDE and whole and not divisor)
+
+
+def is_shape(operator: str) -> bool:
+    """Whether an operator gives the shape of its input."""
+    return operator == "Shape"
