@@ -96,7 +96,7 @@ def _even(x: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
 def merged(x: torch.Tensor, size: torch.Tensor, matching: Matching) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean of the tokens that become one, weighted by their sizes, and the sum of their sizes.
 
-    The mean of tokens that count for nothing is 0.
+    The mean of tokens that count for nothing is 0, and what stands there changes no other.
 
     Parameters
     ----------
@@ -109,9 +109,8 @@ def merged(x: torch.Tensor, size: torch.Tensor, matching: Matching) -> tuple[tor
     """
     joins = torch.nn.functional.one_hot(matching.place, matching.left).to(x.dtype) * size[..., None]
     total = joins.sum(dim=1)
-    return torch.einsum("bnm,bnc->bmc", joins, x) / total.clamp(min=torch.finfo(x.dtype).tiny)[
-        ..., None
-    ], total
+    sums = torch.einsum("bnm,bnc->bmc", joins, x.masked_fill(size[..., None] == 0, 0.0))
+    return sums / total.clamp(min=torch.finfo(x.dtype).tiny)[..., None], total
 
 
 def unmerged(x: torch.Tensor, matching: Matching) -> torch.Tensor:

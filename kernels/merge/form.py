@@ -112,6 +112,11 @@ class Merge(Form):
             )
         if self.r is not None and not site.keys.static:
             return f"{site.id} has {site.keys} keys, no fixed number; give ratio in place of r"
+        if self.protect > 1 and not (site.keys.static or site.keys.at_least(self.protect)):
+            return (
+                f"{site.id} has {site.keys} keys, which may be fewer than {self.protect}; protect is at most 1"
+                " where their number is not fixed (fix the input size when tracing or exporting)"
+            )
         return None
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:

@@ -21,6 +21,9 @@ __all__ = ["Sets", "emit_match", "emit_merge", "emit_place", "emit_take", "sets_
 TINY = 2.0**-14
 """Less than any token counts that counts for something, in every precision."""
 
+FARTHEST = -1e30
+"""The nearness of a token that is there so that there is one: no other is as far."""
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -108,6 +111,9 @@ def _nearest(
         return e.map("mul", e.reduce("sum", e.map("mul", x, x), 2), steps)
 
     own, others = e.map("add", square(first), e.constant(0.5, dtype)), square(second)
+    if not e.shape(second)[1].static:  # there may be none
+        second, others = e.pad(second, 1, 0, 1), e.pad(others, 1, 0, 1, FARTHEST)
+        seconds = None if seconds is None else e.pad(seconds, 1, 0, 1)
     first = e.map("mul", first, e.constant(2.0 * STEPS, dtype))
     if e.target == "triton":
         given = (first, second, own, others, firsts, seconds)
@@ -186,6 +192,8 @@ def emit_merge(
         Some tokens count for nothing. Where none that become one counts, their mean is 0.
     """
     batch = e.shape(x)[0]
+    if hidden:
+        x = _where_nothing(e, size, 0.0, x)
     (first, second), (firsts, seconds) = _dealt(e, x, sets), _dealt(e, size, sets)
     order, partner = _row(e, matched, 0), e.slice(_row(e, matched, 1), 1, 0, sets.r)
     first, firsts = emit_take(e, first, order), emit_take(e, firsts, order)
@@ -198,10 +206,7 @@ def emit_merge(
         total = e.map("maximum", total, e.constant(TINY, e.dtype(x)))
     share = e.map("div", weight, total)
     second = _sum(e, second, places, e.map("mul", apart, share))
-    mean, sizes = _joined(e, x, first, second, sets), _joined(e, size, firsts, seconds, sets)
-    if hidden:
-        mean = _where_nothing(e, sizes, 0.0, mean)
-    return mean, sizes
+    return _joined(e, x, first, second, sets), _joined(e, size, firsts, seconds, sets)
 
 
 def _sum(e: Emitter, x: Handle, places: Handle, rows: Handle) -> Handle:

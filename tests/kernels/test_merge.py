@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import rewriter
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Fidelity
 from rewriter.kernels.merge.definition import match, merge_attention, merged, unmerged
 from rewriter.kernels.merge.form import Merge
 from rewriter.kernels.merge.matching import emit_match, emit_merge, emit_place, sets_of
-from rewriter.kernels.softmax.definition import softmax_attention
+from rewriter.kernels.softmax.definition import Operands, softmax_attention
 from rewriter.lower.torch_emitter import TorchEmitter
+from rewriter.passes import MergedAttention
 from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import by_hand, canonical, emitter_of, operands, site
 
@@ -155,9 +158,9 @@ FORMS = [
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_lowering_meets_the_definition(form: Merge, softcap: float | None) -> None:
     dynamic = (False,) if form.r else (False, True)
-    for tokens, batch, sink, open_ in itertools.product((1, 2, 9, 34), (1, 2), (None, "heads"), dynamic):
-        if open_ and tokens < 9:
-            continue  # a dynamic length leaves tokens in both sets
+    for tokens, batch, sink, open_ in itertools.product((1, 2, 3, 9, 34), (1, 2), (None, "heads"), dynamic):
+        if open_ and tokens < form.protect:
+            continue  # it is refused
         a = canonical(tokens, batch=batch, softcap=softcap, sink=sink, dynamic=open_)
         found = form.emit(emitter_of(a), a)
         torch.testing.assert_close(found, form.definition(operands(a)).float(), rtol=2e-4, atol=2e-5)
@@ -165,7 +168,7 @@ def test_lowering_meets_the_definition(form: Merge, softcap: float | None) -> No
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_hidden_keys_count_for_nothing(form: Merge) -> None:
-    for tokens, open_ in ((9, False), (34, False), (34, not form.r)):
+    for tokens, open_ in ((9, False), (34, False), (34, not form.r), (3, not form.r), (2, not form.r)):
         a = canonical(tokens, bias="keys", dynamic=open_)
         assert a.bias is not None
         if not form.count(tokens):
@@ -179,6 +182,65 @@ def test_hidden_keys_count_for_nothing(form: Merge) -> None:
         other = form.emit(emitter_of(b), b)
         seen = ~hidden[:, None, :, None].expand(found.shape)
         torch.testing.assert_close(other[seen], found[seen], rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("noise", [1e6, torch.inf, torch.nan])
+@pytest.mark.parametrize("hidden", [slice(4, None), slice(2, None, 2)])
+@pytest.mark.parametrize("of", ["qkv", "kv"])
+def test_what_stands_at_hidden_keys_changes_nothing(of: str, hidden: slice, noise: float) -> None:
+    """Also where all tokens that others could join are hidden, and one joins a hidden one."""
+    a, form = canonical(9, batch=1), Merge(r=3, of=of)
+    bias = torch.zeros(1, 1, 1, 9)
+    bias[..., hidden] = -torch.inf
+    a = replace(a, bias=bias)
+    loud = [x.clone() for x in (a.q, a.k, a.v)]
+    for x in loud:
+        x[:, :, hidden] = noise
+    b = replace(a, q=loud[0], k=loud[1], v=loud[2])
+    seen = [t for t in range(9) if bias[0, 0, 0, t] == 0]
+    for compute in (lambda a: form.emit(emitter_of(a), a), lambda a: form.definition(operands(a))):
+        torch.testing.assert_close(compute(b)[:, :, seen], compute(a)[:, :, seen], rtol=1e-5, atol=1e-6)
+
+
+class Attention(torch.nn.Module):
+    """One attention."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+        return found
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_a_dynamic_length_may_be_of_any_size(ratio: float, batch: int, kind: str, tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = tuple(torch.randn(batch, 2, 20, 8, generator=g) for _ in range(3))
+    if kind == "torch":
+        program = rewriter.trace(Attention(), x, dynamic_shapes=({2: torch.export.Dim("n")},) * 3)
+    else:
+        axes = {name: {2: "n"} for name in "qkv"}
+        path = tmp_path / "model.onnx"
+        torch.onnx.export(Attention(), x, path, dynamo=False, input_names=list(axes), dynamic_axes=axes)
+        program = rewriter.load(path)
+    apply = MergedAttention(ratio=ratio)
+    merged = apply(program)
+    assert apply.report is not None and apply.report.committed
+    for tokens in (1, 2, 3, 4, 5, 20):
+        q, k, v = (t[:, :, :tokens].contiguous() for t in x)
+        wanted = merge_attention(
+            Operands(q, k, v, None, 8**-0.5), Merge(ratio=ratio).count(tokens), protect=1
+        )
+        found = torch.as_tensor(merged.run(q, k, v)[0])
+        torch.testing.assert_close(found, wanted, rtol=2e-4, atol=2e-5)
+
+
+def test_a_dynamic_length_is_never_less_than_the_protected_tokens() -> None:
+    n = Size.symbol("n")
+    form = Merge(ratio=0.3, protect=3)
+    assert "may be fewer than 3" in (form.why_not(site(queries=n, keys=n)) or "")
+    assert form.why_not(site(queries=n + 2, keys=n + 2)) is None
+    assert Merge(ratio=0.3).why_not(site(queries=n, keys=n)) is None
 
 
 def test_a_sequence_of_which_nothing_is_seen_gives_zero() -> None:
