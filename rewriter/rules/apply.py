@@ -155,7 +155,7 @@ def _smaller(
     program: Program, rule: WholeRule, seed: int, target: str | None, verify: bool
 ) -> tuple[Program, list[Fused]]:
     """Apply a rule that gives another program as a whole."""
-    if rule.declined(_native(program, target)) is not None:
+    if rule.declined(_native(program, target)) is not None or not program.graph.outputs:
         return program, []
     output = program.graph.outputs[0]
     try:
