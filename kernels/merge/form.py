@@ -114,8 +114,8 @@ class Merge(Form):
             return f"{site.id} has {site.keys} keys, no fixed number; give ratio in place of r"
         if self.protect > 1 and not (site.keys.static or site.keys.at_least(self.protect)):
             return (
-                f"{site.id} has {site.keys} keys, which may be fewer than {self.protect}; protect is at most 1"
-                " where their number is not fixed (fix the input size when tracing or exporting)"
+                f"{site.id} has {site.keys} keys, which may be fewer than {self.protect}; protect is at most"
+                " 1 where their number is not fixed (fix the input size when tracing or exporting)"
             )
         return None
 
