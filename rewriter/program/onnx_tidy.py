@@ -9,6 +9,7 @@ from math import prod
 
 import onnx_ir as ir
 
+from rewriter.algebra.frontends.onnx_opaque import RANDOM
 from rewriter.errors import RewriterError
 from rewriter.program.graph import Graph
 
@@ -76,24 +77,36 @@ def _steps(model: ir.Model, graph: Graph) -> Iterator[tuple[str, Callable[[ir.Mo
             made,
             input_size_limit=FOLDED,
             output_size_limit=FOLDED,
-            should_fold=lambda node: None if _is_small(node, made.graph, graph) else False,
+            should_fold=lambda node: None if _may_fold(node, made.graph, graph) else False,
         )
 
     yield "constants", fold
     yield "views of views", RewritePass(views)
     yield "identities", common.IdentityEliminationPass()
-    yield "repetitions", common.CommonSubexpressionEliminationPass()
+    if not any(map(_is_random, _nodes(model))):  # two draws are not one
+        yield "repetitions", common.CommonSubexpressionEliminationPass()
     yield "unread nodes", common.RemoveUnusedNodesPass()
 
 
-def _is_small(node: ir.Node, main: ir.Graph, graph: Graph) -> bool:
-    """Whether the results of a node of the main graph are known to be small."""
+def _may_fold(node: ir.Node, main: ir.Graph, graph: Graph) -> bool:
+    """Whether the results of a node of the main graph are known to be small, and always the same."""
     values = [graph.values.get(v.name or "") for v in node.outputs]
     shapes = [None if v is None else v.shape for v in values]
-    return node.graph is main and all(
+    fixed = node.graph is main and not _is_random(node)
+    return fixed and all(
         shape is not None and all(n.static for n in shape) and prod(map(int, shape)) <= FOLDED
         for shape in shapes
     )
+
+
+def _is_random(node: ir.Node) -> bool:
+    return node.domain in ("", "ai.onnx") and node.op_type in RANDOM
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield the nodes of the main graph, of inner graphs and of functions."""
+    for body in (model.graph, *model.functions.values()):
+        yield from ir.traversal.RecursiveGraphIterator(body)
 
 
 def _count(model: ir.Model) -> int:

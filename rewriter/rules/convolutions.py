@@ -63,6 +63,8 @@ class _Reader:
         return _sum(*branches)
 
     def _plain(self, found: Convolution) -> Whole | None:
+        if len(self._graph.readers(found.weight)) > 1:
+            return None  # it would be held twice
         weight = constant(self._program, found.weight)
         bias = np.zeros(0) if found.bias is None else constant(self._program, found.bias)
         if weight is None or bias is None:

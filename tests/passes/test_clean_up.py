@@ -131,3 +131,19 @@ def test_numbers_of_no_place_are_not_touched(tmp_path: Path) -> None:
     ]
     program = saved(tmp_path / "model.onnx", nodes)
     assert fuse(program, [CleanUp()])[0] is program
+
+
+def test_two_draws_of_the_same_odds_are_not_one(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Bernoulli", ["x"], ["a"]),
+        helper.make_node("Bernoulli", ["x"], ["b"]),
+        helper.make_node("Sub", ["a", "b"], ["y"]),
+    ]
+    program = saved(tmp_path / "model.onnx", nodes)
+    assert fuse(program, [CleanUp()])[0] is program
+    of_constants = [
+        helper.make_node("Bernoulli", ["odds"], ["a"]),
+        helper.make_node("Add", ["x", "a"], ["y"]),
+    ]
+    program = saved(tmp_path / "constant.onnx", of_constants, {"odds": np.full((1, 4), 0.5, np.float32)})
+    assert fuse(program, [CleanUp()])[0] is program

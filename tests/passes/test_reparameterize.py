@@ -184,6 +184,16 @@ def test_keeps_what_is_read_elsewhere() -> None:
     assert fuse(program, [Reparameterize()])[0] is program
 
 
+class Siamese(ReadTwice):
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return self.norm(self.conv(x)) * self.norm(self.conv(x.flip(-1)))
+
+
+def test_keeps_weights_of_two_convolutions() -> None:
+    program, _ = traced(Siamese)
+    assert fuse(program, [Reparameterize()])[0] is program
+
+
 def test_keeps_statistics_of_the_batch() -> None:
     x = torch.randn(2, 4, 7, 9)
     program = rewriter.trace(nn.Sequential(conv(3), norm(4)).train(), (x,))

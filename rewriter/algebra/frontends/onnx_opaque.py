@@ -45,9 +45,10 @@ _SUMS_LAST = frozenset(
 )
 """Operators whose fourth output is the sum that is normalised."""
 
-_RANDOM = frozenset(
+RANDOM = frozenset(
     "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial Dropout".split()
 )
+"""Standard operators that may give another result on the same operands."""
 
 
 def opaque_shape(call: Call, output: int) -> Shape | None:
@@ -304,7 +305,7 @@ def computes_constants(call: Call) -> bool:
 
 def draws(node: Node) -> bool:
     """Whether an operator may give another result on the same operands: random, or with a graph inside."""
-    return op_name(node) in _RANDOM or node.native.holds_graph()
+    return op_name(node) in RANDOM or node.native.holds_graph()
 
 
 def lazy_outputs(call: Call) -> list[Callable[[], np.ndarray]]:
