@@ -33,6 +33,11 @@ __all__ = ["DeadBranches"]
 LARGEST = 1 << 22
 """Constants with more entries are not looked into."""
 
+FACTORS = 16
+"""How many values behind a branch are looked at to find a factor that is zero."""
+
+_KEEP_ZERO = (Map("neg"), Map("identity"), Map("cast"))
+
 _NOTE = {"rule": "dead-branches", "fidelity": "exact"}
 
 
@@ -73,13 +78,20 @@ def _left(prim: Prim, known: Known) -> Prim | None:
 
 def _is_zero(x: Prim, known: Known) -> bool:
     """Whether a value is a product with a constant that is zero everywhere; a bias of zeros is no branch."""
-    match x.form, x.inputs:
-        case Map("mul"), (a, b):
-            return any(_all(y, known) == 0 or _is_zero(y, known) for y in (a, b))
-        case Map("neg" | "identity" | "cast"), (a,):
-            return _is_zero(a, known)
-        case _:
-            return False
+    seen: set[Prim] = set()
+    stack = [x]
+    while stack and len(seen) < FACTORS:
+        at = stack.pop()
+        if at in seen:
+            continue
+        seen.add(at)
+        if at.form == Map("mul"):
+            if any(_all(y, known) == 0 for y in at.inputs):
+                return True
+            stack += at.inputs
+        elif at.form in _KEEP_ZERO:
+            stack += at.inputs
+    return False
 
 
 def _all(x: Prim, known: Known) -> float | None:

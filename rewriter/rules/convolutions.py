@@ -16,6 +16,9 @@ from rewriter.rules.norms import by_channel, constant
 
 __all__ = ["Whole", "as_convolution"]
 
+DEEP = 32
+"""How many operators are read one behind the other."""
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -46,8 +49,10 @@ class _Reader:
     def __init__(self, program: Program) -> None:
         self._program, self._graph, self._prims = program, program.graph, program.prims()
 
-    def read(self, value: str, *, root: bool = False) -> Whole | None:
+    def read(self, value: str, deep: int = DEEP, *, root: bool = False) -> Whole | None:
         """Return a value that nothing else reads as a convolution."""
+        if not deep:
+            return None
         if not root and (len(self._graph.readers(value)) != 1 or value in self._graph.outputs):
             return None
         found = convolution(self._graph, value)
@@ -55,12 +60,15 @@ class _Reader:
             return self._plain(found)
         norm = batch_norm(self._graph, value)
         if norm is not None:
-            return self._normalised(norm)
+            return self._normalised(norm, deep - 1)
         prim = self._prims.get(value)
         if prim is None or prim.form != Map("add") or any(x.shape != prim.shape for x in prim.inputs):
             return None
-        branches = [self.read(x.value) if x.value else None for x in prim.inputs]
-        return _sum(*branches)
+        first, second = (x.value for x in prim.inputs)
+        one = self.read(first, deep - 1) if first and second else None
+        if one is None or second is None:
+            return None
+        return _sum(one, one if first == second else self.read(second, deep - 1))
 
     def _plain(self, found: Convolution) -> Whole | None:
         if len(self._graph.readers(found.weight)) > 1:
@@ -87,8 +95,8 @@ class _Reader:
         settings = replace(settings, x=norm.x)
         return Whole(settings, whole.weight * scale, whole.bias + added, whole.operators + 1)
 
-    def _normalised(self, norm: BatchNorm) -> Whole | None:
-        factors, inner = by_channel(self._program, norm), self.read(norm.x) or self._identity(norm.x)
+    def _normalised(self, norm: BatchNorm, deep: int) -> Whole | None:
+        factors, inner = by_channel(self._program, norm), self.read(norm.x, deep) or self._identity(norm.x)
         if factors is None or inner is None:
             return None
         scale, shift = factors
