@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
 import numpy as np
 
@@ -25,8 +27,12 @@ from rewriter.verify.metrics import relative
 from rewriter.verify.probes import Probe, probes
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.reference import Reference
+from rewriter.verify.resume import open_record
 from rewriter.verify.running import RunError, first_line, run, runtime_errors
 from rewriter.verify.site import SiteCheck, check_replacement, native_new
+
+if TYPE_CHECKING:
+    from rewriter.kernels.merge.form import Merge
 
 __all__ = ["Applied", "Options", "Pass", "Rewriting", "Step", "rewrite"]
 
@@ -52,6 +58,7 @@ class Options(TypedDict, total=False):
     inline: bool
     verify: bool
     progress: Progress | None
+    resume: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -223,6 +230,7 @@ def rewrite(
     inline: bool = False,
     verify: bool = True,
     progress: Progress | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> tuple[Program, Rewriting]:
     """Rewrite sites of a program.
 
@@ -249,6 +257,9 @@ def rewrite(
         False skips the probes.
     progress
         Told what is being done.
+    resume
+        File in which what is measured for a choice (``merge:keep``) is recorded as it comes: an interrupted
+        run goes on from there. It is removed when all is done.
 
     Returns
     -------
@@ -261,7 +272,7 @@ def rewrite(
         When a selector or a plan does not fit the program, or the data does not.
     """
     lowering = _Lowering(program, target, inline)
-    engine = _Engine(program, lowering, data, seed, verify, progress or silent)
+    engine = _Engine(program, lowering, data, seed, verify, progress or silent, resume)
     wanted = steps.assignments(program) if isinstance(steps, Plan) else engine.resolve(steps)
     rewritten, record = engine.commit(wanted)
     every = (*(steps.rules if isinstance(steps, Plan) else ()), *rules)
@@ -281,7 +292,7 @@ class _Lowering:
     """Emits and replaces for one target."""
 
     def __init__(self, program: Program, target: str | None, inline: bool) -> None:
-        self._program, self._inline = program, inline
+        self._program, self._inline, self.target = program, inline, target
         self._options: _Target = {} if target is None else {"target": target}
 
     def emit(
@@ -322,8 +333,9 @@ class _Engine:
         seed: int,
         verify: bool,
         progress: Progress,
+        resume: str | os.PathLike[str] | None,
     ) -> None:
-        self._program, self._lowering, self._data = program, lowering, data
+        self._program, self._lowering, self._data, self._resume = program, lowering, data, resume
         self._seed, self._verify, self._progress = seed, verify, progress
         self._measured_on = "data" if data is not None else "generated input"
         self._errors: dict[tuple[str, str], float | str] = {}
@@ -368,15 +380,18 @@ class _Engine:
         remark: str | None = None
         if legal:
             self._progress("merging tokens", 0, 0)
-            done = span(
-                program,
-                legal,
-                self._lowering.insert,
-                data=self._data,
-                seed=self._seed,
-                verify=self._verify,
-                progress=self._progress,
-            )
+            with open_record(self._resume, self._work(program, legal)) as record:
+                done = span(
+                    program,
+                    legal,
+                    self._lowering.insert,
+                    data=self._data,
+                    seed=self._seed,
+                    verify=self._verify,
+                    progress=self._progress,
+                    record=record,
+                )
+                record.finish()
             program, made, check, remark = done.program, dict(done.made), done.check, done.remark
             refused |= done.reasons
         applied = [
@@ -395,6 +410,17 @@ class _Engine:
             for site, form in wanted
         ]
         return program, applied, made, remark
+
+    def _work(self, program: Program, wanted: Sequence[tuple[AttentionSite, Merge]]) -> str:
+        """Return what is measured for a choice: the program, and all that its rewriting depends on."""
+        if self._resume is None:
+            return ""
+        from rewriter.verify.fingerprint import fingerprint
+        from rewriter.verify.provenance import package_versions
+
+        protected = sorted({form.protect for _, form in wanted})
+        parts = [fingerprint(program), str(self._lowering.target), repr(protected), repr(package_versions())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _commit(self, wanted: Sequence[tuple[AttentionSite, Form]]) -> tuple[Program, Rewriting]:
         legal = [(site, form) for site, form in wanted if refusal(form, site) is None]

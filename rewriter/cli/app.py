@@ -185,6 +185,14 @@ def rewrite(
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Record what merge:keep measures, and go on from it.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -203,6 +211,7 @@ def rewrite(
         inline,
         seed,
         emit_kernels,
+        resume,
     )
     rewrite_model(request, json)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import typer
 
 from rewriter.cli.files import write_text
 from rewriter.cli.models import open_model
-from rewriter.cli.output import emit_json, progress_bar, show
+from rewriter.cli.output import emit_json, progress_bar, say, show
 from rewriter.cli.paths import check_output
 from rewriter.errors import InputError
 from rewriter.forms import Fidelity, refusal
@@ -58,6 +59,7 @@ class Request:
     inline: bool
     seed: int
     emit_kernels: str | None = None
+    resume: str | None = None
 
 
 def rewrite_model(request: Request, json: bool) -> None:
@@ -73,6 +75,7 @@ def rewrite_model(request: Request, json: bool) -> None:
     out = check_output(request.output, [request.model])
     plan_path = check_output(f"{request.output}.plan.json", [request.model])
     kernels = _kernels(request)
+    record = _record(request, (out, plan_path))
     steps, rules = _steps(request)
     with progress_bar() as progress:
         progress("loading", 0, 0)
@@ -84,16 +87,18 @@ def rewrite_model(request: Request, json: bool) -> None:
         from rewriter.engine import rewrite
         from rewriter.verify.compare import validate
 
-        rewritten, done = rewrite(
-            program,
-            steps,
-            rules=rules,
-            target=request.target,
-            inline=request.inline,
-            data=request.data,
-            seed=request.seed,
-            progress=progress,
-        )
+        with _said_to_go_on(record):
+            rewritten, done = rewrite(
+                program,
+                steps,
+                rules=rules,
+                target=request.target,
+                inline=request.inline,
+                data=request.data,
+                seed=request.seed,
+                progress=progress,
+                resume=record,
+            )
         report = None
         if done.changed:
             report = validate(program, rewritten, request.data, budgets, seed=request.seed, progress=progress)
@@ -107,6 +112,26 @@ def rewrite_model(request: Request, json: bool) -> None:
     _tell(request, out, plan_path, done, report, json)
     if report is None or not report.ok:
         raise typer.Exit(1)
+
+
+def _record(request: Request, written: Sequence[Path]) -> Path | None:
+    """Return the file that measurements are recorded in."""
+    if request.resume is None:
+        return None
+    record = check_output(request.resume, [request.model, *([request.data] if request.data else [])])
+    if record.resolve() in [path.resolve() for path in written]:
+        raise InputError(f"--resume {record} is written with the model; give another file")
+    return record
+
+
+@contextmanager
+def _said_to_go_on(record: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record is not None and record.exists():
+            say(f"what is finished is in {record}; the same command goes on from there", "yellow")
+        raise
 
 
 def _kernels(request: Request) -> Path | None:

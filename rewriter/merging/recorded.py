@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from math import inf, isfinite, nextafter
@@ -12,8 +13,10 @@ from rewriter.program.program import Program
 from rewriter.verify.budget import METRICS, Budget
 from rewriter.verify.data import Data, data_cases
 from rewriter.verify.distance import Distance, Tally
+from rewriter.verify.fingerprint import array_bytes
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.progress import Progress, silent
+from rewriter.verify.resume import Record
 from rewriter.verify.running import run
 
 __all__ = ["Recorded", "RecordedLosses", "expected_to_hold", "loss"]
@@ -50,6 +53,13 @@ class Recorded:
             for inputs in self._inputs
         ]
 
+    def digest(self, at: int) -> str:
+        """Return what an input is, for a record of what was measured on it."""
+        digest = hashlib.sha256()
+        for part in array_bytes(self._inputs[at]):
+            digest.update(part)
+        return digest.hexdigest()
+
     def measured(self, program: Program, at: int) -> dict[str, Tally]:
         """Return how far another program with the same outputs is from the original on one input."""
         measured = {}
@@ -76,6 +86,8 @@ class RecordedLosses:
         See `expected_to_hold`.
     progress
         Told about every run.
+    record
+        Of what was measured before, and is now; None keeps nothing.
     """
 
     def __init__(
@@ -85,9 +97,10 @@ class RecordedLosses:
         merged: Callable[[Sequence[Merging]], Program],
         margin: float = 1.0,
         progress: Progress = silent,
+        record: Record | None = None,
     ) -> None:
         self._recorded, self._budget, self._merged, self._progress = recorded, budget, merged, progress
-        self._margin = margin
+        self._margin, self._record = margin, Record(None) if record is None else record
         self._cases = range(len(recorded.names))
         self._found: dict[tuple[Merging, ...], dict[int, dict[str, Tally]]] = {}
         self._last: tuple[tuple[Merging, ...], Program] | None = None
@@ -128,12 +141,28 @@ class RecordedLosses:
         key = tuple(mergings)
         found = self._found.setdefault(key, {})
         if at not in found:
-            if self._last is None or self._last[0] != key:
-                self._last = key, self._merged(mergings)
             self._progress("choosing how many tokens to merge: runs", self.runs, 0)
-            found[at] = self._recorded.measured(self._last[1], at)
+            found[at] = self._kept(key, at) if self._record.kept else self._run(key, at)
             self.runs += 1
         return found[at]
+
+    def _kept(self, key: tuple[Merging, ...], at: int) -> dict[str, Tally]:
+        """Return what is recorded; what is not is measured and written down."""
+        name = " ".join([self._recorded.digest(at), *(f"{m.site}:{m.r}" for m in key)])
+        known = self._record.get(name)
+        if known is None:
+            measured = self._run(key, at)
+            self._record.put(name, {output: tally.state() for output, tally in measured.items()})
+            return measured
+        try:
+            return {output: Tally.restored(state) for output, state in known.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise self._record.damaged("a schedule") from None
+
+    def _run(self, key: tuple[Merging, ...], at: int) -> dict[str, Tally]:
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._merged(key)
+        return self._recorded.measured(self._last[1], at)
 
 
 def loss(budget: Budget, cases: Sequence[Mapping[str, Tally]], margin: float = 1.0) -> float:

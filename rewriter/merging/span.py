@@ -19,6 +19,7 @@ from rewriter.sites.token_flow import TokenFlow, token_flow
 from rewriter.verify.budget import Budget, parse_budget
 from rewriter.verify.data import Data
 from rewriter.verify.progress import Progress, silent
+from rewriter.verify.resume import Record
 from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import SiteCheck
 
@@ -65,6 +66,7 @@ def span(
     seed: int = 0,
     verify: bool = True,
     progress: Progress = silent,
+    record: Record | None = None,
 ) -> Spanned:
     """Merge tokens behind sites; they stay merged until something needs all of them.
 
@@ -84,6 +86,8 @@ def span(
         False skips the probe.
     progress
         Told about every run on recorded inputs.
+    record
+        Of what was measured on recorded inputs; None keeps nothing.
 
     Raises
     ------
@@ -93,7 +97,7 @@ def span(
     if len({(f.protect, f.keep, f.margin) for _, f in wanted}) > 1:
         reason = "sites that tokens are merged behind must agree on protect, keep and margin"
         return Spanned(program, reasons={site.id: reason for site, _ in wanted})
-    return _Span(program, wanted, insert, data, seed, verify, progress).applied()
+    return _Span(program, wanted, insert, data, seed, verify, progress, record).applied()
 
 
 class _Span:
@@ -106,7 +110,9 @@ class _Span:
         seed: int,
         verify: bool,
         progress: Progress,
+        record: Record | None,
     ) -> None:
+        self._record = record
         self._program, self._wanted, self._insert, self._progress = program, wanted, insert, progress
         self._remark: str | None = None
         self._data, self._seed, self._verify = data, seed, verify
@@ -203,6 +209,7 @@ class _Span:
             lambda m: self._insert(self._program, woven(self._program, flow, m, self._protect), {}),
             self._wanted[0][1].margin,
             self._progress,
+            self._record,
         )
         cost = Cost(self._program.graph, self._program.prims(), flow)
         found = choose(int(flow.tokens), self._protect, sites, cost, losses)

@@ -116,19 +116,35 @@ def test_validate_tells_two_models_apart(call: Call, model: Path) -> None:
         ("--apply softmax -o {model}", "is the input"),
         ("--apply softmax -o {folder}/none/out.onnx", "does not exist"),
         ("--apply softmax -o {folder}/out.pt2", "saved as .onnx"),
+        ("--apply softmax --resume {model}", "is the input"),
+        ("--apply softmax --resume {folder}/out.onnx", "is written with the model"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(
     call: Call, model: Path, options: str, complaint: str
 ) -> None:
     options = options.format(model=model, folder=model.parent)
-    output = "" if "-o" in options else f"-o {model.parent}/out.onnx"
+    output = "" if "-o " in options else f"-o {model.parent}/out.onnx"
     said = call(f"rewrite {model} {output} {options}")
     assert said.status == 2
     assert complaint in said.err
     assert len(said.err.strip().splitlines()) == 1
     assert said.out == ""
     assert left_behind(model) == []
+
+
+def test_an_interrupted_choice_says_where_it_is_recorded(
+    call: Call, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, resume: Path, **__: object) -> None:
+        resume.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rewriter.engine.rewrite", interrupted)
+    work = model.parent / "work"
+    said = call(f"rewrite {model} -o {model.parent}/out.onnx --apply softmax --resume {work}")
+    assert said.status == 130
+    assert "the same command goes on from there" in said.err and "work" in said.err
 
 
 @pytest.mark.parametrize("kind", ["text", "truncated", "pickle", "directory", "missing"])

@@ -14,10 +14,13 @@ from rewriter.forms import Fidelity
 from rewriter.kernels.merge.form import Merge
 from rewriter.kernels.merge.lowering import emit_counted
 from rewriter.lower.errors import EmitError
+from rewriter.merging.recorded import Recorded
 from rewriter.merging.span import span
 from rewriter.passes import MergedAttention, SoftmaxAttention
 from rewriter.plan import Plan
 from rewriter.program.program import Program
+from rewriter.verify.distance import Tally
+from rewriter.verify.resume import open_record
 from tests.merging.vits import LAYERS, SPELLINGS, TOKENS, WIDTH, Vit, by_hand
 
 SCHEDULE = {0: 8, 2: 5}
@@ -192,6 +195,45 @@ def test_keep_without_data_or_with_no_budget_is_refused() -> None:
         MergedAttention(keep="cos>=0.99")(traced(Vit()))
     with pytest.raises(InputError, match="budget"):
         MergedAttention(keep="better", data=[(images(),)])(traced(Vit()))
+
+
+def test_an_interrupted_choice_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, record = traced(Vit()), tmp_path / "work"
+    data = [(alike(seed),) for seed in range(2)]
+    measured, runs = Recorded.measured, [0]
+
+    def counted(self: Recorded, other: Program, at: int) -> dict[str, Tally]:
+        runs[0] += 1
+        if runs[0] == 5:
+            raise KeyboardInterrupt
+        return measured(self, other, at)
+
+    whole = MergedAttention(keep="cos>=0.9", data=data)
+    whole(program)
+    monkeypatch.setattr(Recorded, "measured", counted)
+    apply = MergedAttention(keep="cos>=0.9", data=data, resume=record)
+    with pytest.raises(KeyboardInterrupt):
+        apply(program)
+    assert len(record.read_text().splitlines()) == 1 + 4
+    runs[0] = 100
+    apply(program)
+    assert whole.report is not None and apply.report is not None and not record.exists()
+    assert apply.report.to_dict() == whole.report.to_dict()
+    said = apply.report.remarks[0]
+    assert f"{runs[0] - 100 + 4} runs" in said
+
+
+def test_a_record_of_something_else_is_begun_again_and_a_damaged_one_is_said(tmp_path: Path) -> None:
+    program, record = traced(Vit()), tmp_path / "work"
+    apply = MergedAttention(keep="cos>=0.9", data=[(alike(0),)], resume=record)
+    record.write_text("my notes")
+    with pytest.raises(InputError, match="no record of this version"):
+        apply(program)
+    with open_record(record.with_name("other"), "other") as other:
+        other.put("x", 1)
+    record.with_name("other").rename(record)
+    apply(program)
+    assert not record.exists()
 
 
 def test_keep_is_refused_where_the_target_cannot_write_it() -> None:
