@@ -16,6 +16,7 @@ from rewriter.kernels.merge.matching import emit_match, emit_merge, emit_place, 
 from rewriter.kernels.softmax.definition import Operands, softmax_attention
 from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.passes import MergedAttention
+from rewriter.program.program import Program
 from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import by_hand, canonical, emitter_of, operands, site
 
@@ -216,6 +217,7 @@ class Attention(torch.nn.Module):
 def test_a_dynamic_length_may_be_of_any_size(ratio: float, batch: int, kind: str, tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(0)
     x = tuple(torch.randn(batch, 2, 20, 8, generator=g) for _ in range(3))
+    program: Program
     if kind == "torch":
         program = rewriter.trace(Attention(), x, dynamic_shapes=({2: torch.export.Dim("n")},) * 3)
     else:
