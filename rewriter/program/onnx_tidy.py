@@ -105,7 +105,8 @@ def _is_random(node: ir.Node) -> bool:
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Yield the nodes of the main graph, of inner graphs and of functions."""
-    for body in (model.graph, *model.functions.values()):
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in bodies:
         yield from ir.traversal.RecursiveGraphIterator(body)
 
 

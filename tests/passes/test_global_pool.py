@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch.export import Dim
 import rewriter
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.passes import GlobalPool
+from rewriter.program.onnx import OnnxProgram
 from rewriter.program.program import Program
 from rewriter.rules import fuse
 from rewriter.rules.pools import pool_of, slow_rows, unturned
@@ -205,3 +207,14 @@ def test_slow_rows() -> None:
     assert slow_rows((ONE, rows, n), (1, 2)) is None  # nothing is left of a row
     assert slow_rows((ONE, n, rows), (1,)) is None  # how many rows is not known
     assert slow_rows((ONE, rows, rows, rows), (1, 3)) is None  # not together
+
+
+def test_means_of_whole_numbers_are_rounded() -> None:
+    """64 sevens have the mean 7; a product with 1/64, which is 0 as a whole number, is none."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> counts (int32[1, 64, 5, 5] x) => (int32[1, 1, 5, 5] y)'
+        "{ y = ReduceMean <axes = [1]> (x) }"
+    )
+    program = OnnxProgram(onnx.parser.parse_model(text))
+    made, record = fuse(program, [GlobalPool()])
+    assert made is program and not record.matches

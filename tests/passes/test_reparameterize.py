@@ -186,7 +186,8 @@ def test_keeps_what_is_read_elsewhere() -> None:
 
 class Siamese(ReadTwice):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        return self.norm(self.conv(x)) * self.norm(self.conv(x.flip(-1)))
+        product: Tensor = self.norm(self.conv(x)) * self.norm(self.conv(x.flip(-1)))
+        return product
 
 
 def test_keeps_weights_of_two_convolutions() -> None:

@@ -24,7 +24,7 @@ class Opening(nn.Module):
         self.register_buffer("gate", torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x + self.gate * self.branch(x)
+        y: Tensor = x + self.gate * self.branch(x)
         self.gate.add_(1.0)
         return y
 
@@ -33,7 +33,7 @@ class Scaled(Opening):
     """A projection behind a scale that the runs change."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.branch(x) * (self.gate + 1)
+        y: Tensor = self.branch(x) * (self.gate + 1)
         self.gate.add_(1.0)
         return y
 
