@@ -46,7 +46,8 @@ def view(exported: ExportedProgram) -> Graph:
     users = tuple(n.name for n in exported.graph.nodes if n.op == "placeholder" and n.name not in bound)
     constants = {name: _loader(held) for name, held in fixed.items() if isinstance(held, torch.Tensor)}
     known = {node.name: size for node, size in numbers.items()}
-    return Graph(tuple(nodes), values, users, outputs[hidden_outputs(exported) :], constants, known)
+    hidden = hidden_outputs(exported)
+    return Graph(tuple(nodes), values, users, outputs[hidden:], constants, known, outputs[:hidden])
 
 
 def hidden_outputs(exported: ExportedProgram) -> int:

@@ -82,6 +82,8 @@ class Graph:
         the file allows; call it only when the numbers are needed).
     numbers
         Values that are whole numbers which follow from constants alone, by name.
+    writes
+        Values that a run writes to buffers or to its inputs: they are read after it.
     """
 
     nodes: tuple[Node, ...]
@@ -90,6 +92,7 @@ class Graph:
     outputs: tuple[str, ...]
     constants: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     numbers: Mapping[str, Size] = field(default_factory=dict)
+    writes: tuple[str, ...] = ()
 
     @cached_property
     def _producer(self) -> dict[str, Node]:

@@ -23,6 +23,9 @@ from rewriter.verify.site import Emit
 __all__ = ["Fused", "Fusion", "fuse"]
 
 
+_WRITES = "the model writes to buffers or inputs, and what it writes must stay as it is"
+
+
 @dataclass(frozen=True)
 class Fused:
     """What happened where a rule fits.
@@ -210,6 +213,8 @@ def _changed(
     reason = rule.declined(_native(program, target))
     if reason is not None:
         return program, [*(Fused(rule.name, c.output, False, f"{c.gain}: {reason}") for c in changes), *left]
+    if program.graph.writes:
+        return program, [*(Fused(rule.name, c.output, False, f"{c.gain}: {_WRITES}") for c in changes), *left]
     if not changes:
         return program, left
     together, done = _tried(program, rule, changes, seed, target, verify)

@@ -38,6 +38,22 @@ class Scaled(Opening):
         return y
 
 
+class Remembers(nn.Module):
+    """All rows of a projection are written, and one is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.scale = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.randn(WIDTH))
+        self.last: Tensor
+        self.register_buffer("last", torch.zeros(2, 3, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.plain(x)
+        self.last.copy_(h)
+        y: Tensor = (h * self.scale)[:, :1]
+        return y
+
+
 def test_buffers_that_are_written_are_no_constants() -> None:
     program = rewriter.trace(Opening(), (torch.randn(2, WIDTH),))
     assert set(program.graph.constants) == {"p_branch_weight", "p_branch_bias"}
@@ -53,3 +69,15 @@ def test_rewritten_models_keep_their_state() -> None:
         rewritten = made.module()
         for _ in range(3):
             torch.testing.assert_close(rewritten(x), module(x))
+
+
+def test_what_is_written_to_buffers_is_not_cut() -> None:
+    torch.manual_seed(0)
+    module, x = Remembers(), torch.randn(2, 3, WIDTH)
+    program = rewriter.trace(copy.deepcopy(module), (x,))
+    assert len(program.graph.writes) == 1
+    made, record = fuse(program, list(parse_rules("exact") or ()))
+    assert record.refused and all("writes to buffers" in (m.reason or "") for m in record.refused)
+    rewritten = made.module()
+    torch.testing.assert_close(rewritten(x), module(x))
+    torch.testing.assert_close(dict(rewritten.named_buffers())["last"], module.last)
