@@ -97,6 +97,9 @@ def span(
     if len({(f.protect, f.keep, f.margin) for _, f in wanted}) > 1:
         reason = "sites that tokens are merged behind must agree on protect, keep and margin"
         return Spanned(program, reasons={site.id: reason for site, _ in wanted})
+    if program.graph.writes:
+        reason = "the model writes to buffers or inputs, which must be given every token"
+        return Spanned(program, reasons={site.id: reason for site, _ in wanted})
     return _Span(program, wanted, insert, data, seed, verify, progress, record).applied()
 
 

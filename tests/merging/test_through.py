@@ -173,6 +173,26 @@ def test_masks_and_open_lengths_are_refused() -> None:
     assert "their number is fixed" in report.sites[0].reason
 
 
+def test_tokens_that_are_written_to_a_buffer_are_not_merged() -> None:
+    class Keeps(Vit):
+        """A transformer that keeps its last image's output."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last: torch.Tensor
+            self.register_buffer("last", torch.zeros(1, TOKENS, WIDTH))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            outputs = super().forward(x)
+            self.last.copy_(outputs[-1])
+            return outputs[:1]
+
+    program = traced(Keeps())
+    new, report = through(program, {0: 2})
+    assert new is program
+    assert "writes to buffers" in report.sites[0].reason
+
+
 def test_keep_chooses_by_data_and_its_plan_needs_none() -> None:
     model = Vit()
     model.positions.data.mul_(0.05)
