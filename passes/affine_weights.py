@@ -40,6 +40,7 @@ class AffineWeights(GraphRule):
 
     name = "affine-weights"
     looks_for: ClassVar[str] = "(a · softmax(q · kᵀ) + b) · v"
+    pays = frozenset({"torch", "triton"})  # ONNX Runtime multiplies by positions as slowly
 
     def changes(self, program: Program) -> tuple[Sequence[Change], Sequence[Declined]]:
         """Return one change for each site whose weights are a sum."""
