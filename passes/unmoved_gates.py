@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rewriter.algebra.index import Atom, fresh, operand_index, resolve
@@ -35,6 +36,9 @@ __all__ = ["UnmovedGates"]
 
 _IDENTITY = Map("identity")
 _JOINS = (Map("mul"), Map("add"))
+
+BETWEEN = 16
+"""How many values there may be from a copy to the product or sum that it is of, both counted."""
 
 
 class UnmovedGates(GraphRule):
@@ -95,7 +99,7 @@ def _joined(prim: Prim) -> _Joined | None:
     if prim.value is None or not (isinstance(prim.form, Permute) or prim.form in (_IDENTITY, *_JOINS)):
         return None
     between = []
-    for at in source(Read(prim, fresh(prim.shape))):
+    for at in islice(source(Read(prim, fresh(prim.shape))), BETWEEN):
         if not isinstance(at.prim.form, Permute) and at.prim.form not in (_IDENTITY, *_JOINS):
             return None
         between.append(at)

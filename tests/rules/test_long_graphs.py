@@ -14,6 +14,7 @@ from rewriter.program.onnx import OnnxProgram
 from rewriter.rules import fuse
 
 STEPS = 1100
+VIEWS = 11_000
 SECONDS = 60.0
 
 CHAINS: dict[str, Callable[[str], tuple[str, list[str]]]] = {
@@ -27,9 +28,18 @@ CHAINS: dict[str, Callable[[str], tuple[str, list[str]]]] = {
 @pytest.mark.parametrize("name", CHAINS)
 def test_long_chains(name: str) -> None:
     """Neither too deep for Python nor twice the work at each step."""
+    _is_quick(CHAINS[name], STEPS)
+
+
+def test_long_chains_of_views() -> None:
+    """No rule looks through all of them from each of them."""
+    _is_quick(lambda at: ("Transpose", [at]), VIEWS)
+
+
+def _is_quick(step: Callable[[str], tuple[str, list[str]]], steps: int) -> None:
     nodes, at = [], "x"
-    for k in range(STEPS):
-        operator, read = CHAINS[name](at)
+    for k in range(steps):
+        operator, read = step(at)
         nodes.append(helper.make_node(operator, read, [f"h{k}"]))
         at = f"h{k}"
     nodes.append(helper.make_node("Add", [at, "x"], ["y"]))
