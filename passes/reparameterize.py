@@ -3,7 +3,8 @@
     before   norm(conv(x, w)), conv(norm(x), w), norm(conv(x, w1)) + norm(conv(x, w2)) + norm(x); norm(x · W)
     after    conv(x, weight, bias); x · weight + bias
 
-The statistics are those of inference, fixed in the model. A smaller kernel gets zeros around it.
+The statistics are those of inference, fixed in the model; a norm may be spelled out as factors and terms of
+channels. A smaller kernel gets zeros around it.
 Refused: weights that are no constants, or that something else reads, too; a value inside that is read
 elsewhere; kernels whose places do not coincide; a norm before a convolution that pads, for the padding is not
 normalised.

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rewriter.algebra.frontends.convolutions import BatchNorm, Convolution, batch_norm, convolution
-from rewriter.algebra.prims import Map
+from rewriter.algebra.prims import Map, Prim
 from rewriter.program.program import Program
+from rewriter.rules.constants import constant_of
 from rewriter.rules.norms import by_channel, constant
 
 __all__ = ["Whole", "as_convolution"]
@@ -62,13 +63,31 @@ class _Reader:
         if norm is not None:
             return self._normalised(norm, deep - 1)
         prim = self._prims.get(value)
-        if prim is None or prim.form != Map("add") or any(x.shape != prim.shape for x in prim.inputs):
+        if prim is None or prim.form not in _LINEAR:
             return None
+        if any(x.shape != prim.shape for x in prim.inputs):
+            return self._by_constant(prim, deep - 1)
         first, second = (x.value for x in prim.inputs)
-        one = self.read(first, deep - 1) if first and second else None
+        one = self.read(first, deep - 1) if prim.form == _LINEAR[0] and first and second else None
         if one is None or second is None:
             return None
         return _sum(one, one if first == second else self.read(second, deep - 1))
+
+    def _by_constant(self, prim: Prim, deep: int) -> Whole | None:
+        """Take in what each channel is multiplied by or has added, as a frozen norm that is spelled out."""
+        x, other = prim.inputs
+        if x.shape != prim.shape and prim.form != Map("sub"):
+            x, other = other, x
+        inner = self.read(x.value, deep) if x.shape == prim.shape and x.value else None
+        numbers = None if inner is None else _of_channels(other, len(prim.shape), len(inner.weight))
+        if inner is None or numbers is None:
+            return None
+        if prim.form == Map("mul"):
+            spread = numbers.reshape(-1, *(1,) * (inner.weight.ndim - 1))
+            weight, bias = inner.weight * spread, inner.bias * numbers
+        else:
+            weight, bias = inner.weight, inner.bias + (-numbers if prim.form == Map("sub") else numbers)
+        return replace(inner, weight=weight, bias=bias, operators=inner.operators + 1)
 
     def _plain(self, found: Convolution) -> Whole | None:
         if len(self._graph.readers(found.weight)) > 1:
@@ -117,6 +136,18 @@ class _Reader:
         ones, none = (1,) * rank, ((0, 0),) * rank
         settings = Convolution(value, "", None, ones, none, ones, channels)
         return Whole(settings, np.ones((channels, 1, *ones)), np.zeros(channels), 0)
+
+
+_LINEAR = (Map("add"), Map("sub"), Map("mul"))
+
+
+def _of_channels(x: Prim, rank: int, channels: int) -> np.ndarray | None:
+    """Return one finite number per channel, in float64; None for one number for all, often half of a curve."""
+    numbers = constant_of(x)
+    if numbers is None or numbers.size == 1 or numbers.ndim > rank or not np.isfinite(numbers).all():
+        return None
+    shape = (1,) * (rank - numbers.ndim) + numbers.shape
+    return numbers.reshape(-1) if shape == (1, channels, *(1,) * (rank - 2)) else None
 
 
 def _sum(a: Whole | None, b: Whole | None) -> Whole | None:

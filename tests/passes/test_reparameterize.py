@@ -49,6 +49,19 @@ class Sum(nn.Module):
         return torch.relu(first)
 
 
+class Frozen(nn.Module):
+    """A norm by fixed statistics that is spelled out, as detectors have it; or factors and terms of a shape."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "mean", "variance"):
+            self.register_buffer(name, torch.rand(shape) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.get_buffer("weight") * (self.get_buffer("variance") + 1e-5).rsqrt()
+        return (x - self.get_buffer("mean")) * scale + self.get_buffer("bias")
+
+
 class ByColumn(nn.Module):
     """A projection of the channels of a map, normalised by column, as it is or after a permutation."""
 
@@ -83,6 +96,10 @@ FIRES: dict[str, Kind] = {
     "norm before, without padding": lambda: nn.Sequential(norm(4), conv(3, padding=0)),
     "norm before, in groups": lambda: nn.Sequential(norm(4), conv(1, groups=2), norm(4)),
     "dilated": lambda: Sum(conv(5, padding=4, dilation=2), conv(3, padding=2, dilation=2)),
+    "norm spelled out": lambda: Sum(nn.Sequential(conv(3), Frozen(4, 1, 1))),
+    "norms spelled out in branches": lambda: Sum(
+        nn.Sequential(conv(3), Frozen(1, 4, 1, 1)), nn.Sequential(conv(1), norm(4))
+    ),
     "a row beside a column": lambda: Sum(
         nn.Conv2d(4, 4, (3, 3), padding=(1, 1)), nn.Conv2d(4, 4, (1, 3), padding=(0, 1))
     ),
@@ -96,6 +113,9 @@ KEEPS: dict[str, Kind] = {
     ),
     "other groups": lambda: Sum(conv(3), conv(3, groups=2)),
     "norm before, with padding": lambda: nn.Sequential(norm(4), conv(3)),
+    "one number for all channels": lambda: Sum(nn.Sequential(conv(3), Frozen(1))),
+    "factors of columns": lambda: Sum(nn.Sequential(conv(3), Frozen(9))),
+    "factors of channels and rows": lambda: Sum(nn.Sequential(conv(3), Frozen(4, 7, 1))),
     "norm of another axis": lambda: ByColumn(around=(0, 2, 1), channels=9),
 }
 
