@@ -142,7 +142,7 @@ _LINEAR = (Map("add"), Map("sub"), Map("mul"))
 
 
 def _of_channels(x: Prim, rank: int, channels: int) -> np.ndarray | None:
-    """Return one finite number per channel, in float64; None for one number for all, often half of a curve."""
+    """Return one finite number per channel, in float64; None for one for all, which is often half a curve."""
     numbers = constant_of(x)
     if numbers is None or numbers.size == 1 or numbers.ndim > rank or not np.isfinite(numbers).all():
         return None

@@ -50,7 +50,7 @@ class Sum(nn.Module):
 
 
 class Frozen(nn.Module):
-    """A norm by fixed statistics that is spelled out, as detectors have it; or factors and terms of a shape."""
+    """A norm by fixed statistics that is spelled out, as detectors have it, or factors of a shape."""
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
