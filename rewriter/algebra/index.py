@@ -31,6 +31,7 @@ __all__ = [
     "Atom",
     "Index",
     "affine_value",
+    "aligned",
     "atoms_of",
     "einsum_index",
     "fresh",
@@ -79,6 +80,31 @@ class Atom:
 
     def __repr__(self) -> str:
         return f"{self.name}<{self.size}>"
+
+
+def aligned(left: Sequence[Atom], right: Sequence[Atom]) -> bool:
+    """Cut atoms, slow to fast, until both sides have the same sizes; False where no cut does that.
+
+    >>> flat, two = Atom(12), (Atom(3), Atom(4))
+    >>> aligned((flat,), two), [str(part.size) for part in flat.parts()]
+    (True, ['3', '4'])
+    >>> aligned((Atom(4), Atom(6)), (Atom(6), Atom(4)))
+    False
+    """
+    a, b = ([part for atom in side for part in atom.parts()] for side in (left, right))
+    if product(x.size for x in a) != product(x.size for x in b):
+        return False
+    while a and b:
+        x, y = a.pop(), b.pop()
+        if x.size == y.size:
+            continue
+        for atom, low, rest in ((x, y, a), (y, x, b)):
+            if atom.size.divide(low.size) is not None and atom.split(low.size):
+                rest += atom.kids[:1] if atom.kids else ()
+                break
+        else:
+            return False
+    return not a and not b
 
 
 class Affine(NamedTuple):

@@ -9,7 +9,7 @@ from fractions import Fraction
 from itertools import permutations
 from typing import Any, TypeVar
 
-from rewriter.algebra.index import Affine, Atom, fresh, resolve
+from rewriter.algebra.index import Affine, Atom, aligned, fresh, resolve
 from rewriter.algebra.prims import Concat, Leaf, Prim, Reduce
 from rewriter.algebra.prims import Softmax as SoftmaxForm
 from rewriter.algebra.sizes import ONE, ZERO, product
@@ -72,7 +72,7 @@ class Bound:
 
     def atoms(self, axis: str) -> tuple[Atom, ...]:
         """Return the atoms of an axis as they are now split, slow to fast."""
-        return tuple(p for a in self.axes[axis] for p in a.parts())
+        return _parts(self.axes[axis])
 
     @property
     def result(self) -> tuple[Atom, ...]:
@@ -357,7 +357,7 @@ def _fold(pattern: Fold, term: Term, bound: Bound) -> Found:
         return
     body, dropped = under
     _settle(body)
-    atoms = tuple(p for a in dropped for p in a.parts())
+    atoms = _parts(dropped)
     for found, names in _named(pattern.over, atoms, bound, depends_on(body)):
         renamed = substitute(body, names) if names else body
         for inner, scale in _matched(pattern.body, renamed, found):
@@ -423,7 +423,8 @@ def _assigned(
         return
     axis, own = over[0], shares[0]
     for atoms in _candidates(axis, own, bound, used):
-        renamed = {a: Affine.of(b) for a, b in zip(own, atoms, strict=True) if a is not b}
+        pairs = zip(_parts(own), atoms, strict=True)
+        renamed = {a: Affine.of(b) for a, b in pairs if a is not b}
         yield from _assigned(
             over[1:], shares[1:], bound._with_axis(axis.name, atoms), {**names, **renamed}, used
         )
@@ -432,19 +433,31 @@ def _assigned(
 def _candidates(
     axis: Axis, own: tuple[Atom, ...], bound: Bound, used: frozenset[Atom]
 ) -> Iterator[tuple[Atom, ...]]:
+    """Yield atoms that may stand for those that are summed over; both are cut to have the same sizes."""
+
     def fits(atoms: Sequence[Atom]) -> bool:
         alike = len(atoms) == len(own) and all(a.size == b.size for a, b in zip(atoms, own, strict=True))
-        return alike and not any(a in used for a in atoms if a not in own)
+        return alike and is_new(atoms)
+
+    def is_new(atoms: Sequence[Atom]) -> bool:
+        return not any(a in used for a in atoms if a not in own)
 
     if axis.name in bound.axes:
         known = bound.atoms(axis.name)
-        if fits(known):
-            yield known
+        if is_new(known) and aligned(known, own):
+            yield _parts(known)
         return
     taken = {a for name in bound.axes for a in bound.atoms(name)}
     free = [a for a in bound.result if a not in taken]
     yield from (atoms for atoms in permutations(free, len(own)) if fits(atoms))
+    if len(own) > 1:
+        yield from (_parts((a,)) for a in free if is_new((a,)) and aligned((a,), own))
     yield own
+
+
+def _parts(atoms: Sequence[Atom]) -> tuple[Atom, ...]:
+    """Return atoms as they are now cut."""
+    return tuple(part for atom in atoms for part in atom.parts())
 
 
 def _softmax(pattern: Softmax, term: Term, bound: Bound) -> Found:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 import rewriter
 from rewriter.passes import GroupNorm, L2Norm
@@ -46,6 +47,30 @@ def grouped(m: Spelled, x: Tensor) -> Tensor:
     return normal(x.reshape(2, 3, 2, 4, 5), 2, 3, 4).reshape(x.shape) * column(m.weight) + column(m.bias)
 
 
+def flat(m: Spelled, x: Tensor, *shape: int, axis: int = -1, unbiased: bool = False) -> Tensor:
+    """Norm of one view, and back."""
+    rows = x.reshape(shape)
+    centred = rows - rows.mean(axis, keepdim=True)
+    made = centred / torch.sqrt(rows.var(axis, unbiased=unbiased, keepdim=True) + 1e-5)
+    return made.reshape(x.shape) * column(m.weight) + column(m.bias)
+
+
+def flat_groups(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, x.shape[0], 3, -1)
+
+
+def flat_instance(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, x.shape[0], 6, -1)
+
+
+def flat_one_group(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, x.shape[0], -1)
+
+
+def flat_of_squares(m: Spelled, x: Tensor) -> Tensor:
+    return normal(x.reshape(x.shape[0], 2, -1), -1).reshape(x.shape) * column(m.weight) + column(m.bias)
+
+
 def one_group(m: Spelled, x: Tensor) -> Tensor:
     return normal(x, 1, 2, 3) * column(m.weight) + column(m.bias)
 
@@ -63,6 +88,10 @@ FIRES: list[tuple[type[Rule], Callable[[Spelled, Tensor], Tensor]]] = [
     (GroupNorm, instance_without_bias),
     (GroupNorm, grouped),
     (GroupNorm, one_group),
+    (GroupNorm, flat_groups),
+    (GroupNorm, flat_instance),
+    (GroupNorm, flat_one_group),
+    (GroupNorm, flat_of_squares),
     (L2Norm, by_length),
     (L2Norm, by_length_and_a_bit),
 ]
@@ -88,7 +117,38 @@ def not_below(m: Spelled, x: Tensor) -> Tensor:
     return nn.functional.normalize(x, dim=-1)
 
 
-KEEPS = [weight_of_places, layer, rows_only, strided_groups, not_below]
+def flat_rows(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, 2, 6, 4, -1)
+
+
+def flat_parts_of_channels(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, 2, 4, -1)
+
+
+def flat_across_groups(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, 2, 3, -1, axis=1)
+
+
+def flat_across_images(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, 1, -1)
+
+
+def flat_with_one_taken_off(m: Spelled, x: Tensor) -> Tensor:
+    return flat(m, x, 2, 3, -1, unbiased=True)
+
+
+KEEPS = [
+    weight_of_places,
+    layer,
+    rows_only,
+    strided_groups,
+    not_below,
+    flat_rows,
+    flat_parts_of_channels,
+    flat_across_groups,
+    flat_across_images,
+    flat_with_one_taken_off,
+]
 
 
 def exported(fn: Callable[[Spelled, Tensor], Tensor], x: Tensor, path: Path, opset: int = 23) -> Program:
@@ -122,10 +182,24 @@ def test_fires(
 
 
 @pytest.mark.parametrize("fn", KEEPS, ids=[fn.__name__ for fn in KEEPS])
-def test_keeps(fn: Callable[[Spelled, Tensor], Tensor]) -> None:
-    program = rewriter.trace(Spelled(fn).eval(), (torch.randn(2, 6, 4, 5),))
+@pytest.mark.parametrize("format_", ["fx", "onnx"])
+def test_keeps(fn: Callable[[Spelled, Tensor], Tensor], format_: str, tmp_path: Path) -> None:
+    x = torch.randn(2, 6, 4, 5)
+    onnx = format_ == "onnx"
+    program = exported(fn, x, tmp_path / "model.onnx") if onnx else rewriter.trace(Spelled(fn).eval(), (x,))
     made, record = fuse(program, [GroupNorm(), L2Norm()])
     assert made is program and not record.committed
+
+
+@pytest.mark.parametrize("size", [(2, 4, 5), (1, 2, 7), (3, 9, 2)], ids=str)
+def test_flat_groups_of_any_size(size: tuple[int, int, int]) -> None:
+    dims = {0: Dim("b"), 2: Dim("h", min=2), 3: Dim("w", min=2)}
+    example = torch.randn(2, 6, 4, 5)
+    program = rewriter.trace(Spelled(flat_groups).eval(), (example,), dynamic_shapes=(dims,))
+    made, record = fuse(program, [GroupNorm()])
+    assert [m.reason for m in record.matches] == [None]
+    x = torch.randn(size[0], 6, *size[1:])
+    torch.testing.assert_close(made.run(x)[0], program.run(x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_zeros_have_no_direction() -> None:

@@ -13,6 +13,7 @@ from rewriter.algebra.frontends.aten_closed import deterministic, lazy
 from rewriter.algebra.frontends.aten_contractions import CONTRACTIONS
 from rewriter.algebra.frontends.aten_fused import FUSED
 from rewriter.algebra.frontends.aten_indexing import INDEXING
+from rewriter.algebra.frontends.aten_moments import MOMENTS
 from rewriter.algebra.frontends.aten_pointwise import POINTWISE
 from rewriter.algebra.frontends.aten_pools import POOLS
 from rewriter.algebra.frontends.aten_scope import Call, Handler, Result, Scope
@@ -30,6 +31,7 @@ _HANDLERS: dict[str, Handler] = {
     **WINDOWS,
     **POINTWISE,
     **CONTRACTIONS,
+    **MOMENTS,
     **POOLS,
     **INDEXING,
     **ATTENTION,
@@ -52,7 +54,7 @@ def translate(graph: Graph) -> dict[str, Prim]:
         constants that torch computes when asked if they depend on constants alone.
     """
     scope = Scope(graph)
-    for name in graph.inputs:
+    for name in (*graph.inputs, *graph.held):
         if name not in graph.constants:
             _place_leaf(scope, name, "input")
     for name, load in graph.constants.items():
