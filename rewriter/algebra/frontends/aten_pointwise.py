@@ -64,6 +64,11 @@ def _addcmul(fn: str, call: Call) -> Result:
     return pointwise("add", call.operand(0), _scaled(call, product, call.arg(3, "value", 1)))
 
 
+def _lerp(call: Call) -> Result:
+    way = pointwise("sub", call.operand(1), call.operand(0))
+    return pointwise("add", call.operand(0), pointwise("mul", way, call.operand(2)))
+
+
 def _square(call: Call) -> Result:
     return pointwise("mul", call.tensor(0), call.tensor(0))
 
@@ -222,6 +227,7 @@ POINTWISE: dict[str, Handler] = {
     "divide": _div,
     "addcmul": partial(_addcmul, "mul"),
     "addcdiv": partial(_addcmul, "div"),
+    "lerp": _lerp,
     "square": _square,
     "log1p": _log1p,
     "expm1": _expm1,

@@ -50,6 +50,7 @@ POINTWISE = Family(
         "maximum": lambda t: torch.maximum(t.m, t.u) - torch.minimum(t.m, t.u),
         "max-other": lambda t: torch.max(t.z, torch.zeros_like(t.z)),
         "softplus": lambda t: F.softplus(t.m),
+        "lerp": lambda t: torch.lerp(t.m, t.m * t.u, t.u) + torch.lerp(t.m, t.u, 0.25),
         "addcmul": lambda t: torch.addcmul(t.m, t.m, t.u, value=0.5) + torch.addcdiv(t.m, t.m, t.u),
         "where": lambda t: torch.where(t.t, t.m, t.u),
         "where-number": lambda t: torch.where(t.t, t.m, -INF),
