@@ -173,7 +173,7 @@ class _Analysis:
                 for name in node.outputs:
                     if name in prims:
                         self._decide(name)
-        for name in (*graph.inputs, *graph.constants):
+        for name in (*graph.inputs, *graph.held, *graph.constants):
             self._decide(name)
 
     def reads(self) -> Reads:

@@ -39,7 +39,8 @@ class _Writer:
         for cut in found.cuts:
             cuts.setdefault(cut.value, []).append(cut)
         graph = program.graph
-        order = [*graph.inputs, *graph.constants, *(v for node in graph.nodes for v in node.outputs)]
+        given = [*graph.inputs, *graph.held, *graph.constants]
+        order = [*given, *(v for node in graph.nodes for v in node.outputs)]
         for name in dict.fromkeys(order):
             for cut in cuts.get(name, ()):
                 self._cut(cut)

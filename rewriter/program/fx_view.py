@@ -25,8 +25,8 @@ def view(exported: ExportedProgram) -> Graph:
     """Return the graph: one node per operator, values named after the nodes that write them.
 
     A node with several results writes one value of unknown shape, which ``getitem`` nodes read; inputs
-    that were given as plain Python values are no inputs. Buffers that a run writes to are neither inputs nor
-    constants.
+    that were given as plain Python values are no inputs. Buffers that a run writes to are held: neither
+    inputs nor constants.
     """
     nodes: list[Node] = []
     values: dict[str, Value] = {}
@@ -47,7 +47,8 @@ def view(exported: ExportedProgram) -> Graph:
     constants = {name: _loader(held) for name, held in fixed.items() if isinstance(held, torch.Tensor)}
     known = {node.name: size for node, size in numbers.items()}
     hidden = hidden_outputs(exported)
-    return Graph(tuple(nodes), values, users, outputs[hidden:], constants, known, outputs[:hidden])
+    held = {name: _loader(bound[name]) for name in bound if name in written}
+    return Graph(tuple(nodes), values, users, outputs[hidden:], constants, known, outputs[:hidden], held)
 
 
 def hidden_outputs(exported: ExportedProgram) -> int:

@@ -84,6 +84,9 @@ class Graph:
         Values that are whole numbers which follow from constants alone, by name.
     writes
         Values that a run writes to buffers or to its inputs: they are read after it.
+    held
+        Values that the program brings along and that are no constants: buffers that runs write to, inputs
+        that have a default. Name -> function that loads what they hold now.
     """
 
     nodes: tuple[Node, ...]
@@ -93,6 +96,7 @@ class Graph:
     constants: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
     numbers: Mapping[str, Size] = field(default_factory=dict)
     writes: tuple[str, ...] = ()
+    held: Mapping[str, Callable[[], np.ndarray]] = field(default_factory=dict)
 
     @cached_property
     def _producer(self) -> dict[str, Node]:

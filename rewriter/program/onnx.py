@@ -171,23 +171,24 @@ class OnnxProgram(Program):
         ----------
         *inputs, **named
             numpy arrays, torch tensors or numbers, by position and by name. Casts that lose nothing
-            are made.
+            are made. Inputs that have a default need not be given, and are given by name.
 
         Raises
         ------
         InputError
             If an input is missing, unknown, or does not fit.
         """
-        names = self.graph.inputs
+        names, optional = self.graph.inputs, self.graph.held
         if len(inputs) > len(names):
             raise InputError(
                 f"{self.source} takes {len(names)} inputs ({', '.join(names)}); {len(inputs)} were given."
             )
         given = dict(zip(names, inputs, strict=False))
         for name, value in named.items():
-            if name in given or name not in names:
+            if name in given or (name not in names and name not in optional):
                 what = "is given twice" if name in given else "is not an input"
-                raise InputError(f"{name!r} {what} of {self.source}; its inputs are {', '.join(names)}.")
+                every = ", ".join((*names, *optional))
+                raise InputError(f"{name!r} {what} of {self.source}; its inputs are {every}.")
             given[name] = value
         missing = [name for name in names if name not in given]
         if missing:

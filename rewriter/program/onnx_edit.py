@@ -13,6 +13,7 @@ import onnx_ir as ir
 from rewriter.lower.errors import EmitError
 from rewriter.lower.onnx_emitter import OnnxEmitter
 from rewriter.program.onnx_parts import TypeOf, Written, main_values, standard_opset, write
+from rewriter.program.onnx_version import raise_ir_version, settle_initializers
 from rewriter.program.program import Replacement
 
 __all__ = ["DOMAIN", "SITES", "Editor", "remove_dead", "replaced", "with_inner"]
@@ -24,7 +25,6 @@ SITES = "rewriter.sites"
 """Model metadata that lists what was rewritten, as JSON."""
 
 _FUNCTIONS_SINCE = 8  # IR version
-_INITIALIZERS_ARE_INPUTS_BEFORE = 4  # IR version
 
 
 def replaced(
@@ -109,8 +109,9 @@ class Editor:
         if self._sites:
             model.metadata_props[SITES] = json.dumps(self._sites, sort_keys=True)
         self._functions.remove_unused()
-        if model.functions and model.ir_version < _FUNCTIONS_SINCE:
-            _raise_ir_version(model)
+        if model.functions:
+            raise_ir_version(model, _FUNCTIONS_SINCE)
+        settle_initializers(model)
         return model
 
     def _write(self, edit: Replacement, inputs: Sequence[ir.Value], prefix: str = "") -> Written:
@@ -234,12 +235,3 @@ def _fingerprint(function: ir.Function) -> str:
         proto.ClearField(field)
     del proto.value_info[:]
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
-
-
-def _raise_ir_version(model: ir.Model) -> None:
-    """Raise the IR version to the one that has functions."""
-    if model.ir_version < _INITIALIZERS_ARE_INPUTS_BEFORE:
-        # there every initializer had to be an input too; from then on that makes it no constant
-        for value in [v for v in model.graph.inputs if v.name in model.graph.initializers]:
-            model.graph.inputs.remove(value)
-    model.ir_version = _FUNCTIONS_SINCE

@@ -6,7 +6,8 @@ import ast
 import keyword
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import count
 
@@ -17,6 +18,7 @@ import onnx_ir as ir
 from rewriter.algebra.sizes import Size
 from rewriter.program.graph import Graph, Node, Value
 from rewriter.program.onnx_message import Message, NativeNode, inner_graphs
+from rewriter.program.onnx_version import overridable
 
 __all__ = ["dtype_name", "function_views", "graph_view"]
 
@@ -129,6 +131,7 @@ def _read(type_: onnx.TypeProto) -> Stated:
 def _inferred(proto: onnx.ModelProto, claims: Mapping[str, onnx.ValueInfoProto]) -> dict[str, Stated]:
     """Return what shape inference finds; claims of the file help it, unless they contradict the operators."""
     bare = _without_notes(proto)
+    _forget(bare, overridable(proto))
     try:
         return _infer(bare, strict=True)
     except _INFERENCE_FAILS:
@@ -159,6 +162,14 @@ def _without_notes(proto: onnx.ModelProto) -> onnx.ModelProto:
     for node in bare.graph.node:
         node.ClearField("metadata_props")
     return bare
+
+
+def _forget(bare: onnx.ModelProto, names: Collection[str]) -> None:
+    """Remove initializers, so that no shape is inferred from what they hold."""
+    if names:
+        kept = [t for t in bare.graph.initializer if t.name not in names]
+        del bare.graph.initializer[:]
+        bare.graph.initializer.extend(kept)
 
 
 _INFERENCE_FAILS = (onnx.shape_inference.InferenceError, RuntimeError, ValueError)
@@ -198,12 +209,16 @@ def graph_view(message: Message) -> Graph:
     given, inferred = _stated(graph.input), _inferred(message.proto, claims)
     names = (d for dims, _ in {*given.values(), *inferred.values()} for d in dims or () if isinstance(d, str))
     view = _View(message, _Shapes(names), inferred, claims)
+    held = overridable(message.proto)
     for tensor in graph.initializer:
         view.add_constant(tensor.name, tensor)
+    defaults = {name: view.constants.pop(name) for name in view.constants.keys() & held}
     inputs = [value.name for value in graph.input if value.name not in view.constants]
     for name in inputs:
         view.values[name] = Value(name, *view.shapes.of(*given[name]))
-    return view.finished(graph.node, inputs, [value.name for value in graph.output])
+    needed = [name for name in inputs if name not in held]
+    found = view.finished(graph.node, needed, [value.name for value in graph.output])
+    return replace(found, held={name: defaults[name] for name in inputs if name in held})
 
 
 def function_views(message: Message) -> dict[str, Graph]:

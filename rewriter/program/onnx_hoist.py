@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from rewriter.algebra.frontends.onnx_loops import State, is_copy, is_shape, may_fail, states
 from rewriter.program.onnx_parts import standard_opset
+from rewriter.program.onnx_version import settle_initializers
 
 __all__ = ["hoisted"]
 
@@ -38,6 +39,7 @@ def hoisted(model: ir.Model) -> tuple[ir.Model, int]:
     made = model.clone()
     mover = _Mover(standard_opset(made), _names(made.graph))
     mover.visit(made.graph)
+    settle_initializers(made)
     return made, mover.moved
 
 
@@ -154,7 +156,8 @@ def _may_fail(node: ir.Node) -> bool:
     """Whether an operator may fail where its loop is not run at all."""
     first, second = (*node.inputs, None, None)[:2]
     maker = None if first is None else first.producer()
-    known = None if second is None else ir.convenience.get_const_tensor(second)
+    given = second is None or second.is_graph_input()  # of which a constant may be the default only
+    known = None if given else ir.convenience.get_const_tensor(second)
     return may_fail(
         node.op_type,
         whole=first is None or first.dtype is None or first.dtype.is_integer(),

@@ -73,7 +73,8 @@ def cut_out(
             "give it as an input."
         )
     values = main_values(model) if values is None else values
-    constants = [values[name] for name in read if name in graph.constants and name not in given]
+    own = {*graph.constants, *graph.held} - given
+    constants = [values[name] for name in read if name in own]
     producers = [value.producer() for value in constants]
     view = ir.GraphView(
         [values[name] for name in inputs],

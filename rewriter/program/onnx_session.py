@@ -102,7 +102,8 @@ class Session:
         self._in_reserve = None if inner or model.opset_imports.get("", 0) < PARTIAL else model
         self._patience = float(os.environ.get(PATIENCE) or _SECONDS) if inner else None
         self._outputs = [(o.name, _NOT_IN_NUMPY.get(o.type)) for o in self._session.get_outputs()]
-        self._inputs = {i.name: _NOT_IN_NUMPY.get(i.type) for i in self._session.get_inputs()}
+        inputs = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
+        self._inputs = {i.name: _NOT_IN_NUMPY.get(i.type) for i in inputs}
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run on inputs by name; what the model does not read is left out."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from rewriter.algebra.frontends.onnx_opaque import RANDOM
 from rewriter.errors import RewriterError
 from rewriter.program.graph import Graph
+from rewriter.program.onnx_version import settle_initializers
 
 __all__ = ["FOLDED", "tidied"]
 
@@ -45,7 +46,7 @@ def tidied(model: ir.Model, graph: Graph) -> tuple[ir.Model, Mapping[str, int]]:
     made = model.clone()
     removed: dict[str, int] = {}
     before = _count(made)
-    with _quiet():
+    with _quiet(), _without_defaults(made):
         for what, step in _steps(made, graph):
             try:
                 step(made)
@@ -55,6 +56,7 @@ def tidied(model: ir.Model, graph: Graph) -> tuple[ir.Model, Mapping[str, int]]:
             if after != before:
                 removed[what] = removed.get(what, 0) + before - after
             before = after
+    settle_initializers(made)
     return made, removed
 
 
@@ -114,6 +116,22 @@ def _count(model: ir.Model) -> int:
     """Return how many nodes compute: constants are none."""
     nodes = ir.traversal.RecursiveGraphIterator(model.graph)
     return sum(node.op_type != "Constant" or node.domain != "" for node in nodes)
+
+
+@contextmanager
+def _without_defaults(model: ir.Model) -> Iterator[None]:
+    """Let inputs that have a default be inputs alone: passes take what a value holds for a constant."""
+    graph = model.graph
+    defaults = [(v, v.const_value) for v in graph.inputs if v.name in graph.initializers]
+    for value, _ in defaults:
+        del graph.initializers[value.name or ""]
+        value.const_value = None
+    try:
+        yield
+    finally:
+        for value, tensor in defaults:
+            value.const_value = tensor
+            graph.initializers.add(value)
 
 
 @contextmanager

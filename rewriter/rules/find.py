@@ -149,7 +149,7 @@ def _is_one(program: Program, found: Found) -> bool:
 def _why_not(program: Program, found: Found) -> str | None:
     """Return why the edit would be none, or would save nothing, or None."""
     graph, prims = program.graph, program.prims()
-    for name in graph.inputs:
+    for name in (*graph.inputs, *graph.held):
         if name in found.inside and name not in graph.constants:
             return f"it is computed of {name}, too, which the formula does not name there"
     region = graph.region([found.match.output], (*found.inputs, *found.copies))

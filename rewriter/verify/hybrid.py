@@ -124,11 +124,11 @@ class Blend:
         return self._parts[at]
 
     def _site_part(self, at: int, carried: Exchange) -> Part:
-        pair, constants = self._pairs[at // 2], self.rewritten.graph.constants
-        graph = self.original.graph
+        pair, graph, theirs = self._pairs[at // 2], self.original.graph, self.rewritten.graph
+        own = {**theirs.constants, **theirs.held}
 
         def part(given: Arrays) -> dict[str, np.ndarray]:
-            known = {n: constants[n]() for n in reads_of(pair) if n in constants}
+            known = {n: own[n]() for n in reads_of(pair) if n in own}
             ours = {n: x for n, x in carried.backward({**known, **given}).items() if n not in graph.constants}
             # what is no operand, a mask, follows from the inputs of the model
             reads = tuple(dict.fromkeys([*ours, *graph.inputs]))

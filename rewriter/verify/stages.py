@@ -76,13 +76,13 @@ def staged(program: Program, cuts: Sequence[Cut]) -> tuple[Stage, ...]:
         When sites overlap, or are not in the order of the graph.
     """
     graph = program.graph
-    written = set(graph.inputs)
+    written, own = set(graph.inputs), {*graph.constants, *graph.held}
     parts: list[_Part] = []
 
     def take(outputs: Sequence[str], given: Sequence[str] = (), site: int | None = None) -> None:
         nodes = _with_results(graph, graph.region([v for v in outputs if v not in written], written))
         written.update(v for n in nodes for v in n.outputs)
-        parts.append(_Part(nodes, [v for v in given if v not in graph.constants], site))
+        parts.append(_Part(nodes, [v for v in given if v not in own], site))
 
     for at, (inputs, output) in enumerate(cuts):
         take(inputs)
@@ -123,7 +123,8 @@ def _connected(program: Program, parts: Sequence[_Part]) -> tuple[Stage, ...]:
     for part in reversed(parts):
         nodes, site = part.nodes, part.site
         own = {v for n in nodes for v in n.outputs}
-        reads = tuple(dict.fromkeys([*part.given, *graph.boundary(nodes)]))
+        bound = [v for v in graph.boundary(nodes) if v not in graph.held]
+        reads = tuple(dict.fromkeys([*part.given, *bound]))
         wanted = [v for n in nodes for v in n.outputs if v in needed]
         if not stages:
             # an output may be an input or a constant, which no node writes
@@ -170,9 +171,10 @@ class Walk:
                 self.state.pop(name, None)
 
     def values(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return values by name, constants included, as far as they are known here."""
-        constants = self._stages[0].program.graph.constants
-        known = {n: constants[n]() for n in names if n in constants}
+        """Return values by name, what the program brings along included, as far as they are known here."""
+        graph = self._stages[0].program.graph
+        own = {**graph.constants, **graph.held}
+        known = {n: own[n]() for n in names if n in own}
         return {**known, **{n: self.state[n] for n in names if n in self.state}}
 
 

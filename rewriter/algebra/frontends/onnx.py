@@ -56,7 +56,7 @@ def translate(graph: Graph, opset: int, functions: Mapping[str, Graph] = {}) -> 
         values of unknown rank, are leaves.
     """
     scope = Scope(graph, opset, functions)
-    for name in graph.inputs:
+    for name in (*graph.inputs, *graph.held):
         if name not in graph.constants:
             _place_leaf(scope, name, "input", scope.declared(name))
     for name in graph.constants:

@@ -115,7 +115,7 @@ class Scope:
     _given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        shapes = [self.graph.values[name].shape or () for name in self.graph.inputs]
+        shapes = [self.graph.values[name].shape or () for name in (*self.graph.inputs, *self.graph.held)]
         self._given = frozenset(symbol for shape in shapes for size in shape for symbol in size.symbols)
 
     def declared(self, name: str) -> tuple[Size, ...] | None:
