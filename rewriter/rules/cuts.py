@@ -7,11 +7,12 @@ one way to stop: parts that are not looked into any further, with their coeffici
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TypeVar
 
 from rewriter.algebra.index import Atom, einsum_index, resolve
 from rewriter.algebra.prims import Einsum, Map
@@ -77,6 +78,9 @@ class Factors:
     parts: tuple[tuple[Term, Fraction], ...]
     coefficient: float = 1.0
     sizes: tuple[tuple[Size, Fraction], ...] = ()
+
+
+_Ways = TypeVar("_Ways", Terms, Factors)
 
 
 def opened(term: Term) -> Term:
@@ -147,6 +151,10 @@ def _summands(at: Read, form: Einsum) -> tuple[Term, list[Atom]]:
 def sums(term: Term, count: int, deep: int = _DEEP) -> Iterator[Terms]:
     """Yield a value as sums of ``count`` parts and a number, coarse ones first."""
     at = opened(term)
+    yield from _kept(term, ("sum", count, deep), lambda: _sums(term, at, count, deep))
+
+
+def _sums(term: Term, at: Term, count: int, deep: int) -> Iterator[Terms]:
     if isinstance(at, Number):
         if count == 0:
             yield Terms((), at.value)
@@ -183,18 +191,21 @@ def _number(term: Term) -> float | None:
 def products(term: Term, count: int, deep: int = _DEEP) -> Iterator[Factors]:
     """Yield a value as products of powers of ``count`` different parts, coarse ones first."""
     at = opened(term)
-    if not isinstance(term, Read) or deep == _DEEP:
-        yield from _products(term, at, count, deep)
-        return
+    yield from _kept(term, ("product", count, deep), lambda: _products(term, at, count, deep))
+
+
+def _kept(term: Term, what: tuple[str, int, int], ways: Callable[[], Iterator[_Ways]]) -> Iterable[_Ways]:
+    """Return the ways to read an opened value; those of a part are kept with it, until an atom is cut."""
+    if not isinstance(term, Read) or what[2] == _DEEP:
+        return ways()
     assert term.opened is not None, "it was just opened"
     cuts, _, known = term.opened
-    if (count, deep) not in known:
-        found = tuple(_products(term, at, count, deep))
-        if cuts != Atom.cuts:
-            yield from found
-            return
-        known[count, deep] = found
-    yield from known[count, deep]
+    found: tuple[_Ways, ...] | None = known.get(what)
+    if found is None:
+        found = tuple(ways())
+        if cuts == Atom.cuts:
+            known[what] = found
+    return found
 
 
 def _products(term: Term, at: Term, count: int, deep: int) -> Iterator[Factors]:
