@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rewriter.passes.flow import FlowAttention
     from rewriter.passes.folded_outputs import FoldedOutputs
     from rewriter.passes.folded_scales import FoldedScales
+    from rewriter.passes.fused_attention import FusedAttention
     from rewriter.passes.gated import GatedAttention
     from rewriter.passes.gelu import Gelu
     from rewriter.passes.global_pool import GlobalPool
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from rewriter.passes.nystrom import NystromAttention
     from rewriter.passes.pooled import PooledAttention
     from rewriter.passes.reassociated import ReassociatedAttention
+    from rewriter.passes.reassociation import Reassociation
     from rewriter.passes.reparameterize import Reparameterize
     from rewriter.passes.rms_norm import RmsNorm
     from rewriter.passes.rotary import Rotary
@@ -69,6 +71,7 @@ __all__ = [
     "FlowAttention",
     "FoldedOutputs",
     "FoldedScales",
+    "FusedAttention",
     "GatedAttention",
     "Gelu",
     "GlobalPool",
@@ -85,6 +88,7 @@ __all__ = [
     "PooledAttention",
     "RULES",
     "ReassociatedAttention",
+    "Reassociation",
     "Reparameterize",
     "RmsNorm",
     "Rotary",
@@ -132,6 +136,7 @@ RULES = {
     "dead-branches": "rewriter.passes.dead_branches:DeadBranches",
     "folded-outputs": "rewriter.passes.folded_outputs:FoldedOutputs",
     "folded-scales": "rewriter.passes.folded_scales:FoldedScales",
+    "fused-attention": "rewriter.passes.fused_attention:FusedAttention",
     "gelu": "rewriter.passes.gelu:Gelu",
     "global-pool": "rewriter.passes.global_pool:GlobalPool",
     "group-norm": "rewriter.passes.group_norm:GroupNorm",
@@ -141,6 +146,7 @@ RULES = {
     "layer-norm": "rewriter.passes.layer_norm:LayerNorm",
     "loop-invariants": "rewriter.passes.loop_invariants:LoopInvariants",
     "mish": "rewriter.passes.mish:Mish",
+    "reassociation": "rewriter.passes.reassociation:Reassociation",
     "reparameterize": "rewriter.passes.reparameterize:Reparameterize",
     "rms-norm": "rewriter.passes.rms_norm:RmsNorm",
     "rotary": "rewriter.passes.rotary:Rotary",

@@ -53,6 +53,22 @@ class _Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class _Spelled(nn.Module):
+    """Attention product by product, with a causal mask or without; or without a softmax."""
+
+    def __init__(self, causal: bool, softmax: bool) -> None:
+        super().__init__()
+        self.causal, self.softmax = causal, softmax
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Return the heads' results."""
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if self.causal:
+            hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
+            scores = scores.masked_fill(hidden, -torch.inf)
+        return (scores.softmax(-1) if self.softmax else scores / k.shape[2]) @ v
+
+
 class _Pooling(nn.Module):
     """Attention of a few learned queries, projected back; keys may be turned by their place."""
 
@@ -177,6 +193,16 @@ def _attention(latents: bool, sources: int) -> Callable[[int], tuple[nn.Module, 
     return lambda tokens: (_Attention(latents).eval(), tuple(_tokens(tokens, k) for k in range(sources)))
 
 
+def _spelled(
+    causal: bool = False, softmax: bool = True
+) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
+    def build(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        given = (_tokens(tokens, seed).reshape(1, tokens, HEADS, -1).transpose(1, 2) for seed in range(3))
+        return _Spelled(causal, softmax).eval(), tuple(x.contiguous() for x in given)
+
+    return build
+
+
 def _pooling(queries: int, rotary: bool = False) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
     return lambda tokens: (_Pooling(queries, rotary).eval(), (_tokens(tokens, 0),))
 
@@ -217,6 +243,9 @@ CLASS, LANGUAGE = "timm vit, deit; BERT", "Llama with one logit"
 WIDE = "decoders of latent diffusion"
 
 TEMPLATES = (
+    Template("attention, spelled out", "fused-attention", _spelled(), SIZES, "older vision transformers"),
+    Template("causal attention, spelled out", "fused-attention", _spelled(True), SIZES, "older decoders"),
+    Template("attention without a softmax", "reassociation", _spelled(False, False), SIZES, "ADEM-VL"),
     Template("last block read at the class token", "unread-queries", _block(_first), SIZES, CLASS),
     Template("last block read at the last token", "unread-queries", _block(_last), SIZES, LANGUAGE),
     Template("q, k, v of one source", "shared-projections", _attention(False, 1), SIZES, "BERT, Llama"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import RewriterError
 from rewriter.lower.errors import EmitError
 from rewriter.program.program import Program, Replacement
 from rewriter.rules.check import Check, check
 from rewriter.rules.find import find
+from rewriter.rules.form_rule import FormRule
 from rewriter.rules.graph_rule import Change, GraphRule
 from rewriter.rules.own_code import RuleError, check_rule
 from rewriter.rules.rerun import rerun, rerun_whole
@@ -19,6 +20,10 @@ from rewriter.rules.rule import Rule
 from rewriter.rules.whole_rule import WholeRule
 from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import Emit
+
+if TYPE_CHECKING:
+    from rewriter.engine import Applied
+    from rewriter.sites.site import AttentionSite
 
 __all__ = ["Fused", "Fusion", "fuse"]
 
@@ -137,10 +142,9 @@ def fuse(
         if isinstance(rule, WholeRule) and not rule.follows:
             program, done = _smaller(program, rule, seed, target, verify)
             whole += done
-    for rule in rules:
-        if isinstance(rule, GraphRule):
-            program, done = _changed(program, rule, seed, target, verify)
-            whole += done
+    for graph_rule in (r for r in rules if isinstance(r, GraphRule)):
+        program, done = _changed(program, graph_rule, seed, target, verify)
+        whole += done
     program, fusion = _fused(
         program, [r for r in rules if not isinstance(r, GraphRule)], seed, target, verify
     )
@@ -204,10 +208,44 @@ def _fused(
     return program.replace(edits, **options, **form), Fusion(ordered)
 
 
+def _in_form(
+    program: Program, rule: FormRule, seed: int, target: str | None, verify: bool
+) -> tuple[Program, list[Fused]]:
+    """Apply a rule that is a form at sites."""
+    from rewriter.engine import rewrite
+    from rewriter.selectors import Selector
+
+    form = rule.form()
+    sites = [s for s in program.sites if s.kind in form.kinds and rule.fits(program, s)]
+    reasons = {site.id: rule.why_not(site) for site in sites}
+    left = [Fused(rule.name, s.output, False, reasons[s.id]) for s in sites if reasons[s.id] is not None]
+    legal = {site.id: site for site in sites if reasons[site.id] is None}
+    reason = rule.declined(_native(program, target))
+    if reason is not None:
+        dear = [Fused(rule.name, s.output, False, f"{rule.gain(s)}: {reason}") for s in legal.values()]
+        return program, [*dear, *left]
+    if not legal:
+        return program, left
+    steps = [(form, Selector.parse(",".join(legal)))]
+    inline = program.format == "onnx"
+    made, record = rewrite(program, steps, seed=seed, target=target, verify=verify, inline=inline)
+    return made, [*(_at_site(rule, legal[entry.site], entry) for entry in record.sites), *left]
+
+
+def _at_site(rule: FormRule, site: AttentionSite, entry: Applied) -> Fused:
+    tried: Check | None = None
+    if (found := entry.check) is not None:
+        tried = Check(found.ok, found.reason, found.error, found.original_error, found.tolerance)
+    gain = rule.gain(site) if entry.committed else None
+    return Fused(rule.name, site.output, entry.committed, entry.reason, tried, gain)
+
+
 def _changed(
     program: Program, rule: GraphRule, seed: int, target: str | None, verify: bool
 ) -> tuple[Program, list[Fused]]:
     """Apply a rule that looks at the whole graph: all of its changes at once, or those that pass alone."""
+    if isinstance(rule, FormRule):
+        return _in_form(program, rule, seed, target, verify)
     changes, declined = rule.changes(program)
     left = [Fused(rule.name, d.output, False, d.reason) for d in declined]
     reason = rule.declined(_native(program, target))

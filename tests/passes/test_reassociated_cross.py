@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rewriter
-from rewriter.passes import ReassociatedAttention
+from rewriter.passes import ReassociatedAttention, Reassociation, parse_rules
 from rewriter.program.program import Program
+from rewriter.rules import fuse
 
 HEADS, QUERIES, KEYS, FEATURES = 3, 40, 170, 16
 
@@ -32,6 +33,11 @@ class Cross(nn.Module):
 def normalised(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     weights = (F.elu(q) + 1) @ (F.elu(k) + 1).transpose(-1, -2)
     return (weights / weights.sum(-1, keepdim=True)) @ v
+
+
+def read_elsewhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = q @ k.transpose(-1, -2)
+    return torch.cat([weights, weights @ v], -1)
 
 
 FORMULAS: dict[str, Formula] = {
@@ -72,3 +78,30 @@ def test_many_queries(name: str, kind: str, tmp_path: Path) -> None:
 def test_few_queries_stay(tmp_path: Path) -> None:
     program = program_of(FORMULAS["plain"], operands(2), "fx", tmp_path)
     assert ReassociatedAttention()(program) is program
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+def test_as_a_rule(name: str, kind: str, tmp_path: Path) -> None:
+    program = program_of(FORMULAS[name], operands(), kind, tmp_path)
+    new, record = fuse(program, [r for r in parse_rules("exact") or () if isinstance(r, Reassociation)])
+    assert [m.committed for m in record.matches] == [True]
+    shapes = [[str(n) for n in p.shape[-2:]] for p in new.prims().values()]
+    assert [str(QUERIES), str(KEYS)] not in shapes, "there is no matrix of weights"
+    for a, b in zip(new.run(*operands()), program.run(*operands()), strict=True):
+        torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-4)
+
+
+KEEPS: dict[str, tuple[Formula, int]] = {
+    "few queries": (FORMULAS["plain"], 2),
+    "a mask that is not causal": (lambda q, k, v: (q @ k.transpose(-1, -2)).triu(3) @ v, QUERIES),
+    "weights that are read": (read_elsewhere, QUERIES),
+}
+
+
+@pytest.mark.parametrize("name", KEEPS)
+def test_rule_keeps(name: str, tmp_path: Path) -> None:
+    formula, queries = KEEPS[name]
+    program = program_of(formula, operands(queries), "fx", tmp_path)
+    new, record = fuse(program, [Reassociation()])
+    assert new is program and not record.committed
