@@ -32,9 +32,11 @@ are exact and are no rules. PyTorch on one thread of a CPU, medians of the proce
 A bias of values passes the softmax unchanged, and to add it later saves nothing by itself: it moves
 only where another rewrite takes the projection away. Sources that are merged by the logarithm of their
 sums of exponentials are not joined in memory, which shows for one query; the operator that gives this
-sum is private in PyTorch, and ONNX has none. Weights by distance alone are a convolution, which is
-faster where it is narrow; weights of positions behind a softmax are as wide as the sequence, and stay a
-product with a constant (`static-operands`).
+sum is private in PyTorch, and ONNX has none. With one query the joined keys are most often a cache, which
+the model returns, so that they are joined all the same. Keys and values of learned tokens that stand beside
+others are known only in a first layer. Weights by distance alone are a convolution, which is faster where
+it is narrow; weights of positions behind a softmax are as wide as the sequence, and stay a product with a
+constant (`static-operands`).
 
 | rewrite | instead of | size | ms | faster |
 | --- | --- | ---: | ---: | ---: |
@@ -83,6 +85,32 @@ def _two_sources(queries: int) -> Callable[[int], Pair]:
     return build
 
 
+def _learned_tokens(tokens: int) -> Pair:
+    """Keys and values of 64 learned tokens and of others: joined before the projections, or after."""
+    x, learned = torch.randn(1, tokens, WIDTH), torch.randn(1, 64, WIDTH)
+    weights = [torch.randn(WIDTH, WIDTH) / WIDTH**0.5 for _ in range(2)]
+    known = [F.linear(learned, weight) for weight in weights]
+    q = torch.randn(1, HEADS, tokens, FEATURES)
+
+    def attended(k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, *(_heads(operand) for operand in (k, v)))
+
+    def before() -> Tensor:
+        joined = torch.cat([learned, x], 1)
+        return attended(*(F.linear(joined, weight) for weight in weights))
+
+    def after() -> Tensor:
+        pairs = zip(known, weights, strict=True)
+        return attended(*(torch.cat([own, F.linear(x, weight)], 1) for own, weight in pairs))
+
+    torch.testing.assert_close(before(), after(), rtol=1e-4, atol=1e-4)
+    return before, after
+
+
+def _heads(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (HEADS, FEATURES)).transpose(1, 2)
+
+
 def _shifts(width: int) -> Callable[[int], Pair]:
     """Weights by distance within ``width`` tokens: a known matrix, or a convolution of each channel."""
 
@@ -110,6 +138,7 @@ CASES = (
     _Case("bias of values behind the softmax", "bias in the projection", _bias_past_softmax),
     _Case("two sources merged by log-sum-exp, 1 query", "one source, joined", _two_sources(1)),
     _Case("two sources merged by log-sum-exp, 64 queries", "one source, joined", _two_sources(64)),
+    _Case("64 learned tokens joined behind the projections", "joined before them", _learned_tokens),
     _Case("convolution of 11 places", "known weights by distance", _shifts(11)),
     _Case("convolution of 101 places", "known weights by distance", _shifts(101)),
 )
