@@ -200,7 +200,7 @@ class Polarised(Gate):
 
 
 class SpatialSoftmax(Gate):
-    """``x · softmax over places of a map of x, + x``: Saini and others, ULSAM, 2020, equations 3 to 5."""
+    """``x · softmax over places of a map of x, + x``: Saini and others, ULSAM, 2020, equations 3 and 4."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
@@ -210,6 +210,43 @@ class SpatialSoftmax(Gate):
         """Return the gated map."""
         scores = self.point(F.max_pool2d(self.depth(x), 3, stride=1, padding=1))
         gated: Tensor = x * scores.flatten(2).softmax(-1).unflatten(2, x.shape[2:]) + x
+        return gated
+
+
+class Subspaces(Gate):
+    """The same in each of four parts of the channels: Saini and others, ULSAM, 2020, equations 3 to 5."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.parts = nn.ModuleList(SpatialSoftmax(channels // 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated parts, joined."""
+        return torch.cat([gate(part) for gate, part in zip(self.parts, x.chunk(4, 1), strict=True)], 1)
+
+
+class FocalModulation(Gate):
+    """``q(x) · h(sum over l of c[l] · g[l])``, contexts of growing reach: Yang and others, 2022, equation 6."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.split = (channels, channels, 3)
+        self.project = nn.Conv2d(channels, sum(self.split), 1)
+        self.levels = nn.ModuleList(
+            nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels) for side in (3, 5)
+        )
+        self.point = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the modulated map."""
+        query, context, gates = self.project(x).split(self.split, 1)
+        contexts = []
+        for level in self.levels:
+            context = F.gelu(level(context))
+            contexts.append(context)
+        contexts.append(F.gelu(context.mean((2, 3), keepdim=True)))
+        weighed = [c * g for c, g in zip(contexts, gates.split(1, 1), strict=True)]
+        gated: Tensor = query * self.point(weighed[0] + weighed[1] + weighed[2])
         return gated
 
 
@@ -386,6 +423,7 @@ MODULES: Mapping[str, Callable[[int], Gate]] = {
     "coordinate": Coordinate,
     "effective-squeeze-excite": EffectiveSqueezeExcite,
     "efficient-channel": EfficientChannel,
+    "focal-modulation": FocalModulation,
     "gated-concatenation": GatedConcatenation,
     "gated-residual": GatedResidual,
     "global-context": GlobalContext,
@@ -400,6 +438,7 @@ MODULES: Mapping[str, Callable[[int], Gate]] = {
     "spatial-softmax": SpatialSoftmax,
     "split-attention": SplitAttention,
     "squeeze-excite": SqueezeExcite,
+    "subspaces": Subspaces,
     "triplet": Triplet,
 }
 """Module by name."""

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rewriter.algebra.frontends.axes import behaviour, source
-from rewriter.algebra.prims import Concat, Constant, Einsum, Iota, Leaf, Prim, Reduce, Softmax
+from rewriter.algebra.prims import Concat, Constant, Einsum, Iota, Leaf, Map, Prim, Reduce, Softmax
+from rewriter.algebra.sizes import ONE
 from rewriter.algebra.term import VIEWS
 from rewriter.program.graph import Graph
 
 __all__ = ["Ancestry", "ancestry"]
+
+_SUM, _PRODUCT, _IDENTITY = Map("add"), Map("mul"), Map("identity")
 
 STEPS = 192
 """How many values are looked at between a weight and its sources."""
@@ -65,6 +68,13 @@ class Ancestry:
         """Whether a softmax and a product of two values that both vary are on the way: a weighted mean."""
         softmax = any(isinstance(p.form, Softmax) for p in self.steps)
         return softmax and any(isinstance(p.form, Einsum) and len(_varying(p)) > 1 for p in self.steps)
+
+    @cached_property
+    def gathered(self) -> int:
+        """How many values are added up after each is weighed by another one that has fewer axes."""
+        inside = frozenset(self.steps)
+        sums = (p for p in self.steps if p.form == _SUM)
+        return max((sum(map(_is_weighed, _added(p, inside))) for p in sums), default=0)
 
     @cached_property
     def joins(self) -> bool:
@@ -120,6 +130,25 @@ def _behind(graph: Graph, prims: Mapping[str, Prim], prim: Prim) -> tuple[Prim, 
     if node is None:
         return ()
     return tuple(prims[name] for name in node.inputs if name is not None and name in prims)
+
+
+def _added(top: Prim, inside: frozenset[Prim]) -> list[Prim]:
+    """Return what a sum of sums adds up."""
+    found: list[Prim] = []
+    stack = [top]
+    while stack:
+        prim = stack.pop()
+        if prim in inside and (prim.form in (_SUM, _IDENTITY)):
+            stack += prim.inputs
+        else:
+            found.append(prim)
+    return found
+
+
+def _is_weighed(prim: Prim) -> bool:
+    if prim.form != _PRODUCT or len(_varying(prim)) < 2:
+        return False
+    return any(ONE in x.shape and x.shape != prim.shape for x in prim.inputs)
 
 
 def _varying(prim: Prim) -> list[Prim]:

@@ -14,6 +14,7 @@ KINDS = {
     "strip-gate": "x · g, weights of lines: x pooled over one axis of places at a time",
     "elementwise-gate": "x · g, one weight per element, computed of x",
     "convolution-gate": "x · conv(x), squashed by nothing",
+    "modulation": "x · h(c), c the sum of contexts that are each weighed place by place, squashed by nothing",
     "pooled-context": "x + c, where c is a weighted mean of x over all places",
     "blend": "x · w + y · (1 - w), two maps and the gate between them",
     "branch-softmax": "sum over n of x[n] · softmax(a)[n], several maps and the softmax between them",

@@ -13,6 +13,7 @@ from rewriter.algebra.term import Read, depends_on, source
 from rewriter.blocks import formulas
 from rewriter.blocks.ancestry import Ancestry, ancestry
 from rewriter.blocks.block import Block, NearMiss
+from rewriter.blocks.branches import branches
 from rewriter.blocks.mechanisms import mechanism, traits_of
 from rewriter.program.graph import Graph, Node
 from rewriter.rules.find import PLACES
@@ -98,7 +99,11 @@ def _stranger(match: Match, found: Ancestry) -> NearMiss | None:
 def _convolution_gate(seen: Seen, match: Match) -> Block | NearMiss | None:
     for x, z in (("x", "z"), ("z", "x")):
         found = seen.between(match, (z,), (x,))
-        if found.reached and found.closed and found.convolutions and not found.pooled:
+        if not (found.reached and found.closed and found.convolutions):
+            continue
+        if found.gathered > 1:
+            return _block(seen, match, "modulation", z, (x,), found)
+        if not found.pooled:
             return _block(seen, match, "convolution-gate", z, (x,), found)
     return None
 
@@ -129,6 +134,18 @@ def _branch_softmax(seen: Seen, match: Match) -> Block | NearMiss | None:
     if not count.static or int(count) > PLACES:
         return None  # a weighted mean over places
     return _block(seen, match, "branch-softmax", "a", ("x",), seen.between(match, ("a",), ("x",)))
+
+
+def _branches_apart(seen: Seen, match: Match) -> Block | None:
+    found = branches(match.bound.root)
+    long = frozenset(match.bound.result)
+    if found is None or any(depends_on(x) != long for x in found.maps):
+        return None
+    maps = {f"x{k}": x for k, x in enumerate(found.maps)}
+    labels = match.bound.labels | {"maps": "parts" if found.parts else "apart"}
+    bound = replace(match.bound, terms={**maps, "x": found.maps[0], "a": found.scores}, labels=labels)
+    one = replace(match, bound=bound)
+    return _block(seen, one, "branch-softmax", "a", tuple(maps), seen.between(one, ("a",), tuple(maps)))
 
 
 def _gated_residual(seen: Seen, match: Match) -> Block | NearMiss | None:
@@ -221,8 +238,14 @@ def _follows_convolution(seen: Seen, prim: Prim) -> bool:
     return False
 
 
+def _adds_products(seen: Seen, prim: Prim) -> bool:
+    """Whether a value is a sum and its last operand a product: what is added to nothing is looked through."""
+    return prim.form == Map("add") and any(x.form == _PRODUCT for x in prim.inputs)
+
+
 FINDERS = (
     Finder(formulas.BRANCH_SOFTMAX, _branch_softmax),
+    Finder(formulas.SUM, _branches_apart, _adds_products),
     Finder(formulas.BLEND, _blend),
     Finder(formulas.GATED, _gate),
     Finder(formulas.GATED_RESIDUAL, _gated_residual),

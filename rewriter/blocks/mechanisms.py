@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rewriter.algebra.prims import Concat, Permute
+from rewriter.algebra.prims import Concat, Permute, Slice
 from rewriter.algebra.term import Read, source
 from rewriter.blocks.ancestry import Ancestry
 from rewriter.rules.rule import Match
@@ -62,12 +62,19 @@ def _channel(match: Match, found: Ancestry) -> str | None:
 
 def _spatial(match: Match, found: Ancestry) -> str | None:
     if match.bound.labels.get("squash") == "softmax":
-        return "spatial softmax gate"
+        return "subspace attention" if _is_part(match) else "spatial softmax gate"
     if found.weighted:
         return "polarised spatial attention"
     if "mean and max" in found.pooled.values():
         return "mean-and-max spatial attention"
     return "spatial squeeze-excite" if found.products and not found.pooled else None
+
+
+def _is_part(match: Match) -> bool:
+    """Whether what is weighed is some of the channels of a map."""
+    x = match.bound.terms["x"]
+    assert isinstance(x, Read), "only values are bound"
+    return any(isinstance(at.prim.form, Slice) and at.prim.form.axis == 1 for at in source(x))
 
 
 def _strip(match: Match, found: Ancestry) -> str | None:
@@ -84,7 +91,8 @@ def _blend(match: Match, found: Ancestry) -> str:
 def _branches(match: Match, found: Ancestry) -> str:
     if not found.pooled:
         return "adaptive feature aggregation"
-    return "selective kernels" if _is_joined(match) else "split attention"
+    apart = match.bound.labels.get("maps") == "apart"
+    return "selective kernels" if apart or _is_joined(match) else "split attention"
 
 
 def _elements(match: Match, found: Ancestry) -> str | None:
@@ -105,6 +113,7 @@ _NAMES = {
     "channel-gate": _channel,
     "elementwise-gate": _elements,
     "convolution-gate": lambda match, found: "large-kernel attention",
+    "modulation": lambda match, found: "focal modulation",
     "pooled-context": lambda match, found: "global context",
     "spatial-gate": _spatial,
     "strip-gate": _strip,

@@ -26,6 +26,7 @@ FOUND = {
     "skresnet18": [("branch-softmax", "selective kernels", 8)],
     "resnest14d": [("branch-softmax", "split attention", 4)],
     "eca_nfnet_l0": [("channel-gate", "efficient channel attention", 12)],
+    "focalnet_tiny_srf": [("modulation", "focal modulation", 12)],
     "resnet18 with cbam": [
         ("channel-gate", "mean-and-max channel attention", 8),
         ("spatial-gate", "mean-and-max spatial attention", 8),

@@ -22,6 +22,7 @@ FIRES: dict[str, list[tuple[str, str | None]]] = {
     "coordinate": [("strip-gate", "coordinate attention")],
     "effective-squeeze-excite": [("channel-gate", "effective squeeze-excite")],
     "efficient-channel": [("channel-gate", "efficient channel attention")],
+    "focal-modulation": [("modulation", "focal modulation")],
     "gated-concatenation": [("elementwise-gate", "gated concatenation")],
     "gated-residual": [("gated-residual", None)],
     "global-context": [("pooled-context", "global context")],
@@ -36,6 +37,7 @@ FIRES: dict[str, list[tuple[str, str | None]]] = {
     "spatial-softmax": [("spatial-gate", "spatial softmax gate")],
     "split-attention": [("branch-softmax", "split attention")],
     "squeeze-excite": [("channel-gate", "squeeze-excite")],
+    "subspaces": [("spatial-gate", "subspace attention")] * 4,
     "triplet": [("spatial-gate", "mean-and-max spatial attention")] * 3,
 }
 
@@ -117,6 +119,46 @@ def weights_that_do_not_sum_to_one(x: Tensor) -> Tensor:
 
 
 KEEPS = [swish, gated_linear, plain_residual, attention, weighted_by_position, weights_that_do_not_sum_to_one]
+
+
+class Gathered(nn.Module):
+    """A product with a sum of contexts; ``weigh`` says by what each is weighed."""
+
+    def __init__(self, weigh: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weigh, self.project = weigh, nn.Conv2d(CHANNELS, 2 * CHANNELS + 2, 1)
+        self.near, self.far = (nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1) for _ in range(2))
+        self.point = nn.Conv2d(CHANNELS, CHANNELS, 1)
+        for weight in self.parameters():
+            nn.init.normal_(weight, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, context, gates = self.project(x).split((CHANNELS, CHANNELS, 2), 1)
+        near = self.near(context).relu()
+        far = self.far(near).relu().mean((2, 3), keepdim=True)
+        total = near * self.weigh(gates, 0) + far * self.weigh(gates, 1)
+        gated: Tensor = query * self.point(total)
+        return gated
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+@pytest.mark.parametrize(
+    ("weigh", "expected"),
+    [
+        (lambda gates, k: gates[:, k : k + 1], ["modulation"]),
+        (lambda gates, k: gates[:, k : k + 1].sigmoid(), ["modulation"]),
+        (lambda gates, k: torch.tensor(0.5 + k), []),
+        (lambda gates, k: gates[:, :1] if k else torch.ones(()), []),
+    ],
+    ids=["places", "gates of places", "numbers", "one of two"],
+)
+def test_contexts_are_a_modulation_where_each_is_weighed(
+    weigh: Callable[[Tensor, int], Tensor], expected: list[str], kind: str, tmp_path: Path
+) -> None:
+    module = Gathered(weigh)
+    program = traced(module, maps(1)) if kind == "fx" else exported(module, maps(1), tmp_path)
+    assert [block.kind for block in program.blocks] == expected
 
 
 @pytest.mark.parametrize("fn", KEEPS, ids=[fn.__name__ for fn in KEEPS])
