@@ -66,7 +66,9 @@ def _make_one(shares: Sequence[_Share]) -> bool:
     assert isinstance(first.form, Softmax), "shares are read of a softmax"
     alike = all(s.softmax.prim is first and s.elsewhere == shares[0].elsewhere for s in shares)
     places = [share.place for share in shares]
-    return alike and places == list(range(len(shares))) and first.shape[first.form.axis].known() == len(shares)
+    return (
+        alike and places == list(range(len(shares))) and first.shape[first.form.axis].known() == len(shares)
+    )
 
 
 def _summands(whole: Read) -> Iterator[Read]:

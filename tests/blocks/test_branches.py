@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rewriter.blocks import blocks
+from rewriter.program.program import Program
 from tests.blocks.graphs import exported, traced
 
 SHAPE = (2, 6, 5, 7)
@@ -18,7 +19,9 @@ SHAPE = (2, 6, 5, 7)
 class Branched(nn.Module):
     """Convolutions of one map, and scores of as many branches from their mean."""
 
-    def __init__(self, join: Callable[[list[Tensor], Tensor], Tensor], maps: int = 2, scores: int = 2) -> None:
+    def __init__(
+        self, join: Callable[[list[Tensor], Tensor], Tensor], maps: int = 2, scores: int = 2
+    ) -> None:
         super().__init__()
         self.join, self.count = join, scores
         self.maps = nn.ModuleList(nn.Conv2d(6, 6, 2 * k + 1, padding=k) for k in range(maps))
@@ -91,7 +94,7 @@ KEEPS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def program(build: Callable[[], nn.Module], kind: str, tmp_path: Path) -> object:
+def program(build: Callable[[], nn.Module], kind: str, tmp_path: Path) -> Program:
     torch.manual_seed(0)
     module, x = build().eval(), (torch.randn(SHAPE),)
     return traced(module, x) if kind == "fx" else exported(module, x, tmp_path)
