@@ -226,7 +226,7 @@ class Subspaces(Gate):
 
 
 class FocalModulation(Gate):
-    """``q(x) · h(sum over l of c[l] · g[l])``, contexts of growing reach: Yang and others, 2022, equation 6."""
+    """``q(x) · h(sum over l of c[l] · g[l])``, contexts of growing reach: Yang and others, 2022."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels)
