@@ -60,6 +60,15 @@ def layer_norm_of_the_middle(m: Block, x: Tensor) -> Tensor:
     return (x - mean) * torch.rsqrt((x - mean).pow(2).mean(1, keepdim=True) + 1e-5)
 
 
+def layer_norm_by_variance(m: Block, x: Tensor) -> Tensor:
+    return m.weight * centred(x) * torch.rsqrt(x.var(-1, unbiased=False, keepdim=True) + 1e-6) + m.bias
+
+
+def layer_norm_by_variance_and_mean(m: Block, x: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(x, (1, 2), correction=0, keepdim=True)
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
 def rms_norm(m: Block, x: Tensor) -> Tensor:
     wide = x.to(torch.float32)
     return m.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
@@ -127,6 +136,8 @@ FIRES = [
     (LayerNorm, layer_norm),
     (LayerNorm, layer_norm_of_moments),
     (LayerNorm, layer_norm_of_the_middle),
+    (LayerNorm, layer_norm_by_variance),
+    (LayerNorm, layer_norm_by_variance_and_mean),
     (RmsNorm, rms_norm),
     (RmsNorm, rms_norm_by_division),
     (Gelu, gelu),
@@ -202,6 +213,10 @@ def unbiased_variance(m: Block, x: Tensor) -> Tensor:
     return centred(x) * torch.rsqrt(centred(x).pow(2).sum(-1, keepdim=True) / 5 + 1e-5)
 
 
+def variance_with_one_taken_off(m: Block, x: Tensor) -> Tensor:
+    return centred(x) * torch.rsqrt(x.var(-1, keepdim=True) + 1e-5)
+
+
 def almost_gelu(m: Block, x: Tensor) -> Tensor:
     return x * 0.5 * (1.0 + torch.erf(x / 1.4))
 
@@ -251,6 +266,7 @@ KEEPS = [
     another_mean,
     two_axes_apart,
     unbiased_variance,
+    variance_with_one_taken_off,
     almost_gelu,
     gelu_of_two,
     sigmoid_of_another,
