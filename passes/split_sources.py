@@ -183,7 +183,7 @@ def _parts(joined: Prim, axis: int, groups: Sequence[tuple[Atom, ...]]) -> tuple
 def _why_not(program: Program, found: _Joined) -> str | None:
     graph, x, weight = program.graph, found.joined, found.weight
     while x.form == _IDENTITY or isinstance(x.form, Concat):
-        if x.value is not None and (x.value in graph.outputs or len(graph.readers(x.value)) > 1):
+        if x.value is not None and (x.value in graph.ends or len(graph.readers(x.value)) > 1):
             return "the joined values are read elsewhere, too"
         if isinstance(x.form, Concat):
             break

@@ -151,7 +151,7 @@ def _in_order(found: _Joined, operand: Operand | None) -> bool:
 
 def _why_not(program: Program, found: _Joined) -> str | None:
     names = [at.prim.value for at in found.between[1:] if at.prim.value is not None]
-    if any(name in program.graph.outputs or len(program.graph.readers(name)) > 1 for name in names):
+    if any(name in program.graph.ends or len(program.graph.readers(name)) > 1 for name in names):
         return "what is turned back is read elsewhere, too"
     return None
 

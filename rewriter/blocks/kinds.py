@@ -220,7 +220,7 @@ def _nearest(term: Read) -> str:
 def _read_elsewhere(graph: Graph, name: str, region: Sequence[Node]) -> bool:
     """Whether something else than the block reads its weights."""
     inside = {node.name for node in region}
-    return name in graph.outputs or any(node.name not in inside for node in graph.readers(name))
+    return name in graph.ends or any(node.name not in inside for node in graph.readers(name))
 
 
 _PRODUCT = Map("mul")

@@ -226,7 +226,7 @@ class _Analysis:
             self._whole[name] = asked.whole or "it cannot be computed in part"
 
     def _asked(self, name: str) -> _Asked:
-        asked = _Asked("it is an output" if name in self._graph.outputs else None)
+        asked = _Asked("it is an output" if name in self._graph.ends else None)
         for demand in self._asks.get(name, ()):
             if demand is None:
                 asked.whole = "attention reads all of it"
@@ -397,7 +397,7 @@ def _live(graph: Graph, read_by: Callable[[str], Sequence[str] | None] = lambda 
     """Return the names of the nodes that outputs need."""
     live: set[str] = set()
     seen: set[str] = set()
-    stack = list(graph.outputs)
+    stack = list(graph.ends)
     while stack:
         name = stack.pop()
         if name in seen:

@@ -112,8 +112,13 @@ class Graph:
         return readers
 
     @cached_property
-    def _written(self) -> frozenset[str]:
-        return frozenset(self.outputs)
+    def ends(self) -> tuple[str, ...]:
+        """Values that are read after a run: the outputs, and what is written; each once."""
+        return tuple(dict.fromkeys((*self.outputs, *self.writes)))
+
+    @cached_property
+    def _last(self) -> frozenset[str]:
+        return frozenset(self.ends)
 
     @cached_property
     def position(self) -> Mapping[str, int]:
@@ -158,7 +163,7 @@ class Graph:
         nodes = {n.name: n for n in region}
         interior = [v for n in nodes.values() for v in n.outputs if v not in outputs]
         found = [(v, r.name) for v in interior for r in self.readers(v) if r.name not in nodes]
-        return tuple(found + [(v, "<output>") for v in interior if v in self._written])
+        return tuple(found + [(v, "<output>") for v in interior if v in self._last])
 
     def networkx(self) -> nx.DiGraph:
         """Return the nodes as a `networkx.DiGraph`; edge attribute ``values`` names what flows."""

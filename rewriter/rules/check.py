@@ -11,11 +11,12 @@ from rewriter.algebra.evaluate import EvaluationError, evaluate
 from rewriter.algebra.prims import Constant, Gather, Prim
 from rewriter.program.program import Arrays, Program, Replacement
 from rewriter.verify.binding import Binding, base_symbols, bound_shape, numpy_dtype
+from rewriter.verify.inputs import index_bounds
 from rewriter.verify.metrics import is_floating
 from rewriter.verify.noise import judge_site
 from rewriter.verify.site import Emit
 
-__all__ = ["Check", "check", "probes"]
+__all__ = ["PLACES", "WHOLE", "Check", "check", "probes"]
 
 SIZES = (3, 5, 7, 11, 13)
 """What dynamic dimensions are set to first: odd, and no two the same; then all of them to 1."""
@@ -23,8 +24,11 @@ SIZES = (3, 5, 7, 11, 13)
 MAGNITUDES = (1.0, 1e-3, 30.0)
 """What random numbers are multiplied by."""
 
-WHOLE = 10
-"""Random whole numbers that are no places are smaller, in size."""
+WHOLE = range(-9, 10)
+"""Random whole numbers that are no places."""
+
+PLACES = range(2)
+"""Random whole numbers that may be places of any axis, where its length is not known."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,10 @@ def check(
     copies = copies or {}
     old = program.extract((*edit.inputs, *copies), [edit.output])
     worst: Check | None = None
-    numbers = not _looks_up(prims[edit.output], frozenset((*edit.inputs, *copies)))
-    for name, arrays in probes([prims[n] for n in edit.inputs], edit.inputs, seed, WHOLE if numbers else 2):
+    places = _looks_up(prims[edit.output], frozenset((*edit.inputs, *copies)))
+    bounds = index_bounds(program, edit.inputs) if places else {}
+    whole = PLACES if places else WHOLE
+    for name, arrays in probes([prims[n] for n in edit.inputs], edit.inputs, seed, whole, bounds):
         new = emit(edit.inputs, edit.build, arrays)
         arrays = {**arrays, **{again: arrays[first] for again, first in copies.items()}}
         if not is_floating(numpy_dtype(prims[edit.output].dtype or "float32")):
@@ -119,7 +125,12 @@ def _looks_up(top: Prim, stop: frozenset[str]) -> bool:
 
 
 def probes(
-    prims: Sequence[Prim], names: Sequence[str], seed: int, whole: int = 2
+    prims: Sequence[Prim],
+    names: Sequence[str],
+    seed: int,
+    whole: range = PLACES,
+    bounds: Mapping[str, int] = {},
+    magnitudes: Sequence[float] = MAGNITUDES,
 ) -> Iterator[tuple[str, Arrays]]:
     """Yield numbers for tensors, of several sizes and magnitudes, each with what it is called.
 
@@ -130,24 +141,28 @@ def probes(
     seed
         Of the numbers.
     whole
-        Whole numbers are smaller than this, and not negative if it is 2: then they may be places.
+        What whole numbers are taken from.
+    bounds
+        For those that are places in tables, how many entries the smallest of the tables has.
+    magnitudes
+        What floating-point numbers are multiplied by.
     """
     symbols = base_symbols(n for prim in prims for n in prim.shape)
     odd = {s: SIZES[k % len(SIZES)] for k, s in enumerate(symbols)}
     bindings: list[tuple[str, Binding]] = [("odd sizes", odd)]
     if symbols:
         bindings.append(("sizes of 1", dict.fromkeys(symbols, 1)))
+    spans = {name: range(bounds[name]) if name in bounds else whole for name in names}
+    pairs = list(zip(names, prims, strict=True))
     for tag, binding in bindings:
-        for magnitude in MAGNITUDES:
+        for magnitude in magnitudes:
             rng = np.random.default_rng([seed, *binding.values()])
-            yield (
-                f"{tag}, magnitude {magnitude:g}",
-                {n: _invented(p, binding, rng, magnitude, whole) for n, p in zip(names, prims, strict=True)},
-            )
+            arrays = {n: _invented(p, binding, rng, magnitude, spans[n]) for n, p in pairs}
+            yield f"{tag}, magnitude {magnitude:g}", arrays
 
 
 def _invented(
-    prim: Prim, binding: Binding, rng: np.random.Generator, magnitude: float, whole: int
+    prim: Prim, binding: Binding, rng: np.random.Generator, magnitude: float, whole: range
 ) -> np.ndarray:
     if isinstance(prim.form, Constant):
         return np.asarray(prim.form.load())
@@ -155,6 +170,6 @@ def _invented(
     if dtype.kind == "b":
         return rng.random(shape) < 0.7
     if not is_floating(dtype):
-        least = 0 if whole == 2 or dtype.kind == "u" else 1 - whole
-        return rng.integers(least, whole, shape).astype(dtype)
+        least = max(0, whole.start) if dtype.kind == "u" else whole.start
+        return rng.integers(least, whole.stop, shape).astype(dtype)
     return (rng.standard_normal(shape) * magnitude).astype(dtype)

@@ -54,7 +54,7 @@ class _Reader:
         """Return a value that nothing else reads as a convolution."""
         if not deep:
             return None
-        if not root and (len(self._graph.readers(value)) != 1 or value in self._graph.outputs):
+        if not root and (len(self._graph.readers(value)) != 1 or value in self._graph.ends):
             return None
         found = convolution(self._graph, value)
         if found is not None:
@@ -103,7 +103,7 @@ class _Reader:
         settings = whole.settings
         norm = batch_norm(self._graph, settings.x)
         factors = None if norm is None else by_channel(self._program, norm)
-        read = len(self._graph.readers(settings.x)) == 1 and settings.x not in self._graph.outputs
+        read = len(self._graph.readers(settings.x)) == 1 and settings.x not in self._graph.ends
         if norm is None or factors is None or not read or any(n for pads in settings.padding for n in pads):
             return whole
         out, each = whole.weight.shape[:2]

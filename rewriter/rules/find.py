@@ -157,7 +157,7 @@ def _why_not(program: Program, found: Found) -> str | None:
     for node in reversed(region):
         read = [x for output in node.outputs for x in graph.readers(output)]
         last = found.match.output in node.outputs
-        kept = any(x.name not in gone for x in read) or any(v in graph.outputs for v in node.outputs)
+        kept = any(x.name not in gone for x in read) or any(v in graph.ends for v in node.outputs)
         if last or not kept:
             gone.add(node.name)
     steps = {n.name for n in region if any(v in prims and _computes(prims[v]) for v in n.outputs)}

@@ -24,7 +24,7 @@ def still_read(graph: Graph, gone: Collection[str], instead: Mapping[str, Sequen
         What values that are computed in another way are computed from.
     """
     live: set[str] = set()
-    stack = list(graph.outputs)
+    stack = list(graph.ends)
     while stack:
         value = stack.pop()
         if value in live:

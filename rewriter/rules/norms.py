@@ -65,7 +65,7 @@ def normed(program: Program, value: str) -> Normed | None:
 def _alone(program: Program, projection: Projection, views: tuple[Prim, ...]) -> bool:
     graph = program.graph
     between = [projection.output, *(p.value for p in views if p.value is not None)]
-    read = all(len(graph.readers(v)) == 1 and v not in graph.outputs for v in between)
+    read = all(len(graph.readers(v)) == 1 and v not in graph.ends for v in between)
     return read and why_held_twice(program, projection) is None
 
 

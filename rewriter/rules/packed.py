@@ -111,4 +111,4 @@ def _only_cut(program: Program, part: Prim) -> bool:
         if value in prims:
             return False
         reached += [v for node in program.graph.readers(value) for v in node.outputs]
-    return whole.value not in program.graph.outputs
+    return whole.value not in program.graph.ends

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from rewriter.algebra.prims import Map, Prim
+from rewriter.algebra.prims import Constant, Map, Prim
 from rewriter.algebra.term import VIEWS
 from rewriter.errors import RewriterError
 from rewriter.program.cut_out import part_inputs
 from rewriter.program.program import OUTPUT, Arrays, Insertion, Program
-from rewriter.rules.check import Check, probes
+from rewriter.rules.check import MAGNITUDES, WHOLE, Check, probes
 from rewriter.sites.origin import Origin
 from rewriter.verify.binding import numpy_dtype
+from rewriter.verify.inputs import index_bounds
 from rewriter.verify.metrics import is_floating, max_abs, pattern_mismatches
 from rewriter.verify.noise import MODEL_FACTOR, epsilon, floor
 from rewriter.verify.running import runtime_errors
 
-__all__ = ["rerun", "rerun_whole"]
+__all__ = ["compared", "moved", "rerun", "rerun_whole", "worse"]
 
 
 def rerun(original: Program, changed: Program, insertions: Sequence[Insertion], seed: int = 0) -> Check:
@@ -55,25 +56,64 @@ def rerun_whole(original: Program, changed: Program, seed: int = 0) -> Check:
 
 
 def _between(original: Program, changed: Program, inputs: list[str], outputs: list[str], seed: int) -> Check:
-    prims = original.prims()
     old, new = original.extract(inputs, outputs), changed.extract(inputs, outputs)
-    skipped: tuple[type[BaseException], ...] = (RewriterError, *runtime_errors())
     worst: Check | None = None
-    for name, arrays in probes([prims[n] for n in inputs], inputs, seed):
-        try:
-            before, moved = old(arrays), old(_moved(arrays, seed))
-        except skipped:
-            continue  # sizes that the original does not take
+    for name, arrays, before, moved in _runs(original, old, inputs, seed):
         for output, a, b, c in zip(outputs, before, new(arrays), moved, strict=True):
-            found = _compared(f"on probe {name}, {output}", a, b, c)
+            found = compared(f"on probe {name}, {output}", a, b, c)
             if not found.ok:
                 return found
-            if worst is None or found.error * worst.tolerance > worst.error * found.tolerance:
-                worst = found
+            worst = worse(worst, found)
     return worst or Check(False, "the original runs on none of the probes", np.inf, 0.0, 0.0)
 
 
-def _compared(what: str, a: np.ndarray, b: np.ndarray, moved: np.ndarray) -> Check:
+_Run = tuple[str, Arrays, list[np.ndarray], list[np.ndarray]]
+
+
+def _runs(
+    original: Program, old: Callable[[Arrays], list[np.ndarray]], inputs: Sequence[str], seed: int
+) -> Iterator[_Run]:
+    """Yield probes that the original takes, what it gives, and what it gives if they are moved a little.
+
+    Whole numbers are 0 and 1, then places in the tables that they are looked up in, and other numbers that
+    are as large as the original takes them.
+    """
+    prims = [original.prims()[name] for name in inputs]
+    yield from _taken(probes(prims, inputs, seed), old, seed)
+    if not any(_is_whole(prim) for prim in prims):
+        return
+    bounds = index_bounds(original, inputs)
+    for whole in (WHOLE, range(WHOLE.stop)):
+        made = [*_taken(probes(prims, inputs, seed, whole, bounds, MAGNITUDES[:1]), old, seed)]
+        yield from ((f"{name}, whole numbers from {whole.start}", *run) for name, *run in made)
+        if made:
+            return
+
+
+def _taken(
+    made: Iterable[tuple[str, Arrays]], old: Callable[[Arrays], list[np.ndarray]], seed: int
+) -> Iterator[_Run]:
+    skipped: tuple[type[BaseException], ...] = (RewriterError, *runtime_errors())
+    for name, arrays in made:
+        try:
+            run = name, arrays, old(arrays), old(moved(arrays, seed))
+        except skipped:
+            continue  # sizes or numbers that the original does not take
+        yield run
+
+
+def _is_whole(prim: Prim) -> bool:
+    dtype = numpy_dtype(prim.dtype or "float32")
+    return not isinstance(prim.form, Constant) and not is_floating(dtype) and dtype.kind != "b"
+
+
+def worse(a: Check | None, b: Check) -> Check:
+    """Return the check whose error is larger, by its tolerance."""
+    return b if a is None or b.error * a.tolerance > a.error * b.tolerance else a
+
+
+def compared(what: str, a: np.ndarray, b: np.ndarray, moved: np.ndarray) -> Check:
+    """Hold an array to another one; it may differ by what that moves with the last bits of what it is of."""
     if a.shape != b.shape or pattern_mismatches(a, b):
         reason = f"{what} has another shape, or other places that are NaN or inf"
         return Check(False, reason, np.inf, 0.0, 0.0)
@@ -90,7 +130,8 @@ def _compared(what: str, a: np.ndarray, b: np.ndarray, moved: np.ndarray) -> Che
     )
 
 
-def _moved(arrays: Arrays, seed: int) -> Arrays:
+def moved(arrays: Arrays, seed: int) -> Arrays:
+    """Return arrays whose floating-point numbers differ in their last bits."""
     rng = np.random.default_rng(seed + 1)
     found = {}
     for name, x in arrays.items():
@@ -110,7 +151,7 @@ def _around(program: Program, after: Program, insertions: Sequence[Insertion]) -
             changed.update(node.outputs)
             reads += [v for v in node.inputs if v is not None]
     starts = _starts(program, after, [v for v in reads if v not in changed])
-    return part_inputs(program, starts), [name for name in graph.outputs if name in changed]
+    return part_inputs(program, starts), [name for name in graph.ends if name in changed]
 
 
 def _changed(insertions: Sequence[Insertion]) -> set[str]:

@@ -100,7 +100,7 @@ class Search:
         stack = [prim]
         while stack:
             at = stack.pop()
-            if at.value in self.graph.outputs:
+            if at.value in self.graph.ends:
                 return False
             for child in self.children.get(at, []):
                 match child.form:

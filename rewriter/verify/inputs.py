@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -192,9 +192,17 @@ def plain_input(program: Program, name: str, binding: Binding, seed: int = 0) ->
     return _plain(np.random.default_rng(seed), value, binding, index_bounds(program))
 
 
-def index_bounds(program: Program) -> Mapping[str, int]:
-    """Return, for every graph input that is looked up in a table, how many entries the table has."""
-    inputs = set(program.graph.inputs)
+def index_bounds(program: Program, names: Collection[str] | None = None) -> Mapping[str, int]:
+    """Return, for every graph input that is looked up in a table, how many entries the table has.
+
+    Parameters
+    ----------
+    program
+        Whose tables.
+    names
+        Values that are looked up, in the place of the inputs.
+    """
+    inputs = set(program.graph.inputs if names is None else names)
     found: dict[str, int] = {}
     for prim in program.prims().values():
         if not isinstance(prim.form, Gather):
