@@ -26,6 +26,9 @@ SITES = "rewriter.sites"
 
 _FUNCTIONS_SINCE = 8  # IR version
 
+_LARGE = 1 << 10
+"""Bytes from which a constant that an edit writes is an initializer, which may lie in a data file."""
+
 
 def replaced(
     model: ir.Model, replacements: Sequence[Replacement], types: TypeOf, target: str, inline: bool
@@ -111,6 +114,7 @@ class Editor:
         self._functions.remove_unused()
         if model.functions:
             raise_ir_version(model, _FUNCTIONS_SINCE)
+        _make_initializers(model.graph)
         settle_initializers(model)
         return model
 
@@ -133,6 +137,22 @@ class Editor:
         for name in filter(None, names):
             self._taken.add(name)
             self._taken.update(name[: dot.start()] for dot in re.finditer(r"\.", name))
+
+
+def _make_initializers(graph: ir.Graph) -> None:
+    """Make initializers of the large constants that edits wrote."""
+    for node in list(graph):
+        if node.op_type != "Constant" or not any(key.startswith("rewriter.") for key in node.metadata_props):
+            continue
+        known, (value,) = node.attributes["value"].as_tensor(), node.outputs
+        if known.nbytes < _LARGE or value.is_graph_output():
+            continue
+        lifted = ir.Value(
+            name=value.name, type=ir.TensorType(known.dtype), shape=known.shape, const_value=known
+        )
+        value.replace_all_uses_with(lifted)
+        graph.remove(node)
+        graph.register_initializer(lifted)
 
 
 def _take_over(old: ir.Value, new: ir.Value, aside: str) -> None:

@@ -14,6 +14,7 @@ from rewriter.algebra.sizes import Size
 from rewriter.errors import InputError
 from rewriter.lower.emitter import Emitter
 from rewriter.lower.errors import EmitError
+from rewriter.program import onnx_edit
 from rewriter.program.onnx import OnnxProgram
 from rewriter.program.program import Replacement
 from tests.program.onnx_models import attention_inputs, attention_layers, model, value
@@ -180,6 +181,32 @@ def test_old_files_keep_their_constants_constant() -> None:
     assert new.model.ir_version == 8 and [v.name for v in new.model.graph.inputs] == ["x", "mask"]
     inputs = attention_inputs()
     np.testing.assert_allclose(new.run(*inputs)[0], OnnxProgram(made).run(*inputs)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "made", [attention_layers(), attention_layers(opset=11, ir_version=3)], ids=["new", "old"]
+)
+def test_large_constants_are_initializers(
+    made: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_edit, "_LARGE", 128)
+    factors = np.random.default_rng(0).random((1, 4, 1, 8), np.float32)
+
+    def build(e: Emitter, inputs: Sequence[Any]) -> Any:
+        scaled = e.map("mul", inputs[0], e.constant(factors, "float32"))
+        return e.map("mul", scaled, e.constant(factors[:, :1], "float32"))
+
+    new = OnnxProgram(made).replace([Replacement("o0", ("q0",), build, "edit", {"rule": "r"})], inline=True)
+    new.save(tmp_path / "m.onnx")
+    saved = onnx.load(tmp_path / "m.onnx")
+    weights = {t.name for t in saved.graph.initializer}
+    small = [n.output[0] for n in saved.graph.node if n.op_type == "Constant"]
+    read = [x for n in saved.graph.node if n.op_type == "Mul" for x in n.input]
+    assert len(weights.intersection(read)) == 2 and len(set(small).intersection(read)) == 1
+    onnx.checker.check_model(str(tmp_path / "m.onnx"), full_check=True)
+    inputs = attention_inputs()
+    found = OnnxProgram.load(tmp_path / "m.onnx").run(*inputs)[0]
+    np.testing.assert_array_equal(found, new.run(*inputs)[0])
 
 
 def test_no_edit_is_no_change(tmp_path: Path) -> None:
