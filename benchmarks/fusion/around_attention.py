@@ -69,6 +69,19 @@ class _Spelled(nn.Module):
         return (scores.softmax(-1) if self.softmax else scores / k.shape[2]) @ v
 
 
+class _Temperatures(nn.Module):
+    """Attention whose scores have a learned factor for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.factor = nn.Linear(WIDTH, 3 * WIDTH), nn.Parameter(torch.rand(HEADS, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the heads' results."""
+        q, k, v = self.qkv(x).reshape(1, x.shape[1], 3, HEADS, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        return (q @ k.transpose(-1, -2) * self.factor).softmax(-1) @ v
+
+
 class _Pooling(nn.Module):
     """Attention of a few learned queries, projected back; keys may be turned by their place."""
 
@@ -215,6 +228,10 @@ def _padded(first: bool) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]
     return lambda tokens: (_Padded(tokens, first).eval(), (_tokens(tokens, 0),))
 
 
+def _temperatures(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return _Temperatures().eval(), (_tokens(tokens, 0),)
+
+
 def _decoder(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return torch.jit.script(_Decoder().eval()), (_tokens(tokens, 0), _tokens(1, 1), torch.tensor(16))
 
@@ -251,6 +268,7 @@ TEMPLATES = (
     Template("q, k, v of one source", "shared-projections", _attention(False, 1), SIZES, "BERT, Llama"),
     Template("k, v of one source", "shared-projections", _attention(False, 2), SIZES, "Whisper"),
     Template("layer scale", "folded-scales", _scale, SIZES, "DINOv2, CaiT"),
+    Template("temperatures of scores", "folded-scales", _temperatures, SIZES, "attention with temperatures"),
     Template("one query pools", "weight-absorption", _pooling(1), SIZES, "SigLIP, CaiT; BERT"),
     Template("one query, rotary keys", "weight-absorption", _pooling(1, True), SIZES, "Llama with one logit"),
     Template("latents pool", "weight-absorption", _pooling(LATENTS), SIZES, "Perceiver, Q-Former"),

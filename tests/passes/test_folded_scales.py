@@ -31,6 +31,7 @@ class Scaled(nn.Module):
         self.formula = formula
         self.out, self.plain = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH, bias=False)
         self.columns = nn.Parameter(torch.randn(WIDTH))
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
         self.heads, self.places = nn.Parameter(torch.randn(HEADS, 1, 1)), nn.Parameter(torch.randn(TOKENS, 1))
 
     def forward(self, x: Tensor) -> Any:
@@ -46,6 +47,41 @@ def temperature_before_softmax(m: Scaled, x: Tensor) -> Tensor:
     return (q @ k.transpose(-1, -2)).softmax(-1) @ k
 
 
+def parts(m: Scaled, x: Tensor) -> Any:
+    return m.qkv(x).reshape(2, -1, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def attended(scores: Tensor, v: Tensor) -> Tensor:
+    result: Tensor = scores.softmax(-1) @ v
+    return result
+
+
+def queries_of_a_joint_product(m: Scaled, x: Tensor) -> Tensor:
+    q, k, v = parts(m, x)
+    return attended((q * 0.25) @ k.transpose(-1, -2), v)
+
+
+def queries_and_keys_of_a_joint_product(m: Scaled, x: Tensor) -> Tensor:
+    q, k, v = (split(y) for y in m.qkv(x).chunk(3, -1))
+    return attended((q * 0.5) @ (m.heads * k).transpose(-1, -2), v)
+
+
+def temperatures_of_scores(m: Scaled, x: Tensor) -> Tensor:
+    q, k, v = parts(m, x)
+    return attended(q @ k.transpose(-1, -2) * m.heads, v)
+
+
+def gates_of_results(m: Scaled, x: Tensor) -> Any:
+    q, k, v = parts(m, x)
+    gated = attended(q @ k.transpose(-1, -2), v) * m.heads.sigmoid()
+    return m.plain(gated.transpose(1, 2).flatten(2))
+
+
+def of_keys_alone(m: Scaled, x: Tensor) -> Tensor:
+    k = split(m.out(x))
+    return (x.reshape(k.shape) @ k.transpose(-1, -2) / 3).softmax(-1)
+
+
 FIRES: dict[str, Formula] = {
     "layer scale": lambda m, x: x + m.out(x) * m.columns,
     "layer scale, other side, no bias": lambda m, x: x + m.columns * m.plain(x),
@@ -55,7 +91,13 @@ FIRES: dict[str, Formula] = {
     "a learned number lets a branch in": lambda m, x: x + m.columns[:1].tanh() * m.out(x),
     "gates of heads behind a function": lambda m, x: split(m.out(x)) * (2 * m.heads).sigmoid(),
     "a number": lambda m, x: m.out(x) * -3.0,
+    "of some columns": lambda m, x: m.out(x)[..., 1:5] * 2.0,
     "zero": lambda m, x: m.out(x) * 0.0,
+    "queries of a joint product": queries_of_a_joint_product,
+    "queries and keys of a joint product": queries_and_keys_of_a_joint_product,
+    "temperatures of scores": temperatures_of_scores,
+    "gates of results": gates_of_results,
+    "scores of projected keys": of_keys_alone,
 }
 
 
@@ -104,6 +146,32 @@ def tied(m: Scaled, x: Tensor) -> Tensor:
     return m.plain(x) * m.columns + m.plain(x + 1)  # type: ignore[no-any-return]
 
 
+def of_one_projection(m: Scaled, x: Tensor) -> Tensor:
+    q = split(m.out(x))
+    return attended(q @ q.transpose(-1, -2) * m.heads, split(m.plain(x)))
+
+
+def scores_read_twice(m: Scaled, x: Tensor) -> Any:
+    q, k, v = parts(m, x)
+    scores = q @ k.transpose(-1, -2)
+    return attended(scores * m.heads, v), scores
+
+
+def queries_read_twice(m: Scaled, x: Tensor) -> Any:
+    q, k, v = parts(m, x)
+    return attended(q @ k.transpose(-1, -2) * m.heads, v), q.amax(-1)
+
+
+def overlapping(m: Scaled, x: Tensor) -> Any:
+    y = m.out(x)
+    return y[..., :4] * m.columns[:4], y[..., 3:].tanh()
+
+
+def by_place_of_a_key(m: Scaled, x: Tensor) -> Tensor:
+    q, k, v = parts(m, x)
+    return attended(q @ k.transpose(-1, -2) * m.places.T, v)
+
+
 KEEPS: dict[str, tuple[Formula, str]] = {
     "unscaled, too": (unscaled_too, "read unscaled"),
     "tied weights": (tied, "held twice"),
@@ -114,7 +182,11 @@ KEEPS: dict[str, tuple[Formula, str]] = {
     "by place": (lambda m, x: m.out(x) * m.places, ""),
     "by the input": (lambda m, x: m.out(x) * x.mean(), ""),
     "behind a function": (lambda m, x: m.out(x).relu() * m.columns, ""),
-    "of some columns": (lambda m, x: m.out(x)[..., :4] * 2.0, ""),
+    "some columns twice": (overlapping, "read unscaled"),
+    "queries are keys": (of_one_projection, ""),
+    "scores read elsewhere": (scores_read_twice, "read unscaled"),
+    "queries read elsewhere": (queries_read_twice, "read unscaled"),
+    "by key": (by_place_of_a_key, ""),
 }
 
 
