@@ -11,8 +11,9 @@ import typer
 
 from rewriter.cli.files import write_text
 from rewriter.cli.models import named_model
-from rewriter.cli.output import emit_json, progress_bar, say, show
+from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.paths import check_output
+from rewriter.cli.session import resumable
 from rewriter.errors import InputError
 from rewriter.report.bisecting import bisect_view
 from rewriter.verify.budget import parse_budgets
@@ -70,7 +71,7 @@ def bisect_models(request: Request, json: bool) -> None:
     with progress_bar() as progress:
         progress("loading", 0, 0)
         original, rewritten, plan = _models(request, progress)
-        try:
+        with resumable(record):
             found = bisect(
                 original,
                 rewritten,
@@ -85,10 +86,6 @@ def bisect_models(request: Request, json: bool) -> None:
                 resume=record,
                 progress=progress,
             )
-        except KeyboardInterrupt:
-            if record is not None:
-                say(f"what is finished is in {record}; the same command goes on from there", "yellow")
-            raise
         written = _reproduced(found, original, rewritten, request, folder)
     found = replace(found, original=request.original, rewritten=request.rewritten or _applied(request))
     if kept is not None and found.kept is not None:

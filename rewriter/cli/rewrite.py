@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ import typer
 
 from rewriter.cli.files import write_text
 from rewriter.cli.models import open_model
-from rewriter.cli.output import emit_json, progress_bar, say, show
+from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.paths import check_output
+from rewriter.cli.session import resumable
 from rewriter.errors import InputError
 from rewriter.forms import Fidelity, refusal
 from rewriter.kernel_sources import check_package, write_kernels
@@ -87,7 +87,7 @@ def rewrite_model(request: Request, json: bool) -> None:
         from rewriter.engine import rewrite
         from rewriter.verify.compare import validate
 
-        with _said_to_go_on(record):
+        with resumable(record):
             rewritten, done = rewrite(
                 program,
                 steps,
@@ -122,16 +122,6 @@ def _record(request: Request, written: Sequence[Path]) -> Path | None:
     if record.resolve() in [path.resolve() for path in written]:
         raise InputError(f"--resume {record} is written with the model; give another file")
     return record
-
-
-@contextmanager
-def _said_to_go_on(record: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        if record is not None and record.exists():
-            say(f"what is finished is in {record}; the same command goes on from there", "yellow")
-        raise
 
 
 def _kernels(request: Request) -> Path | None:

@@ -6,7 +6,9 @@ import functools
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ParamSpec
 
 import typer
@@ -14,7 +16,7 @@ import typer
 from rewriter.cli.output import emit_error, emitted, fresh, say
 from rewriter.errors import RewriterError
 
-__all__ = ["DEBUG", "guarded"]
+__all__ = ["DEBUG", "guarded", "resumable"]
 
 DEBUG = "REWRITER_DEBUG"
 """Environment variable that shows tracebacks and the warnings of the runtimes."""
@@ -52,6 +54,17 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(status) from None
 
     return run
+
+
+@contextmanager
+def resumable(record: Path | None) -> Iterator[None]:
+    """Say, where a run is interrupted, how to go on from what is recorded."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record is not None and record.exists():
+            say(f"what is finished is in {record}; the same command goes on from there", "yellow")
+        raise
 
 
 def _silence() -> None:

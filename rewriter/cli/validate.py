@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +10,9 @@ import typer
 
 from rewriter.cli.files import write_text
 from rewriter.cli.models import named_model
-from rewriter.cli.output import emit_json, progress_bar, say, show
+from rewriter.cli.output import emit_json, progress_bar, show
 from rewriter.cli.paths import check_output
+from rewriter.cli.session import resumable
 from rewriter.errors import InputError
 from rewriter.report.console import validation_view
 from rewriter.report.junit import junit
@@ -71,7 +70,7 @@ def validate_models(request: Request, json: bool) -> None:
     from rewriter.verify.models import as_programs
     from rewriter.verify.provenance import fingerprints, provenance, read_from
 
-    with _resumable(record), progress_bar() as progress:
+    with resumable(record), progress_bar() as progress:
         progress("loading", 0, 0)
         first, second = as_programs(named_model(request.original), named_model(request.rewritten))
         found = validate(
@@ -121,13 +120,3 @@ def _record(request: Request, page: Path | None) -> Path | None:
             raise InputError(f"--resume {record} is the report; give another file")
         return record
     return page.with_name(page.name + RESUME) if page is not None else None
-
-
-@contextmanager
-def _resumable(record: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        if record is not None and record.exists():
-            say(f"what is finished is in {record}; the same command goes on from there", "yellow")
-        raise
