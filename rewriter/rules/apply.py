@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from rewriter.rules.graph_rule import Change, GraphRule
 from rewriter.rules.own_code import RuleError, check_rule
 from rewriter.rules.rerun import rerun, rerun_whole
 from rewriter.rules.rule import Rule
+from rewriter.rules.state import keeps_state
 from rewriter.rules.whole_rule import WholeRule
 from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import Emit
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Fused", "Fusion", "fuse"]
 
 
-_WRITES = "the model writes to buffers or inputs, and what it writes must stay as it is"
+ROUNDS = 4
+"""How often rules that look at the whole graph are applied at most, where others have changed it since."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,11 @@ def fuse(
 
     Every match is built and run, native runtime against native runtime, on probes of several sizes and
     magnitudes; one whose error against float64 exceeds a small multiple of the original's own is left as it
-    was.
+    was. Where the model writes to buffers or inputs, two whole runs in a row are compared, too.
+
+    First come rules that move what is in the body of a loop, then those that look at the whole graph: in the
+    order in which they are given, and again until none finds more, `ROUNDS` times at most. Formulas follow,
+    once, and in the end what cleans up.
 
     Parameters
     ----------
@@ -142,9 +148,8 @@ def fuse(
         if isinstance(rule, WholeRule) and not rule.follows:
             program, done = _smaller(program, rule, seed, target, verify)
             whole += done
-    for graph_rule in (r for r in rules if isinstance(r, GraphRule)):
-        program, done = _changed(program, graph_rule, seed, target, verify)
-        whole += done
+    program, done = _in_rounds(program, [r for r in rules if isinstance(r, GraphRule)], seed, target, verify)
+    whole += done
     program, fusion = _fused(
         program, [r for r in rules if not isinstance(r, GraphRule)], seed, target, verify
     )
@@ -202,10 +207,80 @@ def _fused(
         entries[entry.output] = entry
         if entry.committed:
             edits.append(edit)
-    ordered = tuple(entries[name] for name in program.prims() if name in entries)
-    if not edits:
-        return program, Fusion(ordered)
-    return program.replace(edits, **options, **form), Fusion(ordered)
+    made, reasons = _replaced(program, edits, partial(program.replace, **options, **form), seed, verify)
+    for name, reason in reasons.items():
+        entries[name] = replace(entries[name], committed=False, reason=reason)
+    return made, Fusion(tuple(entries[name] for name in program.prims() if name in entries))
+
+
+def _replaced(
+    program: Program,
+    edits: Sequence[Replacement],
+    make: Callable[[Sequence[Replacement]], Program],
+    seed: int,
+    verify: bool,
+) -> tuple[Program, dict[str, str]]:
+    """Return the program with all edits made, or with those that can be made alone, and why others cannot."""
+
+    def tried(some: Sequence[Replacement]) -> tuple[Program, str | None]:
+        try:
+            made = make(some)
+        except EmitError as error:
+            return program, f"it cannot be written for this target: {error}"
+        return made, _why_not_in_turn(program, made, seed) if verify else None
+
+    left, reasons = list(edits), dict[str, str]()
+    while left:
+        made, reason = tried(left)
+        if reason is None:
+            return made, reasons
+        alone = {edit.output: tried([edit])[1] for edit in left} if len(left) > 1 else {}
+        refused = {name: why for name, why in alone.items() if why is not None}
+        reasons |= refused or {edit.output: reason for edit in left}
+        left = [edit for edit in left if edit.output not in reasons]
+    return program, reasons
+
+
+def _why_not_in_turn(program: Program, made: Program, seed: int) -> str | None:
+    """Return why a program that writes does not do as before when it is run again and again, or None."""
+    if made is program or not program.graph.writes:
+        return None
+    try:
+        return keeps_state(program, made, seed).reason
+    except RewriterError as error:
+        return f"it could not be run: {error}"
+    except runtime_errors() as error:
+        return f"it could not be run: {first_line(error)}"
+
+
+def _in_rounds(
+    program: Program, rules: Sequence[GraphRule], seed: int, target: str | None, verify: bool
+) -> tuple[Program, list[Fused]]:
+    """Apply rules in turn until none finds more: one may have laid bare what another one looks for."""
+    failed: dict[tuple[str, str, str], Fused] = {}
+    committed: dict[int, list[Fused]] = {at: [] for at in range(len(rules))}
+    refused: dict[int, list[Fused]] = {}
+    seen: dict[int, Program] = {}
+    for _ in range(ROUNDS):
+        start = program
+        for at, rule in enumerate(rules):
+            if seen.get(at) is program:
+                continue
+            program, done = _changed(program, rule, seed, target, verify, failed)
+            seen[at] = program
+            committed[at] += [entry for entry in done if entry.committed]
+            refused[at] = [entry for entry in done if not entry.committed]
+        if program is start:
+            break
+    return program, [
+        entry
+        for at in committed
+        for entry in (*committed[at], *_others(refused[at], {c.output for c in committed[at]}))
+    ]
+
+
+def _others(entries: Sequence[Fused], outputs: set[str]) -> list[Fused]:
+    return [entry for entry in entries if entry.output not in outputs]
 
 
 def _in_form(
@@ -229,6 +304,9 @@ def _in_form(
     steps = [(form, Selector.parse(",".join(legal)))]
     inline = program.format == "onnx"
     made, record = rewrite(program, steps, seed=seed, target=target, verify=verify, inline=inline)
+    reason = _why_not_in_turn(program, made, seed) if verify else None
+    if reason is not None:
+        return program, [*(Fused(rule.name, s.output, False, reason) for s in legal.values()), *left]
     return made, [*(_at_site(rule, legal[entry.site], entry) for entry in record.sites), *left]
 
 
@@ -241,26 +319,38 @@ def _at_site(rule: FormRule, site: AttentionSite, entry: Applied) -> Fused:
 
 
 def _changed(
-    program: Program, rule: GraphRule, seed: int, target: str | None, verify: bool
+    program: Program,
+    rule: GraphRule,
+    seed: int,
+    target: str | None,
+    verify: bool,
+    failed: dict[tuple[str, str, str], Fused],
 ) -> tuple[Program, list[Fused]]:
-    """Apply a rule that looks at the whole graph: all of its changes at once, or those that pass alone."""
+    """Apply a rule that looks at the whole graph: all of its changes at once, or those that pass alone.
+
+    What fails is added to ``failed`` by rule, output and gain; what is in there is not tried again.
+    """
     if isinstance(rule, FormRule):
         return _in_form(program, rule, seed, target, verify)
-    changes, declined = rule.changes(program)
-    left = [Fused(rule.name, d.output, False, d.reason) for d in declined]
+    found, declined = rule.changes(program)
+    keys = {c.output: (rule.name, c.output, c.gain) for c in found}
+    changes = [c for c in found if keys[c.output] not in failed]
+    left = [failed[key] for key in keys.values() if key in failed]
+    left += [Fused(rule.name, d.output, False, d.reason) for d in declined]
     reason = rule.declined(_native(program, target))
     if reason is not None:
         return program, [*(Fused(rule.name, c.output, False, f"{c.gain}: {reason}") for c in changes), *left]
-    if program.graph.writes:
-        return program, [*(Fused(rule.name, c.output, False, f"{c.gain}: {_WRITES}") for c in changes), *left]
     if not changes:
         return program, left
     together, done = _tried(program, rule, changes, seed, target, verify)
+    if together is None and len(changes) == 1:
+        failed[keys[changes[0].output]] = done[0]
     if together is not None or len(changes) == 1:
         return together or program, [*done, *left]
     alone = [_tried(program, rule, [change], seed, target, verify) for change in changes]
     passed = [change for change, (made, _) in zip(changes, alone, strict=True) if made is not None]
-    refused = [entry for made, found in alone for entry in found if made is None]
+    refused = [entry for made, tried in alone for entry in tried if made is None]
+    failed.update((keys[entry.output], entry) for entry in refused)
     if not passed:
         return program, [*refused, *left]
     together, done = _tried(program, rule, passed, seed, target, verify)
@@ -281,6 +371,8 @@ def _tried(
         made = program.insert(edits, {}, **options)
         found = rerun(program, made, edits, seed) if verify else None
         reason = found.reason if found is not None else None
+        if reason is None and verify:
+            reason = _why_not_in_turn(program, made, seed)
     except EmitError as error:
         reason = f"it cannot be written for this target: {error}"
     except RewriterError as error:

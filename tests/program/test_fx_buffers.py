@@ -77,7 +77,7 @@ def test_what_is_written_to_buffers_is_not_cut() -> None:
     program = rewriter.trace(copy.deepcopy(module), (x,))
     assert len(program.graph.writes) == 1
     made, record = fuse(program, list(parse_rules("exact") or ()))
-    assert record.refused and all("writes to buffers" in (m.reason or "") for m in record.refused)
+    assert not record.committed
     rewritten = made.module()
     torch.testing.assert_close(rewritten(x), module(x))
     torch.testing.assert_close(dict(rewritten.named_buffers())["last"], module.last)
