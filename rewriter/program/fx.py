@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cached_property
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,20 +76,26 @@ def capture(
 ) -> FxProgram:
     """Capture a module under a name of its own; see `trace`."""
     _refuse_aliases(args, kwargs or {})
+    said = StringIO()  # on a failure PyTorch prints the graph as far as it came
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), redirect_stderr(said):
             exported = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
-            return FxProgram(_functional(exported), source)
+            made = FxProgram(_functional(exported), source)
     except Exception as error:  # torch.export raises whatever the module and its own passes raise
-        raise InputError(f"{source} cannot be exported by torch.export: {_telling(error)}") from error
+        reason = _telling(error, said.getvalue())
+        raise InputError(f"{source} cannot be exported by torch.export: {reason}") from error
+    sys.stderr.write(said.getvalue())
+    return made
 
 
-def _telling(error: Exception) -> str:
-    """Return the line of an error that says what happened, and what PyTorch suggests."""
+def _telling(error: Exception, printed: str) -> str:
+    """Return the line of an error that says what happened, where, and what PyTorch suggests."""
     text, _, advice = str(error).partition("Suggested fixes:")
     first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     fixes = [line.strip() for line in advice.strip().partition("\n\n")[0].splitlines()]
-    return "; ".join([first.partition(" For more information, run with")[0], *fixes])
+    places = re.findall(r"# File: (\S+:\d+) in \w+, code: (.*)", printed)
+    where = [f"at {places[-1][0]}: {places[-1][1].strip()}"] if places else []
+    return "; ".join([first.partition(" For more information, run with")[0], *where, *fixes])
 
 
 def _functional(exported: ExportedProgram) -> ExportedProgram:

@@ -122,7 +122,7 @@ def test_example_inputs_that_share_memory_are_refused(shared: str) -> None:
         trace(nn.Identity(), (x,), {"y": x})
 
 
-def test_a_module_that_cannot_be_exported_says_why_in_one_line() -> None:
+def test_a_module_that_cannot_be_exported_says_why_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
@@ -130,6 +130,8 @@ def test_a_module_that_cannot_be_exported_says_why_in_one_line() -> None:
     with pytest.raises(InputError, match="Branching cannot be exported") as caught:
         trace(Branching(), (torch.randn(3),))
     assert "\n" not in str(caught.value)
+    assert "return x if x.sum() > 0 else -x" in str(caught.value), "where"
+    assert "torch.ops" not in capsys.readouterr().err, "the graph as far as PyTorch came"
     with pytest.raises(InputError, match="n = 3"):
         trace(nn.Linear(3, 3), (torch.randn(2, 3),), dynamic_shapes=({1: Dim("n")},))
     with pytest.raises(InputError):
