@@ -162,7 +162,11 @@ RULES = {
     "unseen-keys": "rewriter.passes.unseen_keys:UnseenKeys",
     "weight-absorption": "rewriter.passes.weight_absorption:WeightAbsorption",
 }
-"""Name of the rule -> where it is. All of them together, each where it pays, are ``exact``."""
+"""Name of the rule -> where it is. All of them together, each where it pays, are ``exact``.
+
+The order is that of the names; it decides which of two rules that fit one place has it. None comes too early:
+`rewriter.rules.fuse` applies those that look at the whole graph again, until none finds more.
+"""
 
 
 def get(name: str) -> type[Pass]:

@@ -258,7 +258,7 @@ def _in_rounds(
 ) -> tuple[Program, list[Fused]]:
     """Apply rules in turn until none finds more: one may have laid bare what another one looks for."""
     failed: dict[tuple[str, str, str], Fused] = {}
-    committed: dict[int, list[Fused]] = {at: [] for at in range(len(rules))}
+    committed: dict[int, dict[str, Fused]] = {at: {} for at in range(len(rules))}
     refused: dict[int, list[Fused]] = {}
     seen: dict[int, Program] = {}
     for _ in range(ROUNDS):
@@ -268,19 +268,14 @@ def _in_rounds(
                 continue
             program, done = _changed(program, rule, seed, target, verify, failed)
             seen[at] = program
-            committed[at] += [entry for entry in done if entry.committed]
+            committed[at].update((entry.output, entry) for entry in done if entry.committed)
             refused[at] = [entry for entry in done if not entry.committed]
         if program is start:
             break
-    return program, [
-        entry
-        for at in committed
-        for entry in (*committed[at], *_others(refused[at], {c.output for c in committed[at]}))
-    ]
-
-
-def _others(entries: Sequence[Fused], outputs: set[str]) -> list[Fused]:
-    return [entry for entry in entries if entry.output not in outputs]
+    entries: list[Fused] = []
+    for at, done_at in committed.items():
+        entries += [*done_at.values(), *(entry for entry in refused[at] if entry.output not in done_at)]
+    return program, entries
 
 
 def _in_form(
