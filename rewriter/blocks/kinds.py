@@ -142,7 +142,7 @@ def _branches_apart(seen: Seen, match: Match) -> Block | None:
     if found is None or any(depends_on(x) != long for x in found.maps):
         return None
     maps = {f"x{k}": x for k, x in enumerate(found.maps)}
-    labels = match.bound.labels | {"maps": "parts" if found.parts else "apart"}
+    labels = {**match.bound.labels, "maps": "parts" if found.parts else "apart"}
     bound = replace(match.bound, terms={**maps, "x": found.maps[0], "a": found.scores}, labels=labels)
     one = replace(match, bound=bound)
     return _block(seen, one, "branch-softmax", "a", tuple(maps), seen.between(one, ("a",), tuple(maps)))
