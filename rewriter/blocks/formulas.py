@@ -46,8 +46,8 @@ def _squashed(z: Pattern, softmax_too: bool = True) -> Pattern:
     return any_of("squash", **curves, **({"softmax": softmax(z, axis("p"))} if softmax_too else {}))
 
 
-GATED = _x * _squashed(_z)
-"""A gate: ``x · squash(z)``."""
+GATED = any_of("", gated=_x * _squashed(_z), kept=_x * (1.0 + _squashed(_z)))
+"""A gate: ``x · squash(z)``, or ``x · (1 + squash(z))``, which keeps the map as it is beside it."""
 
 
 def _biased(product: Pattern, name: str) -> Pattern:
