@@ -223,10 +223,7 @@ def _replaced(
     """Return the program with all edits made, or with those that can be made alone, and why others cannot."""
 
     def tried(some: Sequence[Replacement]) -> tuple[Program, str | None]:
-        try:
-            made = make(some)
-        except EmitError as error:
-            return program, f"it cannot be written for this target: {error}"
+        made = make(some)
         return made, _why_not_in_turn(program, made, seed) if verify else None
 
     left, reasons = list(edits), dict[str, str]()
