@@ -147,9 +147,8 @@ def _make_initializers(graph: ir.Graph) -> None:
         known, (value,) = node.attributes["value"].as_tensor(), node.outputs
         if known.nbytes < _LARGE or value.is_graph_output():
             continue
-        lifted = ir.Value(
-            name=value.name, type=ir.TensorType(known.dtype), shape=known.shape, const_value=known
-        )
+        shape, kind = ir.Shape(known.shape.numpy()), ir.TensorType(known.dtype)
+        lifted = ir.Value(name=value.name, type=kind, shape=shape, const_value=known)
         value.replace_all_uses_with(lifted)
         graph.remove(node)
         graph.register_initializer(lifted)
