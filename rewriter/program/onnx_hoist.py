@@ -156,8 +156,9 @@ def _may_fail(node: ir.Node) -> bool:
     """Whether an operator may fail where its loop is not run at all."""
     first, second = (*node.inputs, None, None)[:2]
     maker = None if first is None else first.producer()
-    given = second is None or second.is_graph_input()  # of which a constant may be the default only
-    known = None if given else ir.convenience.get_const_tensor(second)
+    known = None
+    if second is not None and not second.is_graph_input():  # what an input holds is a default
+        known = ir.convenience.get_const_tensor(second)
     return may_fail(
         node.op_type,
         whole=first is None or first.dtype is None or first.dtype.is_integer(),

@@ -85,7 +85,8 @@ def _runs(
     bounds = index_bounds(original, inputs)
     for whole in (WHOLE, range(WHOLE.stop)):
         made = [*_taken(probes(prims, inputs, seed, whole, bounds, MAGNITUDES[:1]), old, seed)]
-        yield from ((f"{name}, whole numbers from {whole.start}", *run) for name, *run in made)
+        for name, arrays, before, after in made:
+            yield f"{name}, whole numbers from {whole.start}", arrays, before, after
         if made:
             return
 

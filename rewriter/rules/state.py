@@ -48,12 +48,13 @@ def keeps_state(original: Program, changed: Program, seed: int = 0) -> Check:
 
     near = perturbed_program(original, seed)
     assert isinstance(original, FxProgram) and isinstance(changed, FxProgram) and isinstance(near, FxProgram)
+    failures: tuple[type[Exception], ...] = (RewriterError, *runtime_errors())
     worst: Check | None = None
     for tag, first, second in _pairs(original, seed):
         try:
             old = run_in_turn(original, [first, second])
             response = run_in_turn(near, [moved(first, seed), moved(second, seed)])
-        except (RewriterError, *runtime_errors()) as error:
+        except failures as error:
             return _failed(f"the original cannot be run twice: {first_line(error)}")
         new = run_in_turn(changed, [first, second])
         if old.keys() != new.keys():

@@ -40,7 +40,8 @@ class Switched(nn.Module):
         y = x - self.mean
         self.count.add_(1)
         self.mean.lerp_(x.mean(0), 0.1)
-        return y + torch.tanh(self.gate) * self.branch(y)
+        made: Tensor = y + torch.tanh(self.gate) * self.branch(y)
+        return made
 
 
 class Returned(nn.Module):
