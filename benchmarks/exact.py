@@ -75,6 +75,15 @@ def _timm(name: str, **settings: object) -> torch.nn.Module:
     return timm.create_model(name, pretrained=False, **settings).eval()
 
 
+def _spelled_out() -> torch.nn.Module:
+    """Return a vision transformer whose attention is two products and a softmax."""
+    model = _timm("vit_small_patch16_224", dynamic_img_size=True)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    return model
+
+
 class _Logits(torch.nn.Module):
     """A model from tokens to logits, of all positions or of the last one."""
 
@@ -123,6 +132,7 @@ ARCHITECTURES = {
     "vit": Architecture(
         partial(_timm, "vit_small_patch16_224", dynamic_img_size=True), _image, {"small": 224, "large": 384}
     ),
+    "vit, attention spelled out": Architecture(_spelled_out, _image, {"small": 224, "large": 384}),
     "convnext": Architecture(partial(_timm, "convnext_atto"), _image, {"small": 160, "large": 288}),
     "efficientnet": Architecture(partial(_timm, "efficientnet_b0"), _image, {"small": 160, "large": 288}),
     "mobileone": Architecture(partial(_timm, "mobileone_s0"), _image, {"small": 160, "large": 288}),
