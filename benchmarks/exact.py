@@ -136,6 +136,7 @@ ARCHITECTURES = {
     "convnext": Architecture(partial(_timm, "convnext_atto"), _image, {"small": 160, "large": 288}),
     "efficientnet": Architecture(partial(_timm, "efficientnet_b0"), _image, {"small": 160, "large": 288}),
     "mobileone": Architecture(partial(_timm, "mobileone_s0"), _image, {"small": 160, "large": 288}),
+    "nf_resnet": Architecture(partial(_timm, "nf_resnet26"), _image, {"small": 160, "large": 288}),
     "skresnet": Architecture(partial(_timm, "skresnet18"), _image, {"small": 160, "large": 288}),
     "bert, classifier": Architecture(_classifier, _tokens, {"small": 64, "large": 384}),
     "llama": Architecture(_language_model, _tokens, {"small": 64, "large": 384}, opset=23),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.fusion.templates import Template
 
@@ -163,6 +164,24 @@ class Branches(nn.Module):
         return torch.relu(first)
 
 
+class _Standardised(nn.Module):
+    """A convolution whose weights are standardised at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw, self.gain = nn.Parameter(torch.randn(64, 64, 3, 3)), nn.Parameter(torch.rand(64, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map."""
+        var, mean = torch.var_mean(self.raw, dim=(1, 2, 3), unbiased=False, keepdim=True)
+        return F.conv2d(x, self.gain * (self.raw - mean) * torch.rsqrt(var + 1e-5), padding=1)
+
+
+def _standardised(side: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    x = torch.randn(1, 64, side, side, generator=torch.Generator().manual_seed(0))
+    return _Standardised().eval(), (x,)
+
+
 def _branches(*kernels: int) -> Callable[[int], tuple[nn.Module, tuple[Tensor, ...]]]:
     def build(edge: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
         generator = torch.Generator().manual_seed(1)
@@ -192,5 +211,6 @@ TEMPLATES = (
     Template("rotary", "rotary", _rotated, SIZES, "llama, eva, rope vit", opset=23, targets=("onnx", "ort")),
     Template("gate and value (SwiGLU)", "shared-projections", _gated, SIZES, "llama, eva02"),
     Template("batch-norm", "reparameterize", _branches(3), MAPS, "efficientnet, resnet"),
+    Template("standardised weights", "static-operands", _standardised, MAPS, "nfnet, resnetv2 (BiT)"),
     Template("parallel convolutions", "reparameterize", _branches(3, 1), MAPS, "repvgg"),
 )

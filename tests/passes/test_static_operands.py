@@ -1,10 +1,12 @@
-"""What attention reads and no input changes: folded to constants, or left alone."""
+"""What no input changes: folded to constants, or left alone."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,3 +136,74 @@ def test_positional_attention_is_a_product_with_a_constant(table: bool) -> None:
     assert len(record.committed) == 1
     assert len([n for n in new.graph.nodes if "alias" not in n.op]) == 1
     close(new, program, v)
+
+
+class Standardised(nn.Module):
+    """Weights that are computed at every call, by ``weight(module)``."""
+
+    def __init__(self, weight: Callable[[Standardised], Tensor], shared: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.made, self.shared = weight, shared
+        self.raw, self.gain = nn.Parameter(torch.randn(6, 4, 3, 3)), nn.Parameter(torch.rand(6, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = F.conv2d(x, self.made(self))
+        return made + self.raw.sum() if self.shared else made
+
+
+def standardised(m: Standardised) -> Tensor:
+    w = m.raw - m.raw.mean((1, 2, 3), keepdim=True)
+    return m.gain * w * torch.rsqrt((w * w).mean((1, 2, 3), keepdim=True) + 1e-5)
+
+
+WEIGHTS: dict[str, Callable[[Standardised], Tensor]] = {
+    "standardised": standardised,
+    "of length one": lambda m: F.normalize(m.raw.flatten(1)).view_as(m.raw) * m.gain,
+    "by an operator without a formula": lambda m: F.batch_norm(
+        m.raw.reshape(1, 6, -1), None, None, training=True
+    ).reshape_as(m.raw),
+    "resized": lambda m: F.interpolate(m.raw, (5, 5), mode="bicubic"),
+    "of one half": lambda m: m.raw.half().float() * 2,
+}
+
+
+def images() -> Tensor:
+    return torch.randn(2, 4, 9, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_are_computed_once(name: str, tmp_path: Path) -> None:
+    program = rewriter.trace(Standardised(WEIGHTS[name]).eval(), (images(),))
+    new, record = fuse(program, [StaticOperands()])
+    assert len(record.committed) == 1 and not record.refused
+    assert len([n for n in new.graph.nodes if "alias" not in n.op]) == 1, "the convolution is left"
+    assert np.array_equal(np.asarray(new.run(images())[0]), np.asarray(program.run(images())[0]))
+    new.save(tmp_path / "m.pt2")
+    assert np.array_equal(
+        np.asarray(rewriter.load(tmp_path / "m.pt2").run(images())[0]), new.run(images())[0]
+    )
+
+
+KEPT: dict[str, Callable[[Standardised], Tensor]] = {
+    "a view": lambda m: m.raw.transpose(2, 3),
+    "as it is": lambda m: m.raw,
+    "with noise": lambda m: m.raw + torch.randn_like(m.raw),
+    "with dropout": lambda m: F.dropout(m.raw, 0.5, training=True),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_is_a_view_or_random_is_kept(name: str) -> None:
+    program = rewriter.trace(Standardised(KEPT[name]).eval(), (images(),))
+    new, record = fuse(program, [StaticOperands()])
+    assert new is program and not record.matches
+
+
+def test_large_weights_that_are_read_elsewhere_are_not_held_twice() -> None:
+    model = Standardised(lambda m: m.raw * m.gain, shared=True)
+    model.raw = nn.Parameter(torch.randn(6, 50_000, 1, 1))
+    program = rewriter.trace(model.eval(), (torch.randn(1, 50_000, 1, 1),))
+    new, record = fuse(program, [StaticOperands()])
+    assert new is program
+    assert ["held twice" in (m.reason or "") for m in record.matches] == [True]
