@@ -1,6 +1,6 @@
 """Rules: formulas that are found however a graph spells them, and computed in fewer steps."""
 
-from rewriter.rules.apply import Fused, Fusion, fuse
+from rewriter.rules.apply import fuse
 from rewriter.rules.pattern import (
     any_of,
     axis,
@@ -19,6 +19,7 @@ from rewriter.rules.pattern import (
     tanh,
     tensor,
 )
+from rewriter.rules.record import Fused, Fusion
 from rewriter.rules.rule import Match, Rule
 
 __all__ = [

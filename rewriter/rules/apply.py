@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rewriter.errors import RewriterError
 from rewriter.lower.errors import EmitError
@@ -14,94 +14,20 @@ from rewriter.rules.check import Check, check
 from rewriter.rules.find import find
 from rewriter.rules.form_rule import FormRule
 from rewriter.rules.graph_rule import Change, GraphRule
+from rewriter.rules.in_form import in_form
 from rewriter.rules.own_code import RuleError, check_rule
+from rewriter.rules.record import Fused, Fusion
 from rewriter.rules.rerun import rerun, rerun_whole
 from rewriter.rules.rule import Rule
-from rewriter.rules.state import keeps_state
+from rewriter.rules.state import why_not_in_turn
 from rewriter.rules.whole_rule import WholeRule
 from rewriter.verify.running import first_line, runtime_errors
 from rewriter.verify.site import Emit
 
-if TYPE_CHECKING:
-    from rewriter.engine import Applied
-    from rewriter.sites.site import AttentionSite
-
-__all__ = ["Fused", "Fusion", "fuse"]
-
+__all__ = ["fuse"]
 
 ROUNDS = 4
 """How often rules that look at the whole graph are applied at most, where others have changed it since."""
-
-
-@dataclass(frozen=True)
-class Fused:
-    """What happened where a rule fits.
-
-    Parameters
-    ----------
-    rule
-        Its name.
-    output
-        Name of the value.
-    committed
-        Whether the program that was returned computes it the new way.
-    reason
-        Why not, in a sentence; None if it is committed.
-    check
-        What probing found, or None where nothing was run.
-    gain
-        What there is less of, with figures, where a rule says it.
-    """
-
-    rule: str
-    output: str
-    committed: bool
-    reason: str | None = None
-    check: Check | None = None
-    gain: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        found: dict[str, Any] = {
-            "rule": self.rule,
-            "output": self.output,
-            "committed": self.committed,
-            "reason": self.reason,
-        }
-        if self.gain is not None:
-            found["gain"] = self.gain
-        if self.check is not None:
-            found["float64_error"] = self.check.error
-            found["float64_error_of_original"] = self.check.original_error
-            found["float64_tolerance"] = self.check.tolerance
-        return found
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """The record of one application of rules.
-
-    Parameters
-    ----------
-    matches
-        One entry per value that a rule fits, in graph order.
-    """
-
-    matches: tuple[Fused, ...]
-
-    @property
-    def committed(self) -> tuple[Fused, ...]:
-        """What was rewritten."""
-        return tuple(m for m in self.matches if m.committed)
-
-    @property
-    def refused(self) -> tuple[Fused, ...]:
-        """What was left as it was, each with the reason."""
-        return tuple(m for m in self.matches if not m.committed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values."""
-        return {"matches": [m.to_dict() for m in self.matches]}
 
 
 def fuse(
@@ -167,7 +93,7 @@ def _smaller(
     program: Program, rule: WholeRule, seed: int, target: str | None, verify: bool
 ) -> tuple[Program, list[Fused]]:
     """Apply a rule that gives another program as a whole."""
-    if rule.declined(_native(program, target)) is not None or not program.graph.outputs:
+    if rule.declined(program, target) is not None or not program.graph.outputs:
         return program, []
     output = program.graph.outputs[0]
     try:
@@ -185,10 +111,6 @@ def _smaller(
     return made if ok else program, [Fused(rule.name, output, ok, reason, found, gain)]
 
 
-def _native(program: Program, target: str | None) -> str:
-    return target or ("torch" if program.format == "fx" else "onnx")
-
-
 def _fused(
     program: Program, rules: Sequence[Rule], seed: int, target: str | None, verify: bool
 ) -> tuple[Program, Fusion]:
@@ -196,7 +118,7 @@ def _fused(
     options: dict[str, Any] = {} if target is None else {"target": target}
     # plain nodes, not functions: they are few, and runtimes fuse them with their neighbours
     form: dict[str, Any] = {"inline": True} if program.format == "onnx" else {}
-    found, refused = find(program, rules, **options)
+    found, refused = find(program, rules, target)
     entries = {r.output: Fused(r.rule, r.output, False, r.reason) for r in refused}
     edits: list[Replacement] = []
     for at, one in enumerate(reversed(found)):
@@ -224,7 +146,7 @@ def _replaced(
 
     def tried(some: Sequence[Replacement]) -> tuple[Program, str | None]:
         made = make(some)
-        return made, _why_not_in_turn(program, made, seed) if verify else None
+        return made, why_not_in_turn(program, made, seed) if verify else None
 
     left, reasons = list(edits), dict[str, str]()
     while left:
@@ -236,18 +158,6 @@ def _replaced(
         reasons |= refused or {edit.output: reason for edit in left}
         left = [edit for edit in left if edit.output not in reasons]
     return program, reasons
-
-
-def _why_not_in_turn(program: Program, made: Program, seed: int) -> str | None:
-    """Return why a program that writes does not do as before when it is run again and again, or None."""
-    if made is program or not program.graph.writes:
-        return None
-    try:
-        return keeps_state(program, made, seed).reason
-    except RewriterError as error:
-        return f"it could not be run: {error}"
-    except runtime_errors() as error:
-        return f"it could not be run: {first_line(error)}"
 
 
 def _in_rounds(
@@ -275,41 +185,6 @@ def _in_rounds(
     return program, entries
 
 
-def _in_form(
-    program: Program, rule: FormRule, seed: int, target: str | None, verify: bool
-) -> tuple[Program, list[Fused]]:
-    """Apply a rule that is a form at sites."""
-    from rewriter.engine import rewrite
-    from rewriter.selectors import Selector
-
-    form = rule.form()
-    sites = [s for s in program.sites if s.kind in form.kinds and rule.fits(program, s)]
-    reasons = {site.id: rule.why_not(site) for site in sites}
-    left = [Fused(rule.name, s.output, False, reasons[s.id]) for s in sites if reasons[s.id] is not None]
-    legal = {site.id: site for site in sites if reasons[site.id] is None}
-    reason = rule.declined(_native(program, target))
-    if reason is not None:
-        dear = [Fused(rule.name, s.output, False, f"{rule.gain(s)}: {reason}") for s in legal.values()]
-        return program, [*dear, *left]
-    if not legal:
-        return program, left
-    steps = [(form, Selector.parse(",".join(legal)))]
-    inline = program.format == "onnx"
-    made, record = rewrite(program, steps, seed=seed, target=target, verify=verify, inline=inline)
-    reason = _why_not_in_turn(program, made, seed) if verify else None
-    if reason is not None:
-        return program, [*(Fused(rule.name, s.output, False, reason) for s in legal.values()), *left]
-    return made, [*(_at_site(rule, legal[entry.site], entry) for entry in record.sites), *left]
-
-
-def _at_site(rule: FormRule, site: AttentionSite, entry: Applied) -> Fused:
-    tried: Check | None = None
-    if (found := entry.check) is not None:
-        tried = Check(found.ok, found.reason, found.error, found.original_error, found.tolerance)
-    gain = rule.gain(site) if entry.committed else None
-    return Fused(rule.name, site.output, entry.committed, entry.reason, tried, gain)
-
-
 def _changed(
     program: Program,
     rule: GraphRule,
@@ -323,13 +198,13 @@ def _changed(
     What fails is added to ``failed`` by rule, output and gain; what is in there is not tried again.
     """
     if isinstance(rule, FormRule):
-        return _in_form(program, rule, seed, target, verify)
+        return in_form(program, rule, seed, target, verify)
     found, declined = rule.changes(program)
     keys = {c.output: (rule.name, c.output, c.gain) for c in found}
     changes = [c for c in found if keys[c.output] not in failed]
     left = [failed[key] for key in keys.values() if key in failed]
     left += [Fused(rule.name, d.output, False, d.reason) for d in declined]
-    reason = rule.declined(_native(program, target))
+    reason = rule.declined(program, target)
     if reason is not None:
         return program, [*(Fused(rule.name, c.output, False, f"{c.gain}: {reason}") for c in changes), *left]
     if not changes:
@@ -364,7 +239,7 @@ def _tried(
         found = rerun(program, made, edits, seed) if verify else None
         reason = found.reason if found is not None else None
         if reason is None and verify:
-            reason = _why_not_in_turn(program, made, seed)
+            reason = why_not_in_turn(program, made, seed)
     except EmitError as error:
         reason = f"it cannot be written for this target: {error}"
     except RewriterError as error:

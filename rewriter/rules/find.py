@@ -100,7 +100,7 @@ class Refused:
 
 
 def find(
-    program: Program, rules: Sequence[Rule], target: str = "native"
+    program: Program, rules: Sequence[Rule], target: str | None = None
 ) -> tuple[list[Found], list[Refused]]:
     """Return where rules fit, outermost first, none inside another, and where they had to be refused.
 
@@ -115,7 +115,6 @@ def find(
     refused: list[Refused] = []
     inside: set[str] = set()
     declined: dict[str, set[str]] = {rule.name: set() for rule in rules}
-    target = {"fx": "torch"}.get(program.format, program.format) if target == "native" else target
     for name, prim in reversed(list(prims.items())):
         if name in inside or not _computes(prim):
             continue
@@ -129,7 +128,7 @@ def find(
                 tried = None
             if isinstance(tried, Found) and (reason := _why_not(program, tried)) is not None:
                 tried = Refused(rule.name, name, reason)
-            if isinstance(tried, Found) and (reason := rule.declined(target)) is not None:
+            if isinstance(tried, Found) and (reason := rule.declined(program, target)) is not None:
                 declined[rule.name] |= tried.inside
                 tried = Refused(rule.name, name, reason)
             if isinstance(tried, Found):

@@ -139,11 +139,12 @@ class Rule(ABC):
         """Return why a match is to be left as it is, in a sentence, or None."""
         return None
 
-    def declined(self, target: str) -> str | None:
-        """Return why the rule is left out of ``exact`` for a target, in a sentence, or None."""
-        if self.asked or target.partition(":")[0] in self.pays:
+    def declined(self, program: Program, target: str | None) -> str | None:
+        """Return why the rule is left out of ``exact`` for a target, None its own, in a sentence, or None."""
+        runtime = target or ("torch" if program.format == "fx" else "onnx")
+        if self.asked or runtime.partition(":")[0] in self.pays:
             return None
-        return f"it is measured to be no faster for {target}; --apply {self.spec} does it all the same"
+        return f"it is measured to be no faster for {runtime}; --apply {self.spec} does it all the same"
 
     @abstractmethod
     def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:

@@ -18,7 +18,7 @@ from rewriter.verify.running import can_run, first_line, runtime_errors
 if TYPE_CHECKING:
     from rewriter.program.program import Arrays, Program
 
-__all__ = ["keeps_state"]
+__all__ = ["keeps_state", "why_not_in_turn"]
 
 CASES = 2
 """How many combinations of sizes are tried."""
@@ -65,6 +65,18 @@ def keeps_state(original: Program, changed: Program, seed: int = 0) -> Check:
                 return found
             worst = worse(worst, found)
     return worst or _failed("the original runs on no generated input")
+
+
+def why_not_in_turn(program: Program, made: Program, seed: int) -> str | None:
+    """Return why a program that writes does not do as before when it is run again and again, or None."""
+    if made is program or not program.graph.writes:
+        return None
+    try:
+        return keeps_state(program, made, seed).reason
+    except RewriterError as error:
+        return f"it could not be run: {error}"
+    except runtime_errors() as error:
+        return f"it could not be run: {first_line(error)}"
 
 
 def _failed(reason: str) -> Check:
