@@ -74,7 +74,8 @@ def _table(workload: str, found: Mapping[Case, Measurement]) -> Iterator[str]:
 def _row(case: Case, m: Measurement, metrics: Sequence[str]) -> list[str]:
     low, high = m.spread or (0.0, 0.0)
     figures = [f"{m.quality[key]:.4g}" if key in m.quality else "" for key in metrics]
-    ratios = [_ratio(x) for x in (m.attention, m.promised, m.expected, m.speed)]
+    promised = None if m.attention is None else m.promised  # of one call: a form that spans sites is none
+    ratios = [_ratio(x) for x in (m.attention, promised, m.expected, m.speed)]
     layers = f"{m.sites[0]} of {m.sites[1]}" if m.sites[0] != m.sites[1] else f"{m.sites[0]}"
     return [f"`{case.form}`", layers, *figures, *ratios, f"{low:.2f}-{high:.2f}", _ratio(m.memory)]
 
