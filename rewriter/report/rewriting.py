@@ -84,8 +84,10 @@ def _fused_views(fused: list[Fused]) -> Iterable[RenderableType]:
 
 
 def work(site: Applied) -> str:
-    """Return the operations of a site in its form over those of dense attention, in percent."""
+    """Return the operations of a site in its form over those of dense attention, in percent, if it is known."""
     before, after = site.before.flops, site.after.flops
+    if before == after and site.after.time is None:
+        return "–"  # how many tokens are left is known where the program runs
     binding = dict.fromkeys(base_symbols([before, after]), LENGTH)
     try:
         whole, part = bound_size(before, binding), bound_size(after, binding)

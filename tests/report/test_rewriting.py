@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import rewriter
+from rewriter.report.rewriting import work
+from rewriter.selectors import parse_apply
+
+
+class Attention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("form", "dynamic", "known"),
+    [("merge:ratio=0.5", True, False), ("merge:ratio=0.5", False, True), ("softmax", True, True)],
+)
+def test_work_is_stated_where_it_is_known(form: str, dynamic: bool, known: bool) -> None:
+    shapes = ({2: torch.export.Dim("n", min=4, max=4096)},) if dynamic else None
+    program = rewriter.trace(Attention(), (torch.randn(1, 2, 64, 32),), dynamic_shapes=shapes)
+    _, done = rewriter.rewrite(program, [parse_apply(form)], verify=False)
+    assert [work(site) != "–" for site in done.committed] == [known]
