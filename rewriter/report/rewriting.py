@@ -84,7 +84,7 @@ def _fused_views(fused: list[Fused]) -> Iterable[RenderableType]:
 
 
 def work(site: Applied) -> str:
-    """Return the operations of a site in its form over those of dense attention, in percent, if it is known."""
+    """Return the operations of a site in its form over those of dense attention, in percent, if known."""
     before, after = site.before.flops, site.after.flops
     if before == after and site.after.time is None:
         return "–"  # how many tokens are left is known where the program runs
