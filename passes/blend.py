@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+from rewriter.algebra.prims import Map
 from rewriter.algebra.term import depends_on
 from rewriter.blocks.formulas import BLEND
 from rewriter.blocks.weighing import between
@@ -23,9 +24,15 @@ from rewriter.lower.errors import EmitError
 from rewriter.rules import Match, Rule
 
 if TYPE_CHECKING:
+    from rewriter.algebra.prims import Prim
     from rewriter.lower.emitter import Emitter, Handle
 
 __all__ = ["Blend"]
+
+
+def _is_one(x: Prim) -> bool:
+    """Whether a sum is one operator with the products in it."""
+    return x.form == Map("add") and any(p.form == Map("mul") and p.value is None for p in x.inputs)
 
 
 class Blend(Rule):
@@ -41,6 +48,8 @@ class Blend(Rule):
         for name in ("x", "y"):
             if depends_on(match.bound.terms[name]) != every:
                 return f"{name} is not as large as the result: there is little to save"
+        if match.label("total") == "two" and any(map(_is_one, match.bound.root.prim.inputs)):
+            return "it is one interpolation already, and twice that"
         return None
 
     def lower(self, e: Emitter, match: Match, values: Mapping[str, Handle]) -> Handle:
