@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +112,30 @@ def test_slow_libraries_are_imported_where_they_are_used() -> None:
 def test_triton_is_imported_by_kernels_only() -> None:
     def allowed(path: Path, i: Import) -> bool:
         return not i.within("triton") or (path.is_relative_to("kernels") and "triton" in path.stem)
+
+    assert not _wrong(modules(), allowed)
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "google": "protobuf",
+    "onnx_ir": "onnx-ir",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
+"""Packages whose distributions have other names."""
+
+
+def test_what_is_imported_is_required_by_more_than_tests() -> None:
+    project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [found for name, found in project["optional-dependencies"].items() if name != "test"]
+    needed = [*project["dependencies"], *(one for extra in extras for one in extra)]
+    required = {re.split(r"[>=<\[]", one)[0] for one in needed}
+
+    def allowed(path: Path, i: Import) -> bool:
+        package = i.name.partition(".")[0]
+        known = package in sys.stdlib_module_names or package == "rewriter" or i.when == "types"
+        return known or DISTRIBUTIONS.get(package, package) in required
 
     assert not _wrong(modules(), allowed)
 
