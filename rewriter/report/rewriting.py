@@ -75,7 +75,9 @@ def _fused_views(fused: list[Fused]) -> Iterable[RenderableType]:
         for rule, count in done.items():
             view.add_row(rule, str(count), Text("✓", style="green"))
         yield view
-        yield from (Text(f"{f.rule}: {f.gain}", style="dim") for f in fused if f.committed and f.gain)
+        gains = Counter(f"{f.rule}: {f.gain}" for f in fused if f.committed and f.gain)
+        for gain, count in gains.items():
+            yield Text(f"{gain}, {count} times" if count > 1 else gain, style="dim")
     if left:
         view = table("rule", ">values", "why they were left as they were", title="Not fused")
         for (rule, reason), count in left.items():

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import rewriter
-from rewriter.report.rewriting import work
+from rewriter.report.rewriting import rewriting_view, work
+from rewriter.rules import Fused
 from rewriter.selectors import parse_apply
 
 
@@ -24,3 +28,13 @@ def test_work_is_stated_where_it_is_known(form: str, dynamic: bool, known: bool)
     program = rewriter.trace(Attention(), (torch.randn(1, 2, 64, 32),), dynamic_shapes=shapes)
     _, done = rewriter.rewrite(program, [parse_apply(form)], verify=False)
     assert [work(site) != "–" for site in done.committed] == [known]
+
+
+def test_gains_that_are_alike_are_said_once() -> None:
+    gains = ("2 factors", "2 factors", "3 factors")
+    fused = [Fused("folded-scales", f"v{k}", True, gain=gain) for k, gain in enumerate(gains)]
+    console = Console(file=io.StringIO(), width=100)
+    console.print(rewriting_view([], fused))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shown.count("2 factors") == 1 and "folded-scales: 2 factors, 2 times" in shown
+    assert "folded-scales: 3 factors\n" in "\n".join(line.rstrip() for line in shown.splitlines()) + "\n"
