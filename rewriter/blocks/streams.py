@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rewriter.algebra.index import Atom
-from rewriter.algebra.prims import Constant, Leaf, Prim
+from rewriter.algebra.prims import Concat, Constant, Leaf, Prim
 from rewriter.algebra.sizes import ONE
 from rewriter.algebra.term import VIEWS
 from rewriter.program.graph import Graph
@@ -101,16 +101,27 @@ def _values(axis: Axis) -> Iterator[str | None]:
 class _Tokens(Origin):
     """Knows every axis of every input and of every weight by its name, whatever it counts."""
 
+    def __init__(self, graph: Graph, prims: Mapping[str, Prim]) -> None:
+        super().__init__(graph, prims)
+        self._joined: set[str] = set()
+
     @property
     def learned(self) -> frozenset[str]:
-        """Names of constants of the model."""
-        return frozenset(self._graph.constants)
+        """Names of constants of the model, and of what was found to be joined of them alone."""
+        return frozenset(self._graph.constants) | self._joined
 
     def _of_leaf(self, prim: Prim) -> tuple[Axis, ...]:
         return _all_of(prim, prim.value) if prim.value in self._inputs else super()._of_leaf(prim)
 
     def _known(self, prim: Prim) -> tuple[Axis, ...]:
-        return super()._known(prim) if self.varies(prim) else _all_of(prim, _constant(prim))
+        if self.varies(prim):
+            return super()._known(prim)
+        at = _behind_views(prim)
+        if isinstance(at.form, Concat) and at.value is not None:
+            self._joined.add(at.value)
+        elif not isinstance(at.form, Constant | Leaf):
+            return _all_of(prim, None)
+        return _all_of(prim, at.value)
 
 
 def _all_of(prim: Prim, value: str | None) -> tuple[Axis, ...]:
@@ -120,8 +131,7 @@ def _all_of(prim: Prim, value: str | None) -> tuple[Axis, ...]:
     )
 
 
-def _constant(prim: Prim) -> str | None:
-    """Return the name of the weight behind views, or None."""
+def _behind_views(prim: Prim) -> Prim:
     while isinstance(prim.form, VIEWS) and len(prim.inputs) == 1:
         (prim,) = prim.inputs
-    return prim.value if isinstance(prim.form, Constant | Leaf) else None
+    return prim

@@ -62,6 +62,29 @@ def test_named(name: str, kind: str, tmp_path: Path) -> None:
     assert all(link.output in program.graph.values for link in found.links)
 
 
+class Prompted(nn.Module):
+    """Learned tokens of two kinds are joined to one stream, as a mask decoder does, and ask another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(1, WIDTH)), nn.Parameter(torch.randn(2, WIDTH))
+        self.prompts, self.image = Attention(WIDTH), Attention(WIDTH)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        learned = torch.cat([self.first, self.second], 0)[None].expand(x.shape[0], -1, -1)
+        tokens = torch.cat([learned, x], 1)
+        tokens = tokens + self.prompts(tokens, y)
+        return tokens, y + self.image(y, tokens)
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+def test_learned_tokens_of_two_kinds_stand_beside_a_stream(kind: str, tmp_path: Path) -> None:
+    found = made(Prompted(), kind, tmp_path).fusion
+    assert found.topology == "bidirectional cross-attention"
+    assert [link.kind for link in found.links] == ["two-way"]
+    assert len(found.streams) == 3
+
+
 def test_each_site_is_in_one_pair_and_pairs_are_in_order(tmp_path: Path) -> None:
     found = made(fusion_streams.build("bidirectional", WIDTH), "fx", tmp_path).fusion
     assert [link.sites for link in found.links] == [
