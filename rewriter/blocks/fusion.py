@@ -180,15 +180,27 @@ def _gated(program: Program, streams: Streams, found: Sequence[_Asked]) -> Itera
     prims = program.prims()
     for a in found:
         name = _first_sum(program.graph, prims, streams, a.site.output) if a.crosses else None
-        if name is not None and _is_gated(matched, prims[name]):
+        if name is not None and _is_gated(program.graph, matched, prims[name], a.site.output):
             yield Link("gated cross-attention", (a.site.id,), name, (*sorted(a.asks), *sorted(a.asked)))
 
 
-def _is_gated(matched: Matcher, total: Prim) -> bool:
+def _is_gated(graph: Graph, matched: Matcher, total: Prim, value: str) -> bool:
+    """Whether a sum has a gate, or the term that is computed of a value has a number for one."""
     if matched(_GATED, total) is not None:
         return True
-    scaled = [matched(_SCALED, term) for term in total.inputs]
+    scaled = [matched(_SCALED, term) for term in total.inputs if _is_behind(graph, term, value)]
     return any(bound is not None and bound.numbers["c"] != 1 for bound in scaled)
+
+
+def _is_behind(graph: Graph, term: Prim, value: str) -> bool:
+    """Whether a term is a value, or computed of it in a few steps."""
+    front = {term.value}
+    for _ in range(_NEAR):
+        if value in front:
+            return True
+        nodes = [graph.producer(name) for name in front if name is not None]
+        front = {name for node in nodes if node is not None for name in node.inputs}
+    return False
 
 
 def _first_sum(graph: Graph, prims: Mapping[str, Prim], streams: Streams, value: str) -> str | None:

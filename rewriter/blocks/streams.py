@@ -110,6 +110,17 @@ class _Tokens(Origin):
         """Names of constants of the model, and of what was found to be joined of them alone."""
         return frozenset(self._graph.constants) | self._joined
 
+    def _broadcast(self, prim: Prim, operands: Sequence[Prim]) -> tuple[Axis, ...]:
+        """Return the axes of a sum or product: those of two tensors that differ are of the new one."""
+        found = super()._broadcast(prim, operands)
+        known = [self._axes[x] for x in operands if x.shape == prim.shape and self.varies(x)]
+        if prim.value is None or len(known) < 2:
+            return found
+        return tuple(
+            own if not _is_of(axis) and all(_is_of(axes[k]) for axes in known) else axis
+            for k, (axis, own) in enumerate(zip(found, _all_of(prim, prim.value), strict=True))
+        )
+
     def _of_leaf(self, prim: Prim) -> tuple[Axis, ...]:
         return _all_of(prim, prim.value) if prim.value in self._inputs else super()._of_leaf(prim)
 
@@ -122,6 +133,11 @@ class _Tokens(Origin):
         elif not isinstance(at.form, Constant | Leaf):
             return _all_of(prim, None)
         return _all_of(prim, at.value)
+
+
+def _is_of(axis: Axis) -> bool:
+    """Whether an axis is known to count the places of one tensor, all of them."""
+    return len(axis) == 1 and axis[0].source is not None
 
 
 def _all_of(prim: Prim, value: str | None) -> tuple[Axis, ...]:

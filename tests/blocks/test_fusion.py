@@ -85,6 +85,29 @@ def test_learned_tokens_of_two_kinds_stand_beside_a_stream(kind: str, tmp_path: 
     assert len(found.streams) == 3
 
 
+class Regions(nn.Module):
+    """Two streams ask each other; one of them is features and their places, two inputs that are added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = fusion_streams.build("bidirectional", WIDTH)
+        self.features, self.places = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        found: Tensor = self.inner(x, (self.features(y) + self.places(z)) / 2)
+        return found
+
+
+@pytest.mark.parametrize("kind", ["fx", "onnx"])
+def test_inputs_that_are_added_are_one_stream(kind: str, tmp_path: Path) -> None:
+    x, y = streams()
+    given = (x, y, y + 1)
+    module = Regions()
+    found = (traced(module, given) if kind == "fx" else exported(module, given, tmp_path)).fusion
+    assert found.topology == "bidirectional cross-attention" and len(found.streams) == 2
+    assert {link.kind for link in found.links} == {"bidirectional"}
+
+
 def test_each_site_is_in_one_pair_and_pairs_are_in_order(tmp_path: Path) -> None:
     found = made(fusion_streams.build("bidirectional", WIDTH), "fx", tmp_path).fusion
     assert [link.sites for link in found.links] == [
