@@ -52,8 +52,8 @@ def rows(load: Workload, forms: Sequence[str]) -> Iterator[list[str]]:
     data = [dict(zip(names, load.choosing, strict=True))]
     (arrays,) = recorded(program, program.sites, data)
     inputs = {name: np.asarray(x) for name, x in data[0].items()}
-    references = load.references(program.run)
-    original = load.quality(program.run, references)
+    originals = load.outputs(program)
+    original = load.quality(originals, originals, program)
     yield ["setting", *original, "change", "8 bits", "total", "largest", "kurtosis"]
     plain = dict.fromkeys((site.id for site in program.sites), Softmax())
     yield [
@@ -65,7 +65,7 @@ def rows(load: Workload, forms: Sequence[str]) -> Iterator[list[str]]:
     for text in forms:
         steps = [(parse_form(text), Selector.parse("all"))]
         new, report = rewrite(program, steps, data=data, verify=False)  # that the lowering is right is tested
-        quality = load.quality(new.run, references)
+        quality = load.quality(load.outputs(new), originals, new)
         chosen = {step.site: step.form for step in report.plan.steps}
         yield [
             f"`{text}`" + ("" if not report.refused else f" ({len(chosen)} of {len(report.sites)})"),

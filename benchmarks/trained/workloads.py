@@ -61,6 +61,12 @@ class Workload(ABC):
     def measuring(self) -> Mapping[str, Inputs]:
         """What quality and time are measured on, by name."""
 
+    def outputs(self, program: Program) -> Outputs:
+        """Return the program's first output, by name of what is measured on."""
+        return {
+            name: torch.as_tensor(program.run(*inputs)[0]).float() for name, inputs in self.measuring.items()
+        }
+
     @abstractmethod
     def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
         """Return quality by metric, of outputs by name of input; the program can be run on more."""
