@@ -19,10 +19,11 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,13 +73,15 @@ def _timm(name: str, **settings: object) -> torch.nn.Module:
     provide()
     import timm
 
-    return timm.create_model(name, pretrained=False, **settings).eval()
+    model: torch.nn.Module = timm.create_model(name, pretrained=False, **settings)
+    return model.eval()
 
 
 def _spelled_out() -> torch.nn.Module:
     """Return a vision transformer whose attention is two products and a softmax."""
     model = _timm("vit_small_patch16_224", dynamic_img_size=True)
-    for module in model.modules():
+    modules: Iterable[Any] = model.modules()  # of timm, which has no types
+    for module in modules:
         if hasattr(module, "fused_attn"):
             module.fused_attn = False
     return model
@@ -169,13 +172,12 @@ def in_torch(name: str, architecture: Architecture, size: int, rounds: int) -> R
     original = rewriter.trace(module, (x,))
     made, applied = _exact(original, "torch")
     modules = {"original": original.module(), "exact": made.module()}
-    for key in list(modules):
-        modules[f"{key} compiled"] = torch.compile(modules[key])
-    calls = {key: partial(_inferred, m, x) for key, m in modules.items()}
+    compiled = {f"{key} compiled": torch.compile(m) for key, m in modules.items()}
+    calls = {key: partial(_inferred, m, x) for key, m in (modules | compiled).items()}
     return _row(name, size, "PyTorch", calls, applied, rounds, "original compiled")
 
 
-def _inferred(module: torch.nn.Module, x: torch.Tensor) -> object:
+def _inferred(module: Callable[[torch.Tensor], object], x: torch.Tensor) -> object:
     with torch.inference_mode():
         return module(x)
 

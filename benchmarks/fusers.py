@@ -63,7 +63,8 @@ class _Named(torch.nn.Module):
         self.inner = inner
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return self.inner(input_ids=ids, attention_mask=mask).last_hidden_state
+        states: torch.Tensor = self.inner(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states
 
 
 def ours(path: Path) -> int:

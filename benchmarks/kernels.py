@@ -64,7 +64,7 @@ class Case:
         if self.operator != "window":
             return None
         given = {k: v for k, v in self.settings(tokens).items() if k in self._window}
-        shaped = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        shaped: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         seen = window_mask(tokens, tokens, **shaped)
         return seen.tril() if self.causal else seen
 

@@ -16,7 +16,7 @@ Idle heads give more than half of their weight to one token.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -77,7 +77,7 @@ def rows(load: Workload, forms: Sequence[str]) -> Iterator[list[str]]:
     yield [f"idle heads: {np.mean(heads):.0%} of all, {max(heads):.0%} of the layer that has most"]
 
 
-def _sites(program: Program, arrays: Arrays, forms: dict[str, Form]) -> list[str]:
+def _sites(program: Program, arrays: Arrays, forms: Mapping[str, Form]) -> list[str]:
     """Return change, rounding and total error, means over the layers that have a form."""
     found = []
     for site in program.sites:

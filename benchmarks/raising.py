@@ -13,10 +13,11 @@ import multiprocessing
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import rewriter
 
@@ -27,17 +28,15 @@ PER_LAYER = 19
 def write(path: Path, layers: int, width: int) -> None:
     """Write a model of ``layers`` attention blocks with decomposed normalisation."""
     size = width // HEADS
-    nodes, weights = (
-        [],
-        [
-            numpy_helper.from_array(np.array([0, 0, HEADS, size]), "split"),
-            numpy_helper.from_array(np.array([0, 0, width]), "merge"),
-            numpy_helper.from_array(np.float32(size**-0.5), "scale"),
-            numpy_helper.from_array(np.float32(1e-5), "eps"),
-        ],
-    )
+    nodes: list[NodeProto] = []
+    weights = [
+        numpy_helper.from_array(np.array([0, 0, HEADS, size]), "split"),
+        numpy_helper.from_array(np.array([0, 0, width]), "merge"),
+        numpy_helper.from_array(np.array(size**-0.5, np.float32), "scale"),
+        numpy_helper.from_array(np.array(1e-5, np.float32), "eps"),
+    ]
 
-    def add(op: str, output: str, *inputs: str, **attributes: object) -> str:
+    def add(op: str, output: str, *inputs: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, list(inputs), [output], name=f"n{len(nodes)}", **attributes))
         return output
 

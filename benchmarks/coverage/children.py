@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.process
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from benchmarks.coverage.records import Case
@@ -51,7 +51,7 @@ def run_all(
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    running: dict[Case, tuple[multiprocessing.process.BaseProcess, float]] = {}
+    running: dict[Case, tuple[BaseProcess, float]] = {}
     waiting = iter(cases)
     more = True
     while running or more:
@@ -60,9 +60,9 @@ def run_all(
             if case is None:
                 more = False
                 break
-            process = context.Process(target=_bounded, args=(work, root, case, memory), daemon=True)
-            process.start()
-            running[case] = process, time.monotonic()
+            child = context.Process(target=_bounded, args=(work, root, case, memory), daemon=True)
+            child.start()
+            running[case] = child, time.monotonic()
         for case, (process, start) in list(running.items()):
             process.join(0.01 if len(running) > 1 else 0.05)
             if process.is_alive() and time.monotonic() - start > timeout:

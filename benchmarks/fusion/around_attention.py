@@ -62,7 +62,7 @@ class _Spelled(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Return the heads' results."""
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        scores: Tensor = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if self.causal:
             hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
             scores = scores.masked_fill(hidden, -torch.inf)
@@ -79,7 +79,8 @@ class _Temperatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the heads' results."""
         q, k, v = self.qkv(x).reshape(1, x.shape[1], 3, HEADS, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        return (q @ k.transpose(-1, -2) * self.factor).softmax(-1) @ v
+        mixed: Tensor = (q @ k.transpose(-1, -2) * self.factor).softmax(-1) @ v
+        return mixed
 
 
 class _Pooling(nn.Module):
@@ -99,7 +100,8 @@ class _Pooling(nn.Module):
             a, b = k.chunk(2, -1)
             k = k * angles.cos() + torch.cat([-b, a], -1) * angles.sin()
         found = F.scaled_dot_product_attention(self.queries, k, v)
-        return self.out(found.transpose(1, 2).flatten(2))
+        pooled: Tensor = self.out(found.transpose(1, 2).flatten(2))
+        return pooled
 
 
 class _Blend(nn.Module):
@@ -116,7 +118,7 @@ class _Blend(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the heads' results."""
         q = x.reshape(1, x.shape[1], HEADS, -1).transpose(1, 2)
-        weights = (q @ q.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5).softmax(-1)
+        weights: Tensor = (q @ q.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5).softmax(-1)
         if self.table is None:
             return (self.share * weights + self.skip * self.eye - self.mean / x.shape[1]) @ q
         gate = torch.sigmoid(self.share)
@@ -165,7 +167,8 @@ class _OneHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the projected result."""
-        return self.out(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+        projected: Tensor = self.out(F.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x)))
+        return projected
 
 
 class _Closed(nn.Module):
@@ -178,7 +181,8 @@ class _Closed(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the sum."""
-        return self.plain(x) + torch.tanh(self.gate) * self.cross(y, x).transpose(1, 2).flatten(2)
+        total: Tensor = self.plain(x) + torch.tanh(self.gate) * self.cross(y, x).transpose(1, 2).flatten(2)
+        return total
 
 
 class _Scale(nn.Module):
@@ -191,7 +195,8 @@ class _Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scaled projection."""
-        return self.out(x) * self.scale
+        projected: Tensor = self.out(x)
+        return projected * self.scale
 
 
 def _scale(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -57,7 +57,7 @@ def _around(x: Tensor, y: Tensor, t: Tensor) -> Tensor:
 
 
 def _weighed(scores: Tensor, maps: Tensor) -> Tensor:
-    return (maps * scores.unflatten(1, (-1, CHANNELS)).softmax(1)).sum(1)
+    return (maps * torch.unflatten(scores, 1, (-1, CHANNELS)).softmax(1)).sum(1)
 
 
 def _branches(count: int) -> Build:

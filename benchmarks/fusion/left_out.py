@@ -93,7 +93,7 @@ def _learned_tokens(tokens: int) -> Pair:
     q = torch.randn(1, HEADS, tokens, FEATURES)
 
     def attended(k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, *(_heads(operand) for operand in (k, v)))
+        return F.scaled_dot_product_attention(q, _heads(k), _heads(v))
 
     def before() -> Tensor:
         joined = torch.cat([learned, x], 1)
@@ -108,7 +108,7 @@ def _learned_tokens(tokens: int) -> Pair:
 
 
 def _heads(x: Tensor) -> Tensor:
-    return x.unflatten(-1, (HEADS, FEATURES)).transpose(1, 2)
+    return torch.unflatten(x, -1, (HEADS, FEATURES)).transpose(1, 2)
 
 
 def _shifts(width: int) -> Callable[[int], Pair]:

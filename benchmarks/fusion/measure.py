@@ -125,8 +125,8 @@ def _applied(program: Program, apply: str, target: str) -> tuple[Program, str]:
     rules = parse_rules(apply)
     steps = [] if rules is not None else [parse_apply(apply)]
     made, done = rewrite(program, steps, rules=rules or (), target=target)
-    reasons = [x.reason for x in (*done.sites, *done.fused) if x.reason]
-    return made, reasons[0] if reasons else "not found"
+    reasons = (*(site.reason for site in done.sites), *(fused.reason for fused in done.fused))
+    return made, next(filter(None, reasons), "not found")
 
 
 def _call(program: Program, inputs: tuple[torch.Tensor, ...]) -> Callable[[], object]:

@@ -95,7 +95,7 @@ class Groups(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised map."""
         alone = self.groups == 64
-        rows = x if alone else x.unflatten(1, (self.groups, -1))
+        rows = x if alone else torch.unflatten(x, 1, (self.groups, -1))
         axes = tuple(range(2, rows.dim()))
         centred = rows - rows.mean(axes, keepdim=True)
         normal = centred / torch.sqrt(centred.pow(2).mean(axes, keepdim=True) + 1e-5)
@@ -140,7 +140,9 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated value."""
-        return nn.functional.silu(self.gate(x)) * self.up(x)
+        gate: Tensor = nn.functional.silu(self.gate(x))
+        up: Tensor = self.up(x)
+        return gate * up
 
 
 def _gated(tokens: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
