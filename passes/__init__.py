@@ -177,6 +177,10 @@ def get(name: str) -> type[Pass]:
     InputError
         When there is none; the message lists what there is.
     """
+    if name in RULES or name == "exact":
+        raise InputError(
+            f"{name} is no form but a rule, without parameters and selector: give its name alone"
+        )
     if name not in CATALOG:
         raise InputError(f"there is no form {name!r}; there are {', '.join(sorted(CATALOG))}")
     module, _, attribute = CATALOG[name].partition(":")

@@ -203,13 +203,23 @@ class Pass:
     ----------
     report
         What the last call did, or None.
+
+    Raises
+    ------
+    InputError
+        When the selector cannot be read.
+    TypeError
+        When there is no such parameter; the message says which there are.
     """
 
     form_type: ClassVar[type[Form]]
 
     def __init__(self, form: Form, select: str | Selector = "all", **options: Unpack[Options]) -> None:
+        if unknown := sorted(options.keys() - Options.__annotations__.keys()):
+            known = ", ".join([*form.usage(), "select", *Options.__annotations__])
+            raise TypeError(f"{type(self).__name__} has no parameter {unknown[0]!r}; it has {known}")
         self.form = form
-        self.selector = Selector.parse(select) if isinstance(select, str) else select
+        self.selector = select if isinstance(select, Selector) else Selector.parse(str(select))
         self.options = options
         self.report: Rewriting | None = None
 

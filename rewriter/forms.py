@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_args, get_type_hints
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, get_type_hints
 
 from rewriter.algebra.sizes import Size
+from rewriter.parameters import plain_type, read, typed
 from rewriter.sites.site import KINDS, Trait
 
 if TYPE_CHECKING:
@@ -124,9 +126,9 @@ class Canonical:
 class Form(ABC):
     """A way to compute attention. The fields of a subclass are its parameters, typed and with defaults.
 
-    A subclass documents every field in its docstring, checks ranges in ``__post_init__`` (raise
-    `ValueError` with what was found and what is allowed), and has a class name for people and a
-    ``name`` for the command line.
+    A subclass documents every field in its docstring, checks ranges in ``__post_init__`` after that of this
+    class, which checks types (raise `ValueError` with what was found and what is allowed), and has a class
+    name for people and a ``name`` for the command line.
 
     Attributes
     ----------
@@ -150,6 +152,12 @@ class Form(ABC):
     traits: ClassVar[frozenset[Trait]] = frozenset()
     typical: ClassVar[tuple[str, ...]] = ()
     rows_apart: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for f in fields(self):
+            value = typed(self.name, f.name, hints[f.name], getattr(self, f.name))
+            object.__setattr__(self, f.name, value)
 
     @abstractmethod
     def fidelity(self, site: AttentionSite) -> Fidelity:
@@ -250,7 +258,7 @@ class Form(ABC):
                 raise ValueError(f"{cls.name} has no parameter {setting.strip()!r}; it has {known or 'none'}")
             if name in found:
                 raise ValueError(f"{cls.name}: {name} is given twice")
-            found[name] = _read(cls.name, name, types[name], text.strip())
+            found[name] = read(cls.name, name, types[name], text.strip())
         missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
         if missing:
             raise ValueError(f"{cls.name} needs {' and '.join(missing)}; its parameters are {known}")
@@ -259,8 +267,8 @@ class Form(ABC):
     @classmethod
     def parameter_types(cls) -> dict[str, type]:
         """Types of the parameters by name; what may be text is text, None is left out."""
-        hints = get_type_hints(cls)
-        return {f.name: _plain_type(hints[f.name]) for f in fields(cls)}
+        hints = _hints(cls)
+        return {f.name: plain_type(hints[f.name]) for f in fields(cls)}
 
     @classmethod
     def usage(cls) -> list[str]:
@@ -297,18 +305,6 @@ def refusal(form: Form, site: AttentionSite) -> str | None:
     return form.why_not(site)
 
 
-def _plain_type(hint: Any) -> type:
-    choices = [t for t in get_args(hint) if t is not type(None)] or [hint]
-    found: type = str if str in choices else choices[0]
-    return found
-
-
-def _read(form: str, name: str, kind: type, text: str) -> Any:
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{form}: {name} is {text!r}; expected true or false")
-        return text.lower() == "true"
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"{form}: {name} is {text!r}; expected {kind.__name__}") from None
+@cache
+def _hints(form: type[Form]) -> dict[str, Any]:
+    return get_type_hints(form)

@@ -73,7 +73,7 @@ class Selector:
         Raises
         ------
         InputError
-            When a term is none of the above; the message lists them.
+            When a term is none of the above, and the message lists them; when ``best`` is given twice.
         """
         ids: list[str] = []
         numbers: list[range] = []
@@ -85,6 +85,8 @@ class Selector:
             if term in FACTS:
                 facts.append(term)
             elif matched := _BEST.fullmatch(term):
+                if best is not None:
+                    raise InputError(f"selector {text!r}: best is given twice")
                 best = float(matched[1])
                 if not 0 < best <= 1:
                     raise InputError(f"selector {text!r}: best is {matched[1]}; expected a fraction up to 1")

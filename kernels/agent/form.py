@@ -66,6 +66,7 @@ class Agent(Form):
     weights: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self._landmarks
         if not 0 < self.sharpness < math.inf:
             raise ValueError(f"sharpness is {self.sharpness}; expected more than 0")

@@ -99,7 +99,7 @@ class Landmarks:
             raise ValueError(f"pool is {self.pool!r}; expected {' or '.join(POOLS)}")
         if self.grid is None:
             return
-        if self.grid != "auto" and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.grid):
+        if self.grid != "auto" and not re.fullmatch(r"[1-9][0-9]{0,8}x[1-9][0-9]{0,8}", self.grid):
             raise ValueError(f"grid is {self.grid!r}; expected auto, or rows and columns as in 32x32")
         if self.side**2 != self.count:
             near = max(1, round(self.count**0.5)) ** 2

@@ -62,6 +62,7 @@ class Clipped(Form):
     error: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.zeta < math.inf:
             raise ValueError(f"zeta is {self.zeta}; expected 1 or more")
         if self.gamma is not None and not -math.inf < self.gamma <= 0:

@@ -51,6 +51,7 @@ class Gated(Form):
     weights: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if math.isnan(self.bias):
             raise ValueError("bias is nan; expected a number, or inf for an open gate")
         check_path(self.weights)

@@ -79,6 +79,7 @@ class Linear(Form):
     weights: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = (*FEATURE_MAPS, "hedgehog")
         if self.feature_map not in names:
             raise ValueError(f"feature_map is {self.feature_map!r}; expected one of {', '.join(names)}")

@@ -65,6 +65,7 @@ class Merge(Form):
     margin: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if sum(x is not None for x in (self.r, self.ratio, self.keep)) != 1:
             raise ValueError("merge needs one of r, ratio and keep")
         if self.r is not None and self.r < 0:
@@ -75,6 +76,8 @@ class Merge(Form):
             raise ValueError(f"protect is {self.protect}; expected 0 or more")
         if not 0 <= self.margin < float("inf"):
             raise ValueError(f"margin is {self.margin}; expected 0 or more standard errors")
+        if self.keep is None and self.margin != 1:
+            raise ValueError(f"margin is {self.margin}; expected keep with it: margin says how well")
         if self.of not in ("qkv", "kv"):
             raise ValueError(f"of is {self.of!r}; expected qkv or kv")
         if self.of != "qkv" and self.spans:

@@ -55,6 +55,7 @@ class Nystrom(Form):
     iterations: int = 6
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self._landmarks
         if self.iterations < 1:
             raise ValueError(f"iterations is {self.iterations}; expected at least 1")

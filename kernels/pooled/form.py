@@ -72,6 +72,7 @@ class Pooled(Form):
     grid: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("window", "pool", "stride"):
             value = getattr(self, name)
             if value is not None:

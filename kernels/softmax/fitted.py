@@ -50,7 +50,9 @@ def check_path(path: str | None) -> None:
     Raises
     ------
     ValueError
-        If it has a comma.
+        If it is empty or has a comma.
     """
+    if path == "":
+        raise ValueError("weights is ''; expected the path of a .npz file")
     if path is not None and "," in path:
         raise ValueError(f"weights is {path!r}; expected a path without a comma")

@@ -107,6 +107,7 @@ class Window(Form):
     borders: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if parts := self._parts:
             self._join(parts)
             return

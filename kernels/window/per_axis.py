@@ -15,7 +15,7 @@ def normal(form: str, name: str, value: int | str, least: int) -> int | str:
     ValueError
         When it is neither one number nor several joined by ``x``, or one is below ``least``.
     """
-    if not isinstance(value, int) and not re.fullmatch(r"\d{1,9}(x\d{1,9})*", value):
+    if not isinstance(value, int) and not re.fullmatch(r"[0-9]{1,9}(x[0-9]{1,9})*", value):
         raise ValueError(f"{form}: {name} is {value!r}; expected a number, or one per axis as in 7x7")
     found = numbers(value, 1 if isinstance(value, int) else value.count("x") + 1)
     if min(found) < least:
