@@ -8,12 +8,11 @@ are put side by side. Processor time of one thread, the two in turns.
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -92,8 +91,11 @@ def compared(lengths: tuple[int, int], folder: Path) -> dict[str, tuple[float, f
     return found
 
 
-def main(arguments: Sequence[str]) -> None:
+def main() -> None:
     """Print a line per pair of lengths and runtime."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for lengths in LENGTHS:
@@ -102,8 +104,8 @@ def main(arguments: Sequence[str]) -> None:
                 times = (
                     f"two calls {two * 1e3:6.2f} ms, one {one * 1e3:6.2f} ms: {two / one:.2f} times as fast"
                 )
-                sys.stdout.write(f"{sizes} tokens, {runtime:<5} {times}\n")
+                print(f"{sizes} tokens, {runtime:<5} {times}", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,7 +1,7 @@
 """How fast whole models are after ``--apply exact``, against what the runtimes do by themselves.
 
-    python benchmarks/exact.py
-    python benchmarks/exact.py --models vit convnext --sizes small
+    python -m benchmarks.exact
+    python -m benchmarks.exact --models vit convnext --sizes small
 
 Public architectures with random weights, at two sizes. The ONNX file is run by ONNX Runtime with all of
 its optimisations, before and after; the traced graph by PyTorch as it is and through `torch.compile`, before
@@ -214,7 +214,9 @@ def _row(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and keep the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="*", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--sizes", nargs="*", choices=("small", "large"), default=["small", "large"])
     parser.add_argument("--runtimes", nargs="*", choices=("onnx", "torch"), default=["onnx", "torch"])

@@ -1,8 +1,8 @@
 """How long one attention call takes in a form against PyTorch's fused attention, and what was promised.
 
-    python benchmarks/form_call.py agent:agents=49,protect=1,grid=auto nystrom:landmarks=100
-    python benchmarks/form_call.py window:window=256,sinks=4 --tokens 4096 --heads 9 --kv-heads 3 --causal
-    python benchmarks/form_call.py --check
+    python -m benchmarks.form_call agent:agents=49,protect=1,grid=auto nystrom:landmarks=100
+    python -m benchmarks.form_call window:window=256,sinks=4 --tokens 4096 --heads 9 --kv-heads 3 --causal
+    python -m benchmarks.form_call --check
 
 A graph of one `scaled_dot_product_attention` is rewritten to each form and to the exact `softmax`, the
 baseline; all take turns in one process, on one thread, by the processor's time. A cell is how many times

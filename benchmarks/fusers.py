@@ -1,7 +1,7 @@
 """How long it takes to find the attention in a file, beside the fusers of onnxscript and of ONNX Runtime.
 
-    python benchmarks/fusers.py
-    python benchmarks/fusers.py --models a.onnx b.onnx
+    python -m benchmarks.fusers
+    python -m benchmarks.fusers --models a.onnx b.onnx
 
 Without files it exports an encoder and a decoder of transformers, of two depths, to a temporary folder.
 The three tools take turns on each file, in one process, after one turn that does not count. Ours loads the
@@ -111,7 +111,9 @@ def timed(tool: Callable[[Path], int], path: Path) -> tuple[int | None, float]:
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", type=Path, nargs="+")
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 8])
     parser.add_argument("--rounds", type=int, default=3)

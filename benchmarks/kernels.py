@@ -1,6 +1,7 @@
 """How long the fused kernels take on a GPU, against PyTorch's flash attention and FlexAttention.
 
-    python benchmarks/kernels.py [--dtype bfloat16] [--backward]
+    python -m benchmarks.kernels
+    python -m benchmarks.kernels --dtype float16 --backward
 
 Says so and ends where there is no CUDA device. Calls take turns in one process; every call waits for the
 device. The baselines are `scaled_dot_product_attention` (dense; causal where the case is) and a compiled
@@ -146,14 +147,16 @@ def rows(case: Case, dtype: torch.dtype, backward: bool, rounds: int) -> Iterato
 
 def main() -> None:
     """Print all tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--backward", action="store_true", help="forward and backward together")
     parser.add_argument("--rounds", type=int, default=30)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("There is no CUDA device here: the kernels cannot be timed. On a CPU the operators compute the")
-        print("PyTorch lowering, which benchmarks/form_call.py times.")
+        print("PyTorch lowering, which python -m benchmarks.form_call times.")
         return
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {args.dtype}")
     for case in CASES:

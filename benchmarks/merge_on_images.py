@@ -1,6 +1,6 @@
 """What merging tokens through a vision transformer costs and saves: features, and time from end to end.
 
-    python benchmarks/merge_on_images.py --sides 224 518 896
+    python -m benchmarks.merge_on_images --sides 224 518 896
 
 DINOv2-small at 257, 1,370 and 4,097 tokens: as an ONNX file exported from the same weights, traced in
 PyTorch, and (at 257) the published ONNX file with its dense head. How much is merged is chosen by the tool,
@@ -168,7 +168,9 @@ def told(what: str, done: int, total: int) -> None:
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sides", type=int, nargs="+", default=[224, 518, 896])
     parser.add_argument("--sources", nargs="+", default=list(SOURCES), choices=list(SOURCES))
     parser.add_argument("--keep", nargs="+", default=["cos>=0.995", "cos>=0.99"])

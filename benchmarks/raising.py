@@ -1,6 +1,6 @@
 """How long it takes to find the attention in a large file, and how much memory, by the size of its weights.
 
-    python benchmarks/raising.py
+    python -m benchmarks.raising
 
 Writes transformers of about 20,000 nodes to a temporary folder, with narrow and with wide weights, and
 inspects each in a process of its own.
@@ -82,7 +82,9 @@ def own() -> float:
 
 def main() -> None:
     """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nodes", type=int, default=20000)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 128, 256])
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """How long kinds of work take on this machine, and what the costs of forms take them for.
 
-    python benchmarks/rates.py
+    python -m benchmarks.rates
 
 All take turns in one process, on one thread, by the processor's time. The unit is a billion operations of a
 fused attention of 4,097 queries and keys (6 heads of 64), and the time they take. The second table has what
@@ -110,7 +110,9 @@ def of_forms() -> list[Work]:
 
 def main() -> None:
     """Print both tables in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -164,14 +164,19 @@ def _digest(places: Iterable[Path]) -> str:
 
 def main() -> None:
     """Run the commands of the models that are named."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("models", nargs="*", choices=[*COMMANDS, []], default=list(COMMANDS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(COMMANDS))
     parser.add_argument("--again", action="store_true", help="also what is done already")
     args = parser.parse_args()
+    unknown = set(args.models) - COMMANDS.keys()
+    if unknown:
+        parser.error(f"no validation of {', '.join(sorted(unknown))}; there are {', '.join(COMMANDS)}")
     _photographs()
     RESULTS.mkdir(parents=True, exist_ok=True)
     done = Done(BUILD / "validations.json")
-    for command in (c for model in args.models for c in COMMANDS[model]):
+    for command in (c for model in args.models or COMMANDS for c in COMMANDS[model]):
         words = command.split()
         print("$ rewriter", shlex.join(words), flush=True)
         if command in done and not args.again:

@@ -1,7 +1,7 @@
 """What a form on the grid of patches costs and saves on a trained vision transformer: features and wall time.
 
-    python benchmarks/window_on_images.py --sides 224 448 896
-    python benchmarks/window_on_images.py --form pooled:window=16,grid=auto --sides 518
+    python -m benchmarks.window_on_images --sides 224 448 896
+    python -m benchmarks.window_on_images --form pooled:window=16,grid=auto --sides 518
 
 DINOv2-small is traced at each image size (256, 1,024 and 4,096 patches). Four programs run on the same
 photograph, in turn: the original, its exact rewrite (the baseline: one fused attention call per layer), the
@@ -62,7 +62,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sides", type=int, nargs="+", default=[224, 448, 896])
-    parser.add_argument("--form", default="window:window=13,grid=auto")
+    parser.add_argument("--form", default="window:window=13,sinks=1,grid=auto")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     threads = torch.get_num_threads()

@@ -1,6 +1,6 @@
 """What a sliding window costs and saves on a trained language model: perplexity and wall time, one command.
 
-    python benchmarks/window_on_text.py --model smollm2-135m --tokens 4096
+    python -m benchmarks.window_on_text --model smollm2-135m --tokens 4096
 
 The model is traced once with a dynamic length. Four programs run on the same text, in turn: the original,
 its exact rewrite (the baseline: one fused attention call per layer), the window in every layer, and the
@@ -83,7 +83,9 @@ def rows(args: argparse.Namespace) -> Iterator[list[str]]:
 
 def main() -> None:
     """Print two tables in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=("smollm2-135m", "byte-lm"), default="smollm2-135m")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=512)

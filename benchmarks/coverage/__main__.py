@@ -1,6 +1,8 @@
 """Build small models of many architectures, capture each in four forms, raise and verify them.
 
-python -m benchmarks.coverage [--only PATTERN] [--forms FORM ...] [--jobs N]
+python -m benchmarks.coverage                        # what is not known yet, then docs/coverage.md
+python -m benchmarks.coverage --only 'vit*' --jobs 2 # these, and their table
+python -m benchmarks.coverage --table                # only the table again
 """
 
 from __future__ import annotations

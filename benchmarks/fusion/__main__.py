@@ -33,7 +33,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "fusion.md"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure templates and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fusion", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fusion",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("names", nargs="*")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--page", action="store_true")

@@ -7,6 +7,7 @@ Each is timed against what it would replace, in turns, in one process, on one th
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,6 +147,9 @@ CASES = (
 
 def main() -> None:
     """Measure, and write the page."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     lines = []

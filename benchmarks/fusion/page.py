@@ -30,7 +30,7 @@ out for that target; asked for by name it is done. What is even makes the file s
 _MODELS = """\
 ## Whole models
 
-Written by `python benchmarks/exact.py`, then `python -m benchmarks.fusion --page`: random weights, `--apply
+Written by `python -m benchmarks.exact`, then `python -m benchmarks.fusion --page`: random weights, `--apply
 exact` against ONNX Runtime with all of its optimisations on the original file, and against `torch.compile`
 of the original graph. A model that is not in a row of a runtime was not measured there.
 

@@ -1,4 +1,4 @@
-"""What `benchmarks/exact.py` measured of whole models, as rows of a table."""
+"""What `python -m benchmarks.exact` measured of whole models, as rows of a table."""
 
 from __future__ import annotations
 

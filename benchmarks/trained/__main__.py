@@ -1,6 +1,8 @@
 """Measure every form on trained models: quality, attention alone, end to end, memory.
 
-python -m benchmarks.trained [--models MODEL ...] [--only PATTERN ...] [--again] [--rounds N]
+    python -m benchmarks.trained                                 # what is not known yet, then the pages
+    python -m benchmarks.trained --models minilm --only '*flow*' --again
+    python -m benchmarks.trained --table                         # only the pages again
 
 What is measured is kept; a run continues where the last one ended, and writes docs/results.
 """

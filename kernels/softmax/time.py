@@ -2,7 +2,7 @@
 
 Operations alone promise too much: short products run slower than long ones, what is copied takes time and so
 does every call. The numbers were fitted to one thread in single precision, 49 to 4,097 queries and keys;
-`benchmarks/rates.py` prints them beside what the machine at hand takes, and `benchmarks/form_call.py` holds
+`python -m benchmarks.rates` prints them beside what the machine at hand takes, and `python -m benchmarks.form_call` holds
 forms to them.
 """
 
