@@ -295,10 +295,17 @@ class Window(Form):
         """Apply the band that the bias implies: a window gives 0 where no visible key is left."""
         return replace(a, band=a.implied) if a.band is None else a
 
+    def _alike(self, a: Canonical) -> Canonical:
+        """Treat rows without visible keys alike in all groups of heads: as the site does only if all do."""
+        adapted = self.adapt(a)
+        if all(part._hides_nothing(adapted.band, a.shape["I"], a.shape["J"]) for part in self._parts):
+            return a
+        return replace(adapted, empty_row="never" if a.bias is None else "zero")
+
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit tiles, or everything where the window hides nothing."""
         if self._parts:
-            return emit_apart(e, a, [partial(part.emit, e) for part in self._parts])
+            return emit_apart(e, self._alike(a), [partial(part.emit, e) for part in self._parts])
         given, a = a, self.adapt(a)
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             # a band that is bounded on both sides saves work although nothing is approximated
@@ -320,7 +327,7 @@ class Window(Form):
     def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
         """Emit one call of the fused kernel; that of softmax where the window hides nothing."""
         if self._parts:
-            return emit_apart(e, a, [partial(part.emit_kernel, e) for part in self._parts])
+            return emit_apart(e, self._alike(a), [partial(part.emit_kernel, e) for part in self._parts])
         given, a = a, self.adapt(a)
         if self._hides_nothing(a.band, a.shape["I"], a.shape["J"]):
             return emit_softmax_kernel(e, given)

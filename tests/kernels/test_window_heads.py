@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Fidelity
 from rewriter.kernels.window.form import Window
 from rewriter.lower.triton_emitter import TritonEmitter
-from rewriter.sites.site import Facts, Geometry
+from rewriter.sites.site import Band, Facts, Geometry
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
 Sees = Callable[[int, int], bool]
@@ -77,6 +78,23 @@ def test_causal_groups_of_any_length() -> None:
         a = canonical(length, band=CAUSAL, dynamic=True)
         found = form.emit(emitter_of(a), a)
         torch.testing.assert_close(found, form.definition(operands(a)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("hiding", [-math.inf, -64.0])
+@pytest.mark.parametrize("form", [Window("9/2", 0), Window("5/2", 1), Window("9/20", 0)])
+def test_a_group_that_holds_the_band_does_as_the_others_with_hidden_keys(form: Window, hiding: float) -> None:
+    band = Band(Size.of(0), 4, 0)
+    a = canonical(12)
+    i, j = torch.arange(12)[:, None], torch.arange(12)
+    hidden = (j > i) | (j < i - 4) | (j >= 6)  # the last queries see nothing
+    bias = torch.zeros(2, 1, 12, 12).masked_fill(hidden, hiding)
+    a = replace(a, bias=bias, implied=band, empty_row="nan" if hiding == -math.inf else "never")
+    found = form.emit(emitter_of(a), a)
+    kernel = form.emit_kernel(emitter_of(a, TritonEmitter), a)  # type: ignore[arg-type]
+    exact = form.fidelity(site(queries=12, keys=12, facts=Facts(band=band))) is Fidelity.EXACT
+    want = by_hand(a, lambda i, j: True).float() if exact else form.definition(operands(form.adapt(a)))
+    for result in (found, kernel):
+        torch.testing.assert_close(result, want, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_legality_limit_and_cost() -> None:
