@@ -110,7 +110,10 @@ def _longest(
 
 
 def _dominators(graph: Graph, origin: Origin, site: AttentionSite) -> list[str]:
-    """Return the values that all operands of a site are computed through, from the nearest on."""
+    """Return the values that all operands of a site are computed through, from the nearest on.
+
+    The last is an input of the model, where there is but one behind them.
+    """
 
     def depends(name: str | None) -> bool:
         """Whether numbers come from a value: sizes and weights are no way to an input."""
@@ -120,6 +123,7 @@ def _dominators(graph: Graph, origin: Origin, site: AttentionSite) -> list[str]:
     names = dict.fromkeys(x.value for x in formula.operands)
     frontier = {name: graph.position[p.name] for name in names if (p := graph.producer(name)) is not None}
     found: list[str] = []
+    inputs = {name for name in names if depends(name)} - frontier.keys()
     while frontier:
         name, at = max(frontier.items(), key=lambda item: item[1])
         if len(frontier) == 1:
@@ -127,10 +131,12 @@ def _dominators(graph: Graph, origin: Origin, site: AttentionSite) -> list[str]:
         node = graph.nodes[at]
         frontier = {n: p for n, p in frontier.items() if p != at}
         for read in node.inputs:
-            producer = graph.producer(read) if read and depends(read) else None
-            if read and producer is not None:
-                frontier[read] = graph.position[producer.name]
-    return found
+            if read and depends(read):
+                if (producer := graph.producer(read)) is None:
+                    inputs.add(read)
+                else:
+                    frontier[read] = graph.position[producer.name]
+    return [*found, *inputs] if len(inputs) == 1 else found
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ from rewriter.plan import Plan
 from rewriter.program.program import Program
 from rewriter.verify.distance import Tally
 from rewriter.verify.resume import open_record
-from tests.merging.vits import LAYERS, SPELLINGS, TOKENS, WIDTH, Vit, by_hand
+from tests.merging.vits import LAYERS, SPELLINGS, TOKENS, WIDTH, Layer, Vit, by_hand
 
 SCHEDULE = {0: 8, 2: 5}
 
@@ -99,6 +99,28 @@ def test_every_spelling_is_seen_through(kind: str, spelling: str, tmp_path: Path
     assert [int(s.queries) for s in merged.sites] == [TOKENS, TOKENS - 8, TOKENS - 12, TOKENS - 12]
     for before, after in zip(original.run(images(2)), merged.run(images(2)), strict=True):
         assert np.shape(before) == np.shape(after) and np.isfinite(np.asarray(after)).all()
+
+
+@pytest.mark.parametrize("spelling", ["plain", "eager", "post-norm"])
+def test_tokens_may_be_what_the_model_is_given(spelling: str) -> None:
+    model = torch.nn.Sequential(Layer(spelling), Layer(spelling)).eval()
+    program = rewriter.trace(model, (torch.randn(2, TOKENS, WIDTH),))
+    merged, report = through(program, {0: 8, 1: 4})
+    assert [a.reason for a in report.sites] == [None] * 2
+    assert [int(s.queries) for s in merged.sites] == [TOKENS, TOKENS - 8]
+    tokens = torch.randn(2, TOKENS // 2, WIDTH).repeat_interleave(2, dim=1)  # each has an equal one
+    twins = torch.cat([tokens[:, :1], tokens[:, :-1]], dim=1)
+    close(merged.run(twins), program.run(twins))
+
+
+def test_tokens_of_two_inputs_are_no_flow() -> None:
+    class Two(torch.nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, k)
+
+    program = rewriter.trace(Two(), (torch.randn(1, 2, 9, 4), torch.randn(1, 2, 9, 4)))
+    same, report = through(program, {0: 2})
+    assert same is program and "come from no value" in str(report.sites[0].reason)
 
 
 def test_merging_nothing_leaves_the_program_alone() -> None:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from rewriter.kernels.merge.definition import Matching, match, merged, unmerged
 
-__all__ = ["LAYERS", "SPELLINGS", "TOKENS", "WIDTH", "Vit", "by_hand"]
+__all__ = ["LAYERS", "SPELLINGS", "TOKENS", "WIDTH", "Layer", "Vit", "by_hand"]
 
 TOKENS, WIDTH, HEADS, LAYERS = 26, 12, 2, 4
 
