@@ -167,6 +167,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
+    if not (args.forms or args.check):
+        parser.error("no form: name some, or say --check")
     torch.set_num_threads(1)
     kv_heads = args.heads if args.kv_heads is None else args.kv_heads
     setting = Setting(args.heads, kv_heads, args.head_size, args.causal)

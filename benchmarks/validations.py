@@ -167,12 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(COMMANDS))
+    parser.add_argument("models", nargs="*", choices=COMMANDS, metavar="MODEL", help=", ".join(COMMANDS))
     parser.add_argument("--again", action="store_true", help="also what is done already")
     args = parser.parse_args()
-    unknown = set(args.models) - COMMANDS.keys()
-    if unknown:
-        parser.error(f"no validation of {', '.join(sorted(unknown))}; there are {', '.join(COMMANDS)}")
     _photographs()
     RESULTS.mkdir(parents=True, exist_ok=True)
     done = Done(BUILD / "validations.json")

@@ -38,17 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--page", action="store_true")
-    options = parser.parse_args(arguments)
     known = {t.name: t for t in templates()}
+    parser.add_argument(
+        "names", nargs="*", choices=known, metavar="NAME", help="a template; all if none is named"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page again")
+    options = parser.parse_args(arguments)
     if options.list:
         print("\n".join(known))
         return
-    unknown = set(options.names) - known.keys()
-    if unknown:
-        parser.error(f"no template {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     torch.set_num_threads(1)
     for name in () if options.page else options.names or known:
         for target in known[name].targets:

@@ -1,7 +1,7 @@
 """Fused operators of ONNX Runtime against what they stand for, written by hand in ONNX.
 
     python -m benchmarks.fusion.operators
-    python -m benchmarks.fusion.operators skip-rms
+    python -m benchmarks.fusion.operators 'residual and RMS norm'
 
 Both files are run with all optimisations of ONNX Runtime, in turns, on one thread, by the processor's time.
 Measurements are kept in ``operators.json`` beside this file; `python -m benchmarks.fusion --page` has them.
@@ -251,11 +251,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", help=", ".join(PAIRS))
+    parser.add_argument("names", nargs="*", choices=PAIRS, metavar="NAME", help=", ".join(PAIRS))
     options = parser.parse_args(arguments)
-    unknown = set(options.names) - PAIRS.keys()
-    if unknown:
-        parser.error(f"no function {', '.join(sorted(unknown))}; there are {', '.join(PAIRS)}")
     kept = {record.name: record for record in tried()}
     for name in options.names or PAIRS:
         kept[name] = measure(name)
