@@ -41,6 +41,6 @@ def _why_no_weight(site: AttentionSite) -> str | None:
     if facts.key_padding and not facts.bias and not facts.unknown:
         return None
     return (
-        f"{site.id}: what is added to its scores ({site.facts.mask}) depends on the query too, so it is no"
-        " factor of a key"
+        f"{site.id}: what is added to its scores ({site.facts.mask}) is not proved to be the same for every"
+        " query, so it is no factor of a key"
     )

@@ -96,7 +96,12 @@ class Merge(Form):
         """Return why the tokens of the site are not alike enough to be exchanged, or None."""
         if self._merges_nothing(site.keys):
             return None
-        if not (site.facts.dense or (_hides_keys(site.facts) and not self.spans)):
+        if self.spans and _hides_keys(site.facts):
+            return (
+                f"{site.id} is masked ({site.facts.mask}); tokens stay merged only where nothing is hidden"
+                " (without through and keep they are merged beside padding, too)"
+            )
+        if not (site.facts.dense or _hides_keys(site.facts)):
             return (
                 f"{site.id} is masked or biased by position ({site.facts.mask}); tokens that are merged have"
                 " no position"

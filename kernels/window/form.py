@@ -262,22 +262,27 @@ class Window(Form):
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:
         band = site.facts.band
+        if band is None and site.queries != site.keys:
+            return (
+                f"{site.id} has {site.queries} queries and {site.keys} keys and no proved position of one"
+                " among the other, as in cross-attention; a window needs both on one axis"
+            )
         if not (
             self._plain
             or self._repeats(band, site.queries, site.keys)
             or self._axes(band, site.queries, site.keys)
         ):
+            need = (
+                "borders=shift needs"
+                if self.borders == "shift"
+                else "behind a cache a stride or dilation needs"
+            )
             return (
-                f"{site.id} has {site.queries} queries and {site.keys} keys; stride and dilation need one"
-                " number for both, borders=shift a known one (fix the input size when tracing or exporting)"
+                f"{site.id} has {site.queries} queries and {site.keys} keys; {need} known numbers (fix the"
+                " input size when tracing or exporting)"
             )
         if band is None:
-            if site.queries == site.keys:
-                return None
-            return (
-                f"{site.id} has {site.queries} queries and {site.keys} keys and no proved position of one"
-                " among the other, as in cross-attention; a window needs both on one axis"
-            )
+            return None
         if not (band.offset.at_least(0) and (site.keys - site.queries - band.offset).at_least(0)):
             return f"{site.id}: query 0 stands at key {band.offset}, not proved to lie among {site.keys} keys"
         if self._first(band) and band.offset != ZERO and not band.causal:

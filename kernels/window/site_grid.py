@@ -31,11 +31,16 @@ def why_no_grid(site: AttentionSite, grid: str, sinks: int) -> str | None:
     """
     if site.facts.band is not None:
         return f"{site.id} is causal or windowed along its sequence; a grid needs a site without such a mask"
-    tokens = site.keys.known()
-    if tokens is None or site.queries != site.keys:
+    if site.queries != site.keys:
         return (
-            f"{site.id} has {site.queries} queries and {site.keys} keys; a grid needs one number for both"
-            " (fix the input size when tracing or exporting)"
+            f"{site.id} has {site.queries} queries and {site.keys} keys, as in cross-attention; a grid needs"
+            " one number for both"
+        )
+    tokens = site.keys.known()
+    if tokens is None:
+        return (
+            f"{site.id} has {site.keys} tokens; a grid needs a known number (fix the input size when tracing"
+            " or exporting)"
         )
     found, shown = sides(grid, tokens, sinks), shown_grid(site)
     if found is None:

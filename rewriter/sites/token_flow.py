@@ -91,7 +91,10 @@ def token_flow(
         if longest is not None and (best is None or len(longest.sites) > len(best.sites)):
             best = longest
     if best is None:
-        return None, f"the tokens of {sites[0].id} come from no value that holds them one by one"
+        return None, (
+            f"the tokens of {sites[0].id} come from no value that holds them one by one: something before it"
+            " tells or mixes them by their place, as rotary positions do"
+        )
     return best, ""
 
 

@@ -326,7 +326,7 @@ def test_nothing_merged_is_exact() -> None:
     [
         (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0))}, "masked or biased"),
         (Merge(r=2), {"facts": Facts(bias=True)}, "masked or biased"),
-        (Merge(r=2, through=True), {"facts": Facts(key_padding=True, hides_keys=True)}, "masked or biased"),
+        (Merge(r=2, through=True), {"facts": Facts(key_padding=True, hides_keys=True)}, "without through"),
         (Merge(r=2), {"facts": Facts(key_padding=True, hides_queries=True)}, "masked or biased"),
         (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0), key_padding=True)}, "masked or biased"),
         (Merge(r=2), {"queries": 5}, "of=kv"),

@@ -347,16 +347,31 @@ REFUSED: dict[str, tuple[Window, dict[str, Any], str]] = {
     "neighbours in an unknown length": (
         Window(5, borders="shift"),
         {"queries": "n", "keys": "n"},
-        "borders=shift a known one",
+        "borders=shift needs known numbers",
     ),
-    "two unknown lengths": (Window(4, stride=4), {"queries": "n", "keys": "m"}, "need one number for both"),
+    "two unknown lengths": (Window(4, stride=4), {"queries": "n", "keys": "m"}, "as in cross-attention"),
+    "stripes behind a cache": (
+        Window(4, stride=4),
+        {
+            "queries": "n",
+            "keys": "m",
+            "facts": Facts(band=Band(Size.symbol("m") - Size.symbol("n"), None, 0)),
+        },
+        "a stride or dilation needs known numbers",
+    ),
+    "a grid of unknown length": (
+        Window(3, grid="2x3"),
+        {"queries": "n", "keys": "n"},
+        "n tokens; a grid needs",
+    ),
+    "a grid and other keys": (Window(3, grid="2x3"), {"queries": 7}, "as in cross-attention"),
     "more numbers than axes": (Window("3x3x3", 0, "auto"), {}, "has not as many axes as"),
     "more numbers than axes are shown": (
         Window("3x3x3", 0, "auto"),
         {"geometry": Geometry(0, (Size.of(4), Size.of(4)))},
         "has not as many axes as",
     ),
-    "cross-attention": (Window(4, dilation=2), {"queries": 7}, "need one number for both"),
+    "cross-attention": (Window(4, dilation=2), {"queries": 7}, "as in cross-attention"),
 }
 
 

@@ -167,7 +167,7 @@ def test_every_map_runs_without_custom_operators(feature_map: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("mechanism", "feature_map", "reason"),
     [
-        (relative, "elu", "depends on the query too"),
+        (relative, "elu", "not proved to be the same for every query"),
         (window, "elu", "use window"),
         (causal, "softmax", "sees all of them"),
     ],
