@@ -44,7 +44,8 @@ DENSE = (
 )
 CAUSAL = (
     *(f"window:window={n},sinks=4" for n in (64, 256, 512)),
-    *(f"pooled:window={n},pool=16,sinks=4" for n in (64, 128, 256)),
+    "pooled:window=64,pool=16,sinks=4",
+    *(f"pooled:window={n},pool=64,sinks=64" for n in (256, 512)),
     *(f"linear:feature_map={name}" for name in ("elu", "relu", "taylor1", "taylor2")),
 )
 

@@ -53,7 +53,7 @@ _IMAGES: dict[str, tuple[str, ...]] = {
 _TEXT: dict[str, tuple[str, ...]] = {
     "window": tuple(f"window:window={{tokens/{k}}},sinks=4" for k in (2, 4, 16)),
     "window without sinks": tuple(f"window:window={{tokens/{k}}},sinks=0" for k in (2, 4, 16)),
-    "pooled": tuple(f"pooled:window={{tokens/{k}}},pool=16,sinks=4" for k in (4, 8, 16)),
+    "pooled": tuple(f"pooled:window={{tokens/{k}}},pool={{tokens/64}},sinks=64" for k in (4, 8, 16)),
     "linear": tuple(f"linear:feature_map={m}" for m in ("taylor2", "elu", "relu")),
     "clipped": tuple(f"clipped:gamma={g}" for g in (-0.0003, -0.003, -0.03)),
 }

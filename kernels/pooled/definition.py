@@ -15,10 +15,16 @@ __all__ = [
     "by_settings",
     "cell_averages",
     "first_cells",
+    "near_keys",
     "pooled_attention",
     "seen_cells",
     "with_cells",
 ]
+
+
+def near_keys(window: int, stride: int, causal: bool) -> int:
+    """Return how many keys a group of ``stride`` queries sees one by one; see `first_cells`."""
+    return window + stride if causal else window
 
 
 def first_cells(
@@ -28,7 +34,7 @@ def first_cells(
 
     ``stride`` consecutive queries are a group. Without ``causal`` a group sees ``window / pool`` cells so:
     its own and half of the others on either side, the odd one before, moved inside at the ends; all if there
-    are fewer. With ``causal`` it sees those that start in the last ``window`` keys up to its end.
+    are fewer. With ``causal`` it sees those of the ``window`` keys before it, and its own.
 
     Parameters
     ----------
@@ -43,7 +49,7 @@ def first_cells(
     """
     first = at // stride * (stride // pool)
     if causal:
-        return first - (window - stride) // pool
+        return first - window // pool
     first = first + (stride - window) // (2 * pool)
     return first.clamp(max=-(-size // pool) - window // pool).clamp(min=0)
 
@@ -54,7 +60,7 @@ def seen_cells(
     """Return ``[I, M]`` booleans: which cells a query sees key by key; the parameters are `first_cells`'."""
     first = first_cells(at, size, window, stride, pool, causal)[:, None]
     cell = torch.arange(-(-size // pool))
-    return (cell >= first) & (cell < first + window // pool)
+    return (cell >= first) & (cell < first + near_keys(window, stride, causal) // pool)
 
 
 def cell_averages(

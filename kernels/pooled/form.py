@@ -45,15 +45,15 @@ class Pooled(Form):
     ----------
     window
         How many keys along an axis are seen one by one: those around a group of queries, or at a causal
-        site those up to its end. A multiple of ``pool``.
+        site those before the group, beside its own. A multiple of ``pool``.
     pool
         How many other keys along an axis are averaged to one, that counts for as many.
     stride
         How many consecutive queries share their keys: a multiple of ``pool``, at most ``window``. By default
-        half of the window.
+        half of the window; at a causal site a quarter, but 32 if it has as many.
     sinks
         First tokens that stay connected to everything: a class token and registers, or attention sinks.
-        ``auto`` as in `rewriter.kernels.window.form.Window`, but at most the stride along a sequence.
+        ``auto`` as in `rewriter.kernels.window.form.Window`.
     grid
         The tokens after the sinks are a row-major grid: ``HxW``, ``TxHxW``, or ``auto`` for the one that
         the graph shows, else a square one.
@@ -82,23 +82,25 @@ class Pooled(Form):
             shape = normal(self.name, "grid", self.grid, 1)
             if isinstance(shape, int) or shape.count("x") not in (1, 2):
                 raise ValueError(f"grid is {self.grid!r}; expected auto, or two or three sizes as in 32x32")
-        for axis in self._axes():
+        for axis in self._axes(None):
             if axis.window % axis.pool or axis.stride % axis.pool or not axis.stride <= axis.window:
                 raise ValueError(
                     f"window is {axis.window}, stride {axis.stride}, pool {axis.pool}; expected multiples of"
                     " pool, and a stride of at most the window"
                 )
-            if self.grid is None and self._first(None) > axis.stride:
-                raise ValueError(f"sinks is {self.sinks}, stride {axis.stride}; expected at most the stride")
 
-    def _axes(self) -> tuple[PooledAxis, ...]:
-        count = self._count
+    def _axes(self, band: BandLike | None) -> tuple[PooledAxis, ...]:
+        """Return what is meant per axis at a site with this mask."""
+        count, causal = self._count, band is not None and band.right == 0
         windows, pools = (numbers(value, count) for value in (self.window, self.pool))
         if self.stride is None:
-            strides = tuple(max(1, w // 2 // p) * p for w, p in zip(windows, pools, strict=True))
+            shares = (max(32, w // 4) if causal else w // 2 for w in windows)
+            strides = tuple(
+                max(1, min(share, w) // p) * p for share, w, p in zip(shares, windows, pools, strict=True)
+            )
         else:
             strides = numbers(self.stride, count)
-        return tuple(map(PooledAxis, windows, strides, pools))
+        return tuple(PooledAxis(*axis, causal) for axis in zip(windows, strides, pools, strict=True))
 
     @property
     def _count(self) -> int:
@@ -122,21 +124,20 @@ class Pooled(Form):
         bare = replace(self, sinks=0)
         if self.grid is not None or bare.fidelity(site) is Fidelity.EXACT:
             return bare
-        return replace(self, sinks=min(protected.of_site(site), self._axes()[0].stride))
+        return replace(self, sinks=protected.of_site(site))
 
     def _first(self, band: BandLike | None) -> int:
         """Return how many sinks it has at a site with this mask."""
         if isinstance(self.sinks, int):
             return self.sinks
-        return min(protected.of_band(band), self._axes()[0].stride)
+        return protected.of_band(band)
 
     def choices(self, site: AttentionSite) -> tuple[Form, ...]:
         """Return it with each number of sinks that may do, the fewest first; none if it has one."""
         own = self._with_sinks(site)
         if self.sinks != "auto" or self.grid is not None or own.fidelity(site) is Fidelity.EXACT:
             return ()
-        longest = self._axes()[0].stride
-        return tuple(replace(own, sinks=n) for n in protected.ladder(site) if n <= longest)
+        return tuple(replace(own, sinks=n) for n in protected.ladder(site))
 
     def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
         """Return it with the fewest sinks that are about as good as any number of them."""
@@ -188,10 +189,10 @@ class Pooled(Form):
         a = _by_keys(e, a)
         empty_row: EmptyRow = "never" if a.bias is None else "zero"
         if self.grid is None:
-            return emit_line(e, a, self._axes()[0], self._first(a.band), empty_row)
+            return emit_line(e, a, self._axes(a.band)[0], self._first(a.band), empty_row)
         found = self._sides(int(a.shape["J"]))
         assert found is not None, "why_not has said so"
-        return emit_plane(e, a, self._axes(), found, self._first(None), empty_row)
+        return emit_plane(e, a, self._axes(None), found, self._first(None), empty_row)
 
     def emit_kernel(self, e: KernelEmitter, a: Canonical) -> Handle:
         """Emit one call of the fused kernel; that of softmax where nothing is averaged."""
@@ -199,10 +200,11 @@ class Pooled(Form):
             return emit_softmax_kernel(e, a)
         a = _by_keys(e, a)
         grid = None if self.grid is None else self._sides(int(a.shape["J"]))
+        axes = self._axes(a.band)
         settings = {
             **kernel_settings(a),
             "empty_row": "zero",
-            **{name: [getattr(axis, name) for axis in self._axes()] for name in ("window", "stride", "pool")},
+            **{name: [getattr(axis, name) for axis in axes] for name in ("window", "stride", "pool")},
             "grid": None if grid is None else list(grid),
             "sinks": self._first(a.band),
         }
@@ -212,7 +214,7 @@ class Pooled(Form):
         """Compute it with all keys and all averages, and a mask."""
         from rewriter.kernels.pooled.definition import pooled_attention
 
-        axes = self._axes()
+        axes = self._axes(x.band)
         return pooled_attention(
             x,
             window=tuple(axis.window for axis in axes),
@@ -238,8 +240,8 @@ class Pooled(Form):
 
     def _cost_of_any_length(self, site: AttentionSite) -> Cost:
         """Return the cost along a sequence whose length is not known: each query meets all cells, too."""
-        (axis, *_) = self._axes()
-        near = dense_cost(site, Size.of(axis.window + self._first(site.facts.band)))
+        (axis, *_) = self._axes(site.facts.band)
+        near = dense_cost(site, Size.of(axis.near + self._first(site.facts.band)))
         each = (2 * site.heads * (site.qk_dim + site.v_dim)).known()
         if each is None:
             return dense_cost(site, site.keys)
@@ -261,13 +263,14 @@ class Pooled(Form):
         found = (tokens,) if self.grid is None else self._sides(tokens)
         if found is None:
             return None
-        pairs = list(zip(self._axes(), found, strict=True))
+        axes = self._axes(site.facts.band)
+        pairs = list(zip(axes, found, strict=True))
         cells = math.prod(-(-size // axis.pool) for axis, size in pairs)
         groups = math.prod(-(-size // axis.stride) for axis, size in pairs)
         length = math.prod(axis.stride for axis, _ in pairs)
         near = math.prod(min(-(-size // axis.pool), axis.reach) for axis, size in pairs)
         if self.grid is None:
-            met = self._axes()[0].window + cells
+            met = axes[0].near + cells
         else:
             met = near * math.prod(axis.pool for axis, _ in pairs) + cells - near
         sinks = self._first(site.facts.band)
@@ -276,22 +279,22 @@ class Pooled(Form):
     @property
     def telling_length(self) -> int:
         """Return a length with keys that are averaged, and some groups of queries."""
-        (axis, *_) = self._axes()
+        (axis, *_) = self._axes(None)
         sinks = self.sinks if isinstance(self.sinks, int) else protected.CAUSAL
-        return (2 * axis.window + 2 * axis.stride + sinks) | 1
+        return (2 * axis.window + 4 * axis.stride + sinks) | 1
 
     def _hides_nothing(self, band: Band | None, queries: Size, keys: Size) -> bool:
         """Whether every key is proved to be seen one by one, or to be a cell of its own."""
         if queries != keys:
             return False
-        axes, tokens = self._axes(), keys.known()
+        axes, tokens = self._axes(band), keys.known()
         if Size.of(self._first(band)).at_least(keys) or all(axis.pool == 1 for axis in axes):
             return True
         found = None if tokens is None else (tokens,) if self.grid is None else self._sides(tokens)
         if found is None:
             return False
         if band is not None:
-            return axes[0].window >= -(-found[0] // axes[0].stride) * axes[0].stride
+            return axes[0].near >= -(-found[0] // axes[0].stride) * axes[0].stride
         return all(a.reach >= -(-size // a.pool) for a, size in zip(axes, found, strict=True))
 
     def _fits(self, axes: int) -> bool:

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rewriter.kernels.pooled.definition import first_cells
+from rewriter.kernels.pooled.definition import first_cells, near_keys
 from rewriter.kernels.softmax.fused_triton import launch, pointer, strides_of
 from rewriter.kernels.softmax.online_triton import attend_near, begin, divided, fold
 from rewriter.kernels.softmax.tiles_triton import (
@@ -184,7 +184,7 @@ def cell_means(
     weight = k.new_ones((B, keys), dtype=torch.float32)
     if bias is not None:
         weight = weight * bias[:, 0, 0].float().exp()
-    weight = weight.index_fill(1, torch.arange(sinks, device=k.device), 0.0) if sinks else weight
+    weight = weight.index_fill(1, torch.arange(min(sinks, keys), device=k.device), 0.0) if sinks else weight
     weight = weight[:, sinks if grid else 0 :, None]
     total = _over_cells(weight, sizes, pool)
 
@@ -217,6 +217,7 @@ def _table(axes: tuple[tuple[int, int, int, int], ...], causal: bool, device: to
     tables = []
     for size, window, stride, pool in axes:
         first = first_cells(torch.arange(size), size, window, stride, pool, causal)
-        last = torch.minimum((first + window // pool) * pool, torch.tensor(size)) - 1
+        after = first * pool + near_keys(window, stride, causal)
+        last = torch.minimum(after, torch.tensor(size)) - 1
         tables.append(torch.stack([(first * pool).clamp(min=0), last]))
     return torch.cat(tables, dim=1).to(device, torch.int32).contiguous()

@@ -21,21 +21,30 @@ __all__ = ["PooledAxis", "emit_line", "emit_plane"]
 
 @dataclass(frozen=True)
 class PooledAxis:
-    """One axis: ``stride`` queries see ``window`` keys one by one; of others, ``pool`` are averaged."""
+    """One axis: ``stride`` queries are a group that sees ``window`` keys one by one, ``causal`` its own, too.
+
+    Of others, ``pool`` are averaged.
+    """
 
     window: int
     stride: int
     pool: int
+    causal: bool = False
+
+    @property
+    def near(self) -> int:
+        """Keys that a group of queries sees one by one."""
+        return self.window + self.stride if self.causal else self.window
 
     @property
     def reach(self) -> int:
-        """Cells that a group of queries sees key by key."""
-        return self.window // self.pool
+        """Cells that it sees so."""
+        return self.near // self.pool
 
     @property
     def halo(self) -> int:
-        """Cells before the group that it sees so, at a site that is not causal."""
-        return -((self.stride - self.window) // (2 * self.pool))
+        """Of those, the ones before the group."""
+        return self.window // self.pool if self.causal else -((self.stride - self.window) // (2 * self.pool))
 
     @property
     def step(self) -> int:
@@ -48,11 +57,11 @@ def emit_line(e: Emitter, a: Canonical, axis: PooledAxis, sinks: int, empty_row:
 
     The bias is the same for all heads and queries.
     """
-    causal = a.band is not None and a.band.causal
+    causal = axis.causal
     queries, keys, heads = a.shape["I"], a.shape["J"], a.shape["H"]
     groups, cells = e.ceil_div(queries, axis.stride), e.ceil_div(keys, axis.pool)
     gathered, logs = _with_cells(e, a, (axis,), (keys,), (cells,), ZERO, sinks)
-    first = _first_cells(e, axis, groups, cells, causal)
+    first = _first_cells(e, axis, groups, cells)
     rows = e.map("mul", e.reshape(e.iota(groups), (groups, ONE)), e.constant(axis.stride, "int64"))
     rows = e.map("add", rows, e.iota(axis.stride))
     columns = [
@@ -87,11 +96,11 @@ class _Columns:
     mask: Handle
 
 
-def _first_cells(e: Emitter, axis: PooledAxis, groups: Size, cells: Size, causal: bool) -> Handle:
+def _first_cells(e: Emitter, axis: PooledAxis, groups: Size, cells: Size) -> Handle:
     """Emit the first cell that each group sees key by key, ``[N, 1]``; below 0 before a causal site."""
     own = e.map("mul", e.reshape(e.iota(groups), (groups, ONE)), e.constant(axis.step, "int64"))
-    first = e.map("sub", own, e.constant(axis.reach - axis.step if causal else axis.halo, "int64"))
-    if causal:
+    first = e.map("sub", own, e.constant(axis.halo, "int64"))
+    if axis.causal:
         return first
     return e.map("maximum", e.map("minimum", first, e.size(cells - axis.reach)), e.constant(0, "int64"))
 
@@ -100,12 +109,12 @@ def _near_keys(
     e: Emitter, a: Canonical, axis: PooledAxis, first: Handle, rows: Handle, sinks: int
 ) -> _Columns:
     groups, keys = e.shape(first)[0], a.shape["J"]
-    at = e.map("add", e.map("mul", first, e.constant(axis.pool, "int64")), e.iota(axis.window))
+    at = e.map("add", e.map("mul", first, e.constant(axis.pool, "int64")), e.iota(axis.near))
     seen = e.map("and", e.map("lt", at, e.size(keys)), e.map("ge", at, e.constant(sinks, "int64")))
-    seen = e.reshape(seen, (groups, ONE, ONE, axis.window))
+    seen = e.reshape(seen, (groups, ONE, ONE, axis.near))
     if a.band is not None:
         own = e.reshape(rows, (groups, ONE, axis.stride, ONE))
-        seen = e.map("and", seen, e.map("le", e.reshape(at, (groups, ONE, ONE, axis.window)), own))
+        seen = e.map("and", seen, e.map("le", e.reshape(at, (groups, ONE, ONE, axis.near)), own))
     index = e.map("minimum", e.map("maximum", at, e.constant(0, "int64")), e.size(keys - 1))
     return _Columns(index, hide(e, seen, e.dtype(a.q)))
 

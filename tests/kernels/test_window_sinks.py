@@ -30,7 +30,7 @@ PLACED: dict[str, tuple[Form, dict[str, Any], int]] = {
     "the window that it is proved to be": (Window("auto"), {"facts": Facts(band=Band(Size.of(0), 4, 0))}, 0),
     "as given": (Window(4, 0), {"facts": Facts(band=CAUSAL)}, 0),
     "averages, causal": (Pooled(8, 2, 4), {"facts": Facts(band=CAUSAL, only_band=True)}, 4),
-    "averages, a short stride": (Pooled(8, 2, 2), {"facts": Facts(band=CAUSAL, only_band=True)}, 2),
+    "averages, a short stride": (Pooled(8, 2, 2), {"facts": Facts(band=CAUSAL, only_band=True)}, 4),
     "averages, both sides": (Pooled(8, 2), {}, 0),
     "averages on its grid": (Pooled(2, 1, grid="auto"), {"geometry": GRID}, 1),
     "averages, as given": (Pooled(8, 2, 4, 0), {"facts": Facts(band=CAUSAL, only_band=True)}, 0),
@@ -65,7 +65,7 @@ CHOICES: dict[str, tuple[Form, dict[str, Any], tuple[int, ...]]] = {
     "on a grid": (Window(3, grid="auto"), {"geometry": GRID}, ()),
     "nothing is hidden": (Window(16), {"facts": Facts(band=CAUSAL)}, ()),
     "no window is proved": (Window("auto"), {}, ()),
-    "averages": (Pooled(8, 2, 4), {}, (0, 1, 2, 4)),
+    "averages": (Pooled(8, 2, 4), {}, (0, 1, 2, 4, 8)),
     "averages on a grid": (Pooled(2, 2, grid="4x4"), {}, ()),
     "nothing is averaged": (Pooled(16, 4), {}, ()),
 }
