@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import os
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -37,6 +38,8 @@ def main() -> None:
         if any(fnmatch.fnmatchcase(name, p) for p in args.only)
         for form in args.forms
     ]
+    if not cases:
+        sys.exit(f"no architecture of {', '.join(args.libraries)} matches {' '.join(args.only)}")
     for case in cases:
         _forget(folder, case, args.again)
     todo = [c for c in cases if not args.table and not _finished(folder, c)]

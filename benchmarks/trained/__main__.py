@@ -1,7 +1,7 @@
 """Measure every form on trained models: quality, attention alone, end to end, memory.
 
     python -m benchmarks.trained                                 # what is not known yet, then the pages
-    python -m benchmarks.trained --models minilm --only '*flow*' --again
+    python -m benchmarks.trained --models minilm --only '*linear*' --again
     python -m benchmarks.trained --table                         # only the pages again
 
 What is measured is kept; a run continues where the last one ended, and writes docs/results.
@@ -13,6 +13,7 @@ import argparse
 import fnmatch
 import multiprocessing
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def main() -> None:
         for case in cases(name)
         if any(fnmatch.fnmatchcase(str(case), pattern) for pattern in args.only)
     ]
+    if not wanted:
+        sys.exit(f"no case of {', '.join(args.models)} matches {' '.join(args.only)}")
     for workload in dict.fromkeys(case.workload for case in wanted):
         mine = [case for case in wanted if case.workload == workload]
         if args.expect:
