@@ -2,8 +2,11 @@
 
     python -m benchmarks.form_quality dinov2-257 agent:agents=49 nystrom:landmarks=49@best=0.5
 
+    python -m benchmarks.form_quality smollm2-2048 window:window=512,sinks=4 --each
+
 Each form is applied to the model with fused attention, on all layers or on those that its selector names,
 ranked on data that is not measured on. Names of models are those of `benchmarks.trained.workloads.WORKLOADS`.
+With ``--each`` there is a line for each input beside that of all.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ def main() -> None:
     )
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("forms", nargs="+", metavar="FORM[@SELECTOR]")
+    parser.add_argument("--each", action="store_true", help="also on each input by itself")
     args = parser.parse_args()
     workload = WORKLOADS[args.workload]()
     original = workload.program()
@@ -33,14 +37,17 @@ def main() -> None:
         form, selector = parse_apply(text)
         ranked = data if selector.best is not None else None
         program, done = rewriter.rewrite(exact, [(form, selector)], data=ranked, verify=False)
-        quality = workload.quality(workload.outputs(program), originals, program)
-        if number == 0:
-            print(f"| {args.workload} | layers | " + " | ".join(quality) + " |")
-            print("| --- " * (2 + len(quality)) + "|")
-        layers = f"{len(done.committed)} of {len(exact.sites)}"
-        print(
-            f"| `{text}` | {layers} | " + " | ".join(f"{x:.3f}" for x in quality.values()) + " |", flush=True
-        )
+        outputs = workload.outputs(program)
+        parts = [("all", outputs)] + [(name, {name: outputs[name]}) for name in outputs if args.each]
+        for name, part in parts:
+            quality = workload.quality(part, originals, program)
+            lead = [args.workload, "layers", "input"] if args.each else [args.workload, "layers"]
+            if number == 0 and name == "all":
+                print("| " + " | ".join([*lead, *quality]) + " |")
+                print("| --- " * (len(lead) + len(quality)) + "|")
+            cells = [f"`{text}`", f"{len(done.committed)} of {len(exact.sites)}", name][: len(lead)]
+            cells += [f"{x:.3f}" for x in quality.values()]
+            print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

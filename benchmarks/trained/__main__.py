@@ -4,7 +4,8 @@
     python -m benchmarks.trained --models minilm --only '*linear*' --again
     python -m benchmarks.trained --table                         # only the pages again
 
-What is measured is kept; a run continues where the last one ended, and writes docs/results.
+What is measured is kept; a run continues where the last one ended, and writes docs/results. Where there is a
+CUDA device, it ends in the tables of `benchmarks.kernels`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from benchmarks import kernels
 from benchmarks.trained.cases import FAMILIES, Case, cases
 from benchmarks.trained.measure import expect, measure
 from benchmarks.trained.page import page
@@ -49,6 +53,8 @@ def main() -> None:
             _measure(workload, todo, args)
     for model in args.models:
         _write(model, folder)
+    if torch.cuda.is_available() and not (args.table or args.expect):
+        kernels.tables()
 
 
 def _measure(workload: str, todo: Sequence[Case], args: argparse.Namespace) -> None:

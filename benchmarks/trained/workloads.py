@@ -69,7 +69,7 @@ class Workload(ABC):
 
     @abstractmethod
     def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
-        """Return quality by metric, of outputs by name of input; the program can be run on more."""
+        """Return quality by metric, of outputs by name of some inputs; the program can be run on more."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,8 @@ class Text(Workload):
         return {name: (self._ids(parts),) for name, parts in texts.items()}
 
     def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
-        rows = []
-        for name, inputs in self.measuring.items():
-            rows.append(_language(outputs[name][0], originals[name][0], inputs[0][0]))
+        inputs = self.measuring
+        rows = [_language(x[0], originals[name][0], inputs[name][0][0]) for name, x in outputs.items()]
         return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
     def _ids(self, parts: Sequence[str]) -> torch.Tensor:
@@ -176,10 +175,10 @@ class Passages(Workload):
         }
 
     def quality(self, outputs: Outputs, originals: Outputs, program: Program) -> Quality:
-        tokens, passages = [], []
-        for name, inputs in self.measuring.items():
-            states, original = outputs[name], originals[name]
-            kept = inputs[1].bool()
+        tokens, passages, inputs = [], [], self.measuring
+        for name, states in outputs.items():
+            original = originals[name]
+            kept = inputs[name][1].bool()
             tokens.append(F.cosine_similarity(states, original, dim=-1)[kept])
             found, expected = ((x * kept[..., None]).sum(1) for x in (states, original))
             passages.append(F.cosine_similarity(found, expected, dim=-1))
