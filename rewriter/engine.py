@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 import numpy as np
 
 from rewriter.errors import InputError, RewriterError
-from rewriter.forms import Cost, Fidelity, Form, refusal, speed
+from rewriter.forms import Cost, Fidelity, Form, refusal, speed, trial_length
 from rewriter.lower.canonical import replacement
 from rewriter.lower.errors import EmitError
 from rewriter.plan import Plan
@@ -485,7 +485,7 @@ class _Engine:
         key = (site.signature, str(form))
         if key in self._verified and (site.id, str(form)) in self._recorded:
             return self._recorded[site.id, str(form)]
-        lengths = [form.telling_length] if form.telling_length is not None else []
+        lengths = [length for length in [trial_length(form)] if length is not None]
         made = probes(site, self._program, self._seed, lengths=lengths)
         chosen = made[:1] if key in self._verified else _affordable(self._program, site, made)
         check = check_replacement(self._program, site, form, edit, chosen, self._lowering.emit)
@@ -545,7 +545,7 @@ class _Engine:
 
     def _generated(self, forms: Sequence[Form]) -> Data:
         """Return one input for want of data, as long as the forms need to show what they do."""
-        telling = sorted({form.telling_length for form in forms if form.telling_length is not None})
+        telling = sorted({length for length in map(trial_length, forms) if length is not None})
 
         def can_run(inputs: Arrays) -> bool:
             try:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from rewriter.lower.emitter import Emitter, EmptyRow, Handle, KernelEmitter
     from rewriter.sites.site import AttentionSite, Band
 
-__all__ = ["Canonical", "Cost", "Fidelity", "Form", "refusal", "speed"]
+__all__ = ["LONGEST", "Canonical", "Cost", "Fidelity", "Form", "refusal", "speed", "trial_length"]
+
+LONGEST = 8192
+"""Tokens that a form is tried on at most: all scores of as many are computed by the original."""
 
 
 class Fidelity(Enum):
@@ -279,6 +282,12 @@ class Form(ABC):
             default = "" if f.default is MISSING or f.default is None else f" = {f.default}"
             lines.append(f"{f.name}: {types[f.name].__name__}{default}")
         return lines
+
+
+def trial_length(form: Form) -> int | None:
+    """Return the length to try a form at where lengths are dynamic: its `telling_length`, up to `LONGEST`."""
+    telling = form.telling_length
+    return None if telling is None else min(telling, LONGEST)
 
 
 _TRAITS: dict[Trait, str] = {

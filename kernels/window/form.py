@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from rewriter.algebra.sizes import ZERO, Size
-from rewriter.forms import Canonical, Cost, Fidelity, Form
+from rewriter.forms import LONGEST, Canonical, Cost, Fidelity, Form
 from rewriter.kernels.softmax.form import Softmax, dense_cost
 from rewriter.kernels.softmax.lowering import (
     emit_dense,
@@ -257,8 +257,17 @@ class Window(Form):
         if "k" in site.constant:
             return f"{site.id}: its keys do not depend on the inputs, so no query stands among them"
         if self.grid is None:
-            return self._why_no_axis(site)
+            return self._why_too_long(site) or self._why_no_axis(site)
         return why_no_grid(site, self.grid, self._first(None)) or self._why_not_these_axes(site)
+
+    def _why_too_long(self, site: AttentionSite) -> str | None:
+        _, stride, dilation, _ = self._numbers(1)
+        if site.queries.static or max(self._first(site.facts.band), *stride, *dilation) <= LONGEST:
+            return None
+        return (
+            f"{site.id} has {site.queries} queries; sinks, stride and dilation are at most {LONGEST} where"
+            " their number is not fixed"
+        )
 
     def _why_no_axis(self, site: AttentionSite) -> str | None:
         band = site.facts.band

@@ -41,26 +41,15 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
     count = e.ceil_div(queries, length)
     first = e.map("mul", e.iota(count), e.constant(length, "int64"))
 
-    # [N, K]: position of every key of every tile, of which those on the axis and behind the sinks are real
     start = e.map("add", first, e.size(offset - back)) if offset != Size.of(back) else first
-    at = e.map("add", e.reshape(start, (count, ONE)), e.iota(back + length + ahead))
-    real = e.map("lt", at, e.size(keys))
-    if back or sinks:
-        real = e.map("and", real, e.map("ge", at, e.constant(sinks, "int64")))
-    near = Band(Size.of(back), back, ahead)
-    mask = e.map(
-        "add",
-        e.reshape(hide(e, real, dtype), (count, ONE, ONE, back + length + ahead)),
-        emit_band(e, near, e.iota(length), e.iota(back + length + ahead), dtype),
-    )
-    index = e.map("minimum", e.map("maximum", at, e.constant(0, "int64")), e.size(keys - 1))
+    index, mask = (_around if keys.static else _within)(e, a, start, (back, length, ahead), sinks)
     rows = e.map("add", e.reshape(first, (count, ONE)), e.iota(length))
     if sinks:
         lead = e.iota(sinks)
         seen = _sink_mask(e, a, rows, lead, dtype)
         mask = e.concat([e.reshape(seen, (count, ONE, length, sinks)), mask], 3)
         lead = e.map("minimum", lead, e.size(keys - 1))
-        index = e.concat([e.expand(lead, (e.shape(index)[0], sinks)), index], 1)
+        index = e.concat([e.expand(lead, (count, sinks)), index], 1)
     padded = queries != count * length
     q = e.pad(a.q, 2, 0, count * length - queries) if padded else a.q
     if padded and length > back + 1 and not sinks and empty_row == "never":
@@ -78,6 +67,56 @@ def emit_sliding(e: Emitter, a: Canonical, back: int, ahead: int, sinks: int, em
         head = first_queries(e, replace(a, q=q), sinks, empty_row)
         result = e.concat([head, e.slice(result, 2, sinks, count * length - sinks)], 2)
     return e.slice(result, 2, 0, queries) if padded else result
+
+
+def _around(
+    e: Emitter, a: Canonical, start: Handle, extent: tuple[int, int, int], sinks: int
+) -> tuple[Handle, Handle]:
+    """Emit the keys of tiles ``[N, K]``, clamped at the ends, and the mask ``[N, 1, T, K]`` of the rest.
+
+    Parameters
+    ----------
+    e, a
+        Target and operands.
+    start
+        Where the keys of a tile begin, ``[N]``: before key 0, maybe.
+    extent
+        How many keys stand before the queries of a tile, how many these are, and how many keys behind.
+    sinks
+        First keys that the mask hides: they are read apart.
+    """
+    (count,), keys, dtype = e.shape(start), a.shape["J"], e.dtype(a.q)
+    back, length, ahead = extent
+    at = e.map("add", e.reshape(start, (count, ONE)), e.iota(back + length + ahead))
+    real = e.map("lt", at, e.size(keys))
+    if back or sinks:
+        real = e.map("and", real, e.map("ge", at, e.constant(sinks, "int64")))
+    mask = e.map(
+        "add",
+        e.reshape(hide(e, real, dtype), (count, ONE, ONE, back + length + ahead)),
+        emit_band(e, Band(Size.of(back), back, ahead), e.iota(length), e.iota(back + length + ahead), dtype),
+    )
+    return e.map("minimum", e.map("maximum", at, e.constant(0, "int64")), e.size(keys - 1)), mask
+
+
+def _within(
+    e: Emitter, a: Canonical, start: Handle, extent: tuple[int, int, int], sinks: int
+) -> tuple[Handle, Handle]:
+    """Emit the same as `_around` where a tile may reach further than there are keys: it reads all of them."""
+    (count,), keys = e.shape(start), a.shape["J"]
+    back, length, ahead = extent
+    many = e.least(keys, back + length + ahead)
+    moved = e.map("minimum", e.map("maximum", start, e.constant(0, "int64")), e.size(keys - many))
+    at = e.map("add", e.reshape(moved, (count, ONE)), e.iota(many))
+    # how far a key lies behind the first that a query sees
+    behind = e.reshape(e.map("sub", at, e.reshape(start, (count, ONE))), (count, ONE, ONE, many))
+    behind = e.map("sub", behind, e.reshape(e.iota(length), (length, ONE)))
+    seen = e.map("le", behind, e.constant(back + ahead, "int64"))
+    seen = e.map("and", seen, e.map("ge", behind, e.constant(0, "int64")))
+    if sinks:
+        own = e.map("ge", at, e.constant(sinks, "int64"))
+        seen = e.map("and", seen, e.reshape(own, (count, ONE, ONE, many)))
+    return at, hide(e, seen, e.dtype(a.q))
 
 
 def emit_axes(

@@ -92,6 +92,9 @@ class Emitter(Protocol):
     def ceil_div(self, n: SizeLike, by: int) -> Size:
         """Return ``ceil(n / by)``: a number, or a new symbol that this emitter knows how to compute."""
 
+    def least(self, n: SizeLike, bound: int) -> Size:
+        """Return ``min(n, bound)``: a number, or a new symbol that this emitter knows how to compute."""
+
     def standard(self, name: str, *operands: Handle | None, **settings: Any) -> Handle | None:
         """Return a well-known function by one operator of the target, or None where it has none.
 

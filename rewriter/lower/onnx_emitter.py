@@ -101,6 +101,15 @@ class OnnxEmitter(OnnxWriter):
         self._quotients[name] = (n, by)
         return Size.symbol(name)
 
+    def least(self, n: SizeLike, bound: int) -> Size:
+        """Return ``min(n, bound)``; if it is dynamic, a symbol that `number` knows."""
+        n = Size.of(n)
+        if n.static:
+            return Size.of(min(int(n), bound))
+        name = f"min({n}, {bound})"
+        self._bounded[name] = (n, bound)
+        return Size.symbol(name)
+
     # views
 
     def reshape(self, x: Tensor, shape: Sequence[SizeLike]) -> Tensor:

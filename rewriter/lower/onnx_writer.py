@@ -57,6 +57,7 @@ class OnnxWriter:
         self._inputs: list[Tensor] = []
         self._known: dict[Any, Tensor] = {}
         self._quotients: dict[str, tuple[Size, int]] = {}
+        self._bounded: dict[str, tuple[Size, int]] = {}
         self._wanted: set[str] = set()
 
     def input(self, value: ir.Value, shape: Sequence[Size], dtype: str) -> Tensor:
@@ -215,6 +216,9 @@ class OnnxWriter:
         if name in self._quotients:
             dividend, by = self._quotients[name]
             return self._divided(self.number(dividend + (by - 1)), Size.of(by))
+        if name in self._bounded:
+            size, bound = self._bounded[name]
+            return self.node("Min", [self.number(size), self.integers([bound])], [ONE], "int64")
         for x in self._inputs:
             if Size.symbol(name) in x.shape:
                 return self._dim(x, x.shape.index(Size.symbol(name)))

@@ -115,6 +115,11 @@ class PrimEmitter:
         size = Size.of(n)
         return Size.of(-(-int(size) // by)) if size.static else Size.symbol(f"ceil(({size}) / {by})")
 
+    def least(self, n: SizeLike, bound: int) -> Size:
+        """Return ``min(n, bound)``."""
+        size = Size.of(n)
+        return Size.of(min(int(size), bound)) if size.static else Size.symbol(f"min({size}, {bound})")
+
     def standard(self, name: str, *operands: Prim | None, **settings: Any) -> Prim | None:
         """Return None: there are only primitives."""
         return None

@@ -242,6 +242,15 @@ class TorchEmitter:
         self._symbols[name] = (self._number(size) + (by - 1)) // by
         return Size.symbol(name)
 
+    def least(self, n: SizeLike, bound: int) -> Size:
+        """Return ``min(n, bound)``."""
+        size = Size.of(n)
+        if size.static:
+            return Size.of(min(int(size), bound))
+        name = f"min({size}, {bound})"
+        self._symbols[name] = torch.sym_min(self._number(size), bound)  # type: ignore[no-untyped-call]
+        return Size.symbol(name)
+
     def standard(self, name: str, *operands: Tensor | None, **settings: Any) -> Tensor | None:
         """Call PyTorch's operator, if it has one."""
         shape = settings.pop("shape", None)

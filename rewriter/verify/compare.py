@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rewriter.errors import InputError
+from rewriter.forms import trial_length
 from rewriter.program.program import Program
 from rewriter.verify.applied import applied_forms
 from rewriter.verify.binding import numpy_dtype
@@ -356,7 +357,7 @@ def _lengths(applied: Sequence[AppliedForm]) -> list[int]:
     telling = [0]
     for site in applied:
         try:
-            telling.append(parse_form(site.form).telling_length or 0)
+            telling.append(trial_length(parse_form(site.form)) or 0)
         except InputError:
             # written by another version: its form is no longer known here
             continue
