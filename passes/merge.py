@@ -18,10 +18,10 @@ class MergedAttention(Pass):
     result of what it has become part of.
 
     Applies when
-        nothing masks or biases the scores, or only padding is hidden; queries and keys are one sequence, or
-        only keys are merged.
+        nothing masks or biases the scores, or only keys, alike for every query and head, as padding; queries
+        and keys are one sequence, or only keys are merged.
     Refuses when
-        the site is of another kind, has another normaliser, another mask or a bias, changes scores or weights
+        the site is of another kind, has another normaliser, another mask or bias, changes scores or weights
         by another function than a soft cap, or ``r`` is given and its length is dynamic; with ``through`` or
         ``keep`` also under a mask of padding.
     Numbers

@@ -9,7 +9,7 @@ import torch
 
 from rewriter.kernels.softmax.definition import Operands, attend, zero_where_blind
 
-__all__ = ["Matching", "match", "merge_attention", "merged", "unmerged"]
+__all__ = ["LEAST", "Matching", "match", "merge_attention", "merged", "unmerged"]
 
 STEPS = 4096
 """Distances are compared in steps of one over this: rounding does not decide between equal tokens.
@@ -17,6 +17,10 @@ STEPS = 4096
 In single precision that holds for those not much farther from the mean than others: a step is the rounding of
 a squared distance of some hundreds, where 2 is the mean one of two traits.
 """
+
+
+LEAST = 2.0**-14
+"""A key that counts less counts for nothing: every precision has this number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +132,8 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
     Tokens are matched by the sum of their keys over the heads, and of their queries where those are merged.
     Merged keys and values are means; the
     logarithm of how many tokens a key stands for is added to its scores, so that it counts as often. A key
-    counts ``exp(bias)``: hidden ones count for nothing. A query that sees nothing gives 0.
+    counts ``exp(bias)``, where the largest bias of all is 0 if it is above that, and less than `LEAST` is
+    nothing: hidden ones count for nothing. A query that sees nothing gives 0.
 
     Parameters
     ----------
@@ -141,9 +146,12 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
     """
     wide = torch.promote_types(x.q.dtype, torch.float32)
     q, k, v = (t.to(wide) for t in (x.q, x.k, x.v))
-    counts = torch.ones(k.shape[0], k.shape[2], dtype=wide)
+    counts, top = torch.ones(k.shape[0], k.shape[2], dtype=wide), torch.zeros(1, 1, dtype=wide)
     if x.bias is not None:
-        counts = counts * x.bias[:, 0, 0].to(wide).exp()
+        bias = x.bias[:, 0, 0].to(wide)
+        top = bias.amax(dim=-1, keepdim=True).clamp(min=0)
+        counts = counts * (bias - top).exp()
+        counts = counts.masked_fill(counts < LEAST, 0.0)
     traits = [k.sum(dim=1), q.sum(dim=1)] if queries else [k.sum(dim=1)]
     matching = match(traits, r, protect, counts)
 
@@ -153,7 +161,7 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
 
     total = merged(k[:, 0], counts, matching)[1]
     few = replace(x, q=all_heads(q) if queries else q, k=all_heads(k), v=all_heads(v))
-    few = replace(few, bias=total.log()[:, None, None, :])
+    few = replace(few, bias=(total.log() + top)[:, None, None, :])
     seen = torch.ones(few.q.shape[2], matching.left, dtype=torch.bool)
     result = zero_where_blind(few, seen, attend(few, seen))
     if not queries:

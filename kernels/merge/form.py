@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import ONE, Size
+from rewriter.algebra.term import depends_on
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.merge.lowering import emit_merged
 from rewriter.kernels.merge.matching import Sets, sets_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from rewriter.kernels.softmax.definition import Operands
     from rewriter.lower.emitter import Emitter, Handle
-    from rewriter.sites.site import AttentionSite, Facts
+    from rewriter.sites.site import AttentionSite
 
 __all__ = ["Merge"]
 
@@ -96,15 +97,15 @@ class Merge(Form):
         """Return why the tokens of the site are not alike enough to be exchanged, or None."""
         if self._merges_nothing(site.keys):
             return None
-        if self.spans and _hides_keys(site.facts):
+        if self.spans and _counts_by_keys(site):
             return (
                 f"{site.id} is masked ({site.facts.mask}); tokens stay merged only where nothing is hidden"
                 " (without through and keep they are merged beside padding, too)"
             )
-        if not (site.facts.dense or _hides_keys(site.facts)):
+        if not (site.facts.dense or _counts_by_keys(site)):
             return (
-                f"{site.id} is masked or biased by position ({site.facts.mask}); tokens that are merged have"
-                " no position"
+                f"{site.id} has a mask or bias ({site.facts.mask}) that is not proved to be the same for"
+                " every query and head; tokens that are merged have no position"
             )
         if self.of == "qkv" and site.kind == "latent-attention":
             return f"{site.id} has learned queries, which are no tokens (of=kv merges keys and values only)"
@@ -195,8 +196,21 @@ class Merge(Form):
         return self.ratio == 0 or self.r == 0 or (known is not None and self.count(known) == 0)
 
 
-def _hides_keys(facts: Facts) -> bool:
-    """Whether all that is added to scores hides keys, from every query of a batch element alike."""
-    shapes = (facts.band, facts.blocks, facts.segments, facts.prefix, facts.neighbourhood, facts.stride)
-    patterned = any(shape is not None for shape in shapes) or facts.hides_queries
-    return facts.key_padding and not (patterned or facts.bias or facts.unknown)
+def _counts_by_keys(site: AttentionSite) -> bool:
+    """Whether all that is added to scores says how much a key counts, to all queries of a batch element."""
+    facts = site.facts
+    if facts.band is not None or not (facts.by_keys or facts.key_padding):
+        return False
+    shapes = (facts.blocks, facts.segments, facts.prefix, facts.neighbourhood, facts.stride)
+    if any(shape is not None for shape in shapes) or facts.hides_queries:
+        return False
+    return not _by_heads(site) if facts.by_keys else not (facts.bias or facts.unknown)
+
+
+def _by_heads(site: AttentionSite) -> bool:
+    """Whether what is added to scores may differ by head."""
+    if site.formula.rest is None:
+        return False
+    axes = site.formula.axes
+    heads = {part for atom in (*axes.heads, *axes.groups) for part in atom.parts()}
+    return any(part in heads for atom in depends_on(site.formula.rest) for part in atom.parts())

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
+from rewriter.kernels.merge.definition import LEAST
 from rewriter.kernels.merge.matching import Sets, emit_match, emit_merge, emit_place, emit_take
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.lower.emitter import Emitter, Handle
@@ -19,8 +20,11 @@ def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
     The bias is the same for all heads and queries: a key counts ``exp(bias)``.
     """
     batch, hidden = a.shape["B"], a.bias is not None
-    ones = e.expand(e.constant(1.0, e.dtype(a.q)), (batch, a.shape["J"], ONE))
-    counts = _counts(e, a) if hidden else ones
+    if hidden:
+        counts, top = _counts(e, a)
+        a = replace(a, bias=None if a.sink is None else top, empty_row="zero")
+    else:
+        counts = e.expand(e.constant(1.0, e.dtype(a.q)), (batch, a.shape["J"], ONE))
     traits = [over_heads(e, x) for x in ((a.k, a.q) if queries else (a.k,))]
     matched = emit_match(e, traits, sets, counts if hidden else None, hidden)
     operands = [a.k, a.v, a.q] if queries else [a.k, a.v]
@@ -31,8 +35,6 @@ def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
         few.append(_head_major(e, e.slice(mean, 2, begin, e.shape(part)[2]), e.shape(x)))
         begin = begin + e.shape(part)[2]
     k, v, q = few if queries else [*few, a.q]
-    if hidden:
-        a = replace(a, bias=None, empty_row="zero")
     shape = {**a.shape, "I": e.shape(q)[2], "J": sets.left}
     result = emit_counted(e, replace(a, q=q, k=k, v=v, shape=shape), size)
     if not queries:
@@ -41,11 +43,14 @@ def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
     return _head_major(e, rows, (batch, a.shape["H"], a.shape["I"], a.shape["E"]))
 
 
-def _counts(e: Emitter, a: Canonical) -> Handle:
-    """Emit how often each key counts by the bias, ``[B, J, 1]``."""
-    batch, keys = a.shape["B"], a.shape["J"]
-    counts = e.expand(e.map("exp", a.bias), (batch, ONE, ONE, keys))
-    return e.reshape(counts, (batch, keys, ONE))
+def _counts(e: Emitter, a: Canonical) -> tuple[Handle, Handle]:
+    """Emit how often each key counts by the bias, ``[B, J, 1]``, and its logarithm where that is 1."""
+    batch, keys, dtype = a.shape["B"], a.shape["J"], e.dtype(a.bias)
+    top = e.map("maximum", e.reduce("max", a.bias, 3), e.constant(0.0, dtype))
+    counts = e.map("exp", e.map("sub", a.bias, top))
+    none = e.constant(0.0, dtype)
+    counts = e.map("where", e.map("lt", counts, e.constant(LEAST, dtype)), none, counts)
+    return e.reshape(e.expand(counts, (batch, ONE, ONE, keys)), (batch, keys, ONE)), top
 
 
 def emit_counted(e: Emitter, a: Canonical, size: Handle) -> Handle:

@@ -12,14 +12,11 @@ from typing import cast
 import numpy as np
 
 from rewriter.algebra.sizes import ONE, ZERO, Size, SizeLike
-from rewriter.kernels.merge.definition import STEPS
+from rewriter.kernels.merge.definition import LEAST, STEPS
 from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
 
 __all__ = ["Sets", "emit_match", "emit_merge", "emit_place", "emit_take", "sets_of"]
 
-
-TINY = 2.0**-14
-"""Less than any token counts that counts for something, in every precision."""
 
 FARTHEST = -1e30
 """The nearness of a token that is there so that there is one: no other is as far."""
@@ -133,7 +130,7 @@ def _nearest(
 
 def _reduced(e: Emitter, m: Handle, n: Handle) -> Handle:
     """Emit ``1 / (1 / m + 1 / n)``, 0 where both are 0."""
-    total = e.map("maximum", e.map("add", m, n), e.constant(TINY, e.dtype(m)))
+    total = e.map("maximum", e.map("add", m, n), e.constant(LEAST, e.dtype(m)))
     return e.map("div", e.map("mul", m, n), total)
 
 
@@ -203,7 +200,7 @@ def emit_merge(
     seconds = _sum(e, seconds, places, weight)
     total = emit_take(e, seconds, partner)
     if hidden:
-        total = e.map("maximum", total, e.constant(TINY, e.dtype(x)))
+        total = e.map("maximum", total, e.constant(LEAST, e.dtype(x)))
     share = e.map("div", weight, total)
     second = _sum(e, second, places, e.map("mul", apart, share))
     return _joined(e, x, first, second, sets), _joined(e, size, firsts, seconds, sets)

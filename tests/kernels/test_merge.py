@@ -4,11 +4,13 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import rewriter
 from rewriter.algebra.sizes import Size
+from rewriter.engine import rewrite
 from rewriter.forms import Canonical, Fidelity
 from rewriter.kernels.merge.definition import match, merge_attention, merged, unmerged
 from rewriter.kernels.merge.form import Merge
@@ -17,6 +19,7 @@ from rewriter.kernels.softmax.definition import Operands, softmax_attention
 from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.passes import MergedAttention
 from rewriter.program.program import Program
+from rewriter.selectors import Selector
 from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import by_hand, canonical, emitter_of, operands, site
 
@@ -102,6 +105,21 @@ def test_equal_tokens_are_merged_for_nothing(protect: int) -> None:
     for queries in (True, False):
         found = merge_attention(operands(a), 8, protect=protect, queries=queries)
         torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sink", [None, "heads"])
+@pytest.mark.parametrize("queries", [True, False])
+def test_a_key_counts_as_its_bias_says(queries: bool, sink: str | None) -> None:
+    """Twins with biases of their own: merging them is exact, whatever the sign of a bias."""
+    a = canonical(5, batch=1, heads=2, groups=2, dtype=torch.float64, sink=sink)
+    q, k, v = (x.repeat_interleave(2, dim=2) for x in (a.q, a.k, a.v))
+    bias = torch.tensor([2.0, -3, 0, -torch.inf, 5, 5, -2, 1, 0.5, -1e4])[None, None, None].double()
+    shape = {**a.shape, "I": Size.of(10), "J": Size.of(10)}
+    a = replace(a, q=q, k=k, v=v, bias=bias, shape=shape)
+    form = Merge(r=3, protect=0, of="qkv" if queries else "kv")  # two have no visible twin
+    want, seen = by_hand(a, lambda i, j: True), bias[0, 0, 0] > -100
+    for found in (form.definition(operands(a)), form.emit(emitter_of(a), a)):
+        torch.testing.assert_close(found[:, :, seen], want[:, :, seen], rtol=1e-9, atol=1e-9)
 
 
 def test_merging_keys_is_attention_by_hand_to_means() -> None:
@@ -324,11 +342,19 @@ def test_nothing_merged_is_exact() -> None:
 @pytest.mark.parametrize(
     ("form", "changes", "reason"),
     [
-        (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0))}, "masked or biased"),
-        (Merge(r=2), {"facts": Facts(bias=True)}, "masked or biased"),
+        (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0))}, "not proved to be the same"),
+        (Merge(r=2), {"facts": Facts(bias=True)}, "not proved to be the same"),
         (Merge(r=2, through=True), {"facts": Facts(key_padding=True, hides_keys=True)}, "without through"),
-        (Merge(r=2), {"facts": Facts(key_padding=True, hides_queries=True)}, "masked or biased"),
-        (Merge(r=2), {"facts": Facts(band=Band(Size.of(0), None, 0), key_padding=True)}, "masked or biased"),
+        (
+            Merge(r=2),
+            {"facts": Facts(key_padding=True, hides_queries=True)},
+            "not proved to be the same for every",
+        ),
+        (
+            Merge(r=2),
+            {"facts": Facts(band=Band(Size.of(0), None, 0), key_padding=True)},
+            "not proved to be the same for every",
+        ),
         (Merge(r=2), {"queries": 5}, "of=kv"),
         (Merge(r=2, of="kv"), {"keys": Size.symbol("n")}, "give ratio"),
     ],
@@ -342,6 +368,41 @@ def test_learned_queries_ask_merged_keys() -> None:
     here = site(kind="latent-attention", constant=("q",))
     assert Merge(r=2, of="kv").why_not(here) is None and "latent-attention" in Merge.kinds
     assert "has learned queries" in (Merge(r=2).why_not(here) or "")
+
+
+class Padded(torch.nn.Module):
+    """One attention to keys that a mask hides by adding a number, or that each head weighs."""
+
+    def __init__(self, fill: float, heads: int = 1) -> None:
+        super().__init__()
+        self.fill, self.own = fill, torch.nn.Parameter(torch.randn(heads, 1, 9))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        hiding = (1 - mask[:, None, None, :].float()) * self.fill
+        if len(self.own) > 1:
+            hiding = hiding + self.own
+        found: torch.Tensor = (x @ x.transpose(-1, -2) / 8**0.5 + hiding).softmax(-1) @ x
+        return found
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("of", ["qkv", "kv"])
+def test_padding_is_hidden_by_any_number(of: str, fill: float) -> None:
+    x = torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0]])
+    merged, report = rewrite(
+        rewriter.trace(Padded(fill), (x, mask)), [(Merge(r=3, of=of), Selector.parse("all"))]
+    )
+    assert [s.reason for s in report.sites] == [None]
+    found = merged.run(x, mask)[0][:, :, :6]
+    x[:, :, 6:] = 99.0
+    np.testing.assert_allclose(merged.run(x, mask)[0][:, :, :6], found, rtol=1e-5, atol=1e-6)
+
+
+def test_heads_that_weigh_keys_apart_do_not_share_merged_ones() -> None:
+    x, mask = torch.randn(1, 2, 9, 8), torch.ones(1, 9, dtype=torch.int64)
+    (here,) = rewriter.trace(Padded(-1e4, heads=2), (x, mask)).sites
+    assert "for every query and head" in (Merge(r=3).why_not(here) or "")
 
 
 def test_keys_may_be_hidden() -> None:
