@@ -454,12 +454,10 @@ class _Engine:
         fidelity, measured = form.fidelity(site), self._errors.get((site.id, str(form)))
         before, after = _as_it_is(site), form.cost(site)
         applied = Applied(site.id, str(form), fidelity, False, None, None, None, None, before, after)
-        reason = refusal(form, site)
+        reason = measured if isinstance(measured, str) else refusal(form, site)
         if reason is not None:
             return replace(applied, reason=reason), None
-        if isinstance(measured, str):
-            return replace(applied, reason=measured), None
-        if measured is not None:
+        if isinstance(measured, float):
             applied = replace(applied, error=measured, measured_on=self._measured_on)
         edit = replacement(site, form.lower, {"form": str(form), "fidelity": fidelity.value})
         if self._verify:
@@ -500,13 +498,17 @@ class _Engine:
             return placed
         offered = {s.id: [c for c in form.choices(s) if refusal(c, s) is None] for s in sites}
         self._measure([(site, c) for site in sites for c in offered[site.id]], verify=False)
-        return [(site, self._chosen(form, site, offered[site.id]) or own) for site, own in placed]
+        return [(site, self._chosen(own, site, offered[site.id])) for site, own in placed]
 
-    def _chosen(self, form: Form, site: AttentionSite, choices: Sequence[Form]) -> Form | None:
-        """Return the choice that the form makes by what was measured; None if no choice could be run."""
+    def _chosen(self, form: Form, site: AttentionSite, choices: Sequence[Form]) -> Form:
+        """Return what the form chooses by what was measured, or the form: why none will do is kept."""
         errors = [(choice, self._errors[site.id, str(choice)]) for choice in choices]
         measured = [(choice, error) for choice, error in errors if not isinstance(error, str)]
-        return form.choose(site, measured) if measured else None
+        chosen = form.choose(site, measured) if measured else None
+        if isinstance(chosen, str):
+            self._errors[site.id, str(form)] = chosen
+            return form
+        return chosen or form
 
     def _best(
         self, form: Form, sites: Sequence[AttentionSite], selector: Selector

@@ -174,8 +174,8 @@ class Form(ABC):
         """Return what recorded data is to choose from, the most wanted first; none if there is no choice."""
         return ()
 
-    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
-        """Return which of its `choices` a site gets, None for what it gets without data.
+    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | str | None:
+        """Return which of its `choices` a site gets, the sentence why none will do, or None: as without data.
 
         Parameters
         ----------

@@ -86,17 +86,24 @@ class Clipped(Form):
         if not self._open:
             return None
         return (
-            f"{site.id}: gamma is to be chosen by recorded data, and none was found that changes the site by"
-            f" at most {self.error}; give data, a larger error, or gamma itself"
+            f"{site.id}: error={self.error} chooses gamma by recorded data, and no data is given; give data"
+            " (.npz, a directory of .npz, or module:callable), or gamma instead of error"
         )
 
     def choices(self, site: AttentionSite) -> tuple[Clipped, ...]:
         """Return this form with every gamma that it may be given, the strongest first; none if it has one."""
         return tuple(replace(self, gamma=float(f"{g:.3g}")) for g in LADDER) if self._open else ()
 
-    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | None:
-        """Return the strongest that changes the site by at most `error`."""
-        return next((form for form, error in measured if self.error is None or error <= self.error), None)
+    def choose(self, site: AttentionSite, measured: Sequence[tuple[Form, float]]) -> Form | str:
+        """Return the strongest that changes the site by at most `error`, or by how much the weakest does."""
+        for form, error in measured:
+            if self.error is None or error <= self.error:
+                return form
+        form, error = measured[-1]
+        return (
+            f"{site.id}: {form}, the weakest that is tried, changes the site by {error:.3g} on the data;"
+            f" expected at most {self.error}: allow a larger error, or give gamma instead"
+        )
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit blocks of queries, or one fused call where nothing is stretched."""

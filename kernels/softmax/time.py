@@ -2,8 +2,8 @@
 
 Operations alone promise too much: short products run slower than long ones, what is copied takes time and so
 does every call. The numbers were fitted to one thread in single precision, 49 to 4,097 queries and keys;
-`python -m benchmarks.rates` prints them beside what the machine at hand takes, and `python -m benchmarks.form_call` holds
-forms to them.
+`python -m benchmarks.rates` prints them beside what the machine at hand takes, and `python -m
+benchmarks.form_call` holds forms to them.
 """
 
 from __future__ import annotations

@@ -166,9 +166,14 @@ def test_gamma_is_the_strongest_that_keeps_the_error(tmp_path: Path) -> None:
 
 def test_gamma_is_not_chosen_without_data_or_where_all_change_too_much(tmp_path: Path) -> None:
     p = program(module(True), x := torch.randn(2, 40, WIDTH), "fx", tmp_path)
-    for step in (ClippedAttention(error=0.05), ClippedAttention(error=1e-7, data=[(x,)])):
+    cases = {
+        "error=0.05 chooses gamma by recorded data, and no data is given": ClippedAttention(error=0.05),
+        "on the data; expected at most 1e-07": ClippedAttention(error=1e-7, data=[(x,)]),
+        "expected at most 1e-07: allow": ClippedAttention(error=1e-7, data=[(x,)], select="best=1"),
+    }
+    for reason, step in cases.items():
         assert step(p) is p and step.report is not None
-        assert "gamma is to be chosen by recorded data" in (step.report.sites[0].reason or "")
+        assert reason in (step.report.sites[0].reason or "")
 
 
 class Plain(nn.Module):
