@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from rewriter.kernels.agent.landmarks import FAINT, bins, middles
+from rewriter.kernels.agent.landmarks import FAINT, MOVES, NEARNESS, PRIOR, bins, middles
 from rewriter.kernels.softmax.definition import Operands, softmax_attention, zero_where_blind
 
 __all__ = [
     "agent_attention",
     "attend_or_zero",
     "by_keys",
+    "clustered",
     "convolved",
     "landmark_shares",
     "landmarks",
@@ -66,6 +67,32 @@ def landmarks(
             if len(body):
                 result[b, h] = landmark_shares(count, len(body), pool).to(x) @ body
     return result
+
+
+def clustered(q: torch.Tensor, agents: torch.Tensor, sharpness: float, kept: torch.Tensor) -> torch.Tensor:
+    """Return agents that have moved to the middle of the queries that are nearest to them, ``[B, H, n, D]``.
+
+    Each of ``MOVES`` moves is one of expectation and maximisation for a mixture of equal, round normal
+    distributions around the agents, which is k-means where ``sharpness`` is large: a query belongs to the
+    agents by ``softmax(sharpness · (q·a - |a|² / 2))``, and an agent becomes the mean of the queries by how
+    much they belong to it. Its own place counts as ``PRIOR`` queries.
+
+    Parameters
+    ----------
+    q
+        Queries ``[B, H, N, D]``.
+    agents
+        Where they are first, ``[B, H, n, D]``.
+    sharpness
+        As above.
+    kept
+        Booleans ``[B, H, N]``: other queries take no part.
+    """
+    for _ in range(MOVES):
+        distance = agents.square().sum(-1)[:, :, None] / 2
+        near = (sharpness * (q @ agents.mT - distance)).softmax(-1) * kept[..., None]
+        agents = (near.mT @ q + PRIOR * agents) / (near.sum(2)[..., None] + PRIOR)
+    return agents
 
 
 def shown_tokens(x: Operands) -> torch.Tensor | None:
@@ -137,12 +164,13 @@ def agent_attention(
     of_keys: torch.Tensor | None = None,
     of_queries: torch.Tensor | None = None,
     convolution: torch.Tensor | None = None,
+    fitted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return agent attention, ``[B, H, I, E]``; an agent that sees no key has the value 0.
 
     That is ``softmax(sharpness · scale · q aᵀ + of_queries) (softmax(scale · a kᵀ + bias + of_keys) v) +
-    shortcut · v + convolution(v)``, where the agents ``a`` are `landmarks` of the queries, and softmax
-    attention for the protected queries.
+    shortcut · v + convolution(v)``, where the agents ``a`` are `landmarks` of the queries or ``fitted``
+    ``[H, n, D]``, and with the pool ``cluster`` those `clustered`; softmax attention for the protected queries.
 
     Operands are as in `rewriter.kernels.softmax.definition.attend`, without a band; the bias depends on keys
     only. The fitted parts are as in `rewriter.kernels.agent.fitted.Fitted`, None for zero.
@@ -152,7 +180,15 @@ def agent_attention(
     """
     x = by_keys(x)
     q = x.q.to(torch.promote_types(x.q.dtype, torch.float32))
-    few = landmarks(q, agents, protect, grid, pool, shown_tokens(x))
+    shown = shown_tokens(x)
+    if fitted is None:
+        few = landmarks(q, agents, protect, grid, "stride" if pool == "cluster" else pool, shown)
+    else:
+        few = fitted.to(q).expand(len(q), *fitted.shape)
+    if pool == "cluster":
+        kept = torch.ones(q.shape[:3], dtype=torch.bool) if shown is None else shown.clone()
+        kept[..., :protect] = False
+        few = clustered(q, few, NEARNESS * abs(x.scale), kept)
     bias = x.bias
     if of_keys is not None:
         bias = of_keys[None].to(q) if bias is None else bias + of_keys.to(bias)

@@ -22,6 +22,8 @@ class Fitted:
 
     Parameters
     ----------
+    agents
+        The agents themselves, ``[H, n, D]``, in place of queries: learned, or clustered beforehand.
     keys
         Added to the scores of agents and keys, ``[H, n, J]``.
     queries
@@ -31,6 +33,7 @@ class Fitted:
         one row. Odd numbers of rows and columns.
     """
 
+    agents: np.ndarray | None = None
     keys: np.ndarray | None = None
     queries: np.ndarray | None = None
     convolution: np.ndarray | None = None
@@ -44,9 +47,9 @@ def read_fitted(path: str) -> Fitted:
     ValueError
         With the reason, if it is no such file.
     """
-    found = read_arrays(path, {}, {"keys": 3, "queries": 3, "convolution": 4})
+    found = read_arrays(path, {}, {"agents": 3, "keys": 3, "queries": 3, "convolution": 4})
     if not found:
-        raise ValueError(f"weights {path}: expected keys, queries or convolution, found nothing")
+        raise ValueError(f"weights {path}: expected agents, keys, queries or convolution, found nothing")
     if not all(np.isfinite(array).all() for array in found.values()):
         raise ValueError(f"weights {path}: expected finite numbers")
     if "convolution" in found and not all(n % 2 for n in found["convolution"].shape[2:]):
@@ -62,6 +65,7 @@ def why_not_fitted(path: str, site: AttentionSite, agents: int) -> str | None:
     except ValueError as error:
         return f"{site.id}: {error}"
     wanted: dict[str, tuple[SizeLike, ...]] = {
+        "agents": (site.heads, agents, site.qk_dim),
         "keys": (site.heads, agents, site.keys),
         "queries": (site.heads, site.queries, agents),
         "convolution": (site.heads, site.v_dim),

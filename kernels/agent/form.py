@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.agent.fitted import Fitted, read_fitted, why_not_fitted
-from rewriter.kernels.agent.landmarks import Landmarks, shown_plane
+from rewriter.kernels.agent.landmarks import MOVES, POOLS, Landmarks, shown_plane
 from rewriter.kernels.agent.lowering import emit_agents
 from rewriter.kernels.softmax.fitted import check_path
 from rewriter.kernels.softmax.form import dense_cost
 from rewriter.kernels.softmax.lowering import emit_dense
-from rewriter.kernels.softmax.time import attention_time, copy_time
+from rewriter.kernels.softmax.time import attention_time, copy_time, product_time, weights_time
 
 if TYPE_CHECKING:
     import torch
@@ -40,15 +40,16 @@ class Agent(Form):
         The other tokens are a row-major grid: ``HxW``, or ``auto`` for the one that the graph shows, behind
         the tokens before it; only where it shows none, for a square one.
     pool
-        What an agent is: ``stride``, the query in the middle of its part of the tokens, or ``mean``, the
-        mean of the queries of that part.
+        What an agent is: ``stride``, the query in the middle of its part of the tokens; ``mean``, the mean of
+        the queries of that part; ``cluster``, the mean of the queries that are nearest to those in the
+        middles, and then to these means.
     sharpness
         Factor on the scores of queries and agents.
     shortcut
         Share of a token's own value that is added to its result.
     weights
-        A ``.npz`` file with parts that were fitted for this site, each zero if it is missing: ``keys``,
-        ``[heads, agents, keys]``, and ``queries``, ``[heads, queries, agents]``, are added to the scores, and
+        A ``.npz`` file with parts that were fitted for this site: ``agents``, ``[heads, agents, width]``, stand
+        in place of queries; the others are zero if they are missing. ``keys``, ``[heads, agents, keys]``, and ``queries``, ``[heads, queries, agents]``, are added to the scores, and
         ``convolution``, ``[heads, features, rows, columns]``, is a depth-wise convolution of the values that
         is added to the result. No comma in its path.
     """
@@ -67,6 +68,8 @@ class Agent(Form):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pool not in (*POOLS, "cluster"):
+            raise ValueError(f"pool is {self.pool!r}; expected {', '.join(POOLS)} or cluster")
         _ = self._landmarks
         if not 0 < self.sharpness < math.inf:
             raise ValueError(f"sharpness is {self.sharpness}; expected more than 0")
@@ -76,7 +79,8 @@ class Agent(Form):
 
     @property
     def _landmarks(self) -> Landmarks:
-        return Landmarks(self.agents, self.protect, self.grid, self.pool, "agents")
+        pool = "stride" if self.pool == "cluster" else self.pool
+        return Landmarks(self.agents, self.protect, self.grid, pool, "agents")
 
     def at(self, site: AttentionSite) -> Form:
         """Return it with the grid that the graph shows; the tokens before that are protected."""
@@ -108,7 +112,8 @@ class Agent(Form):
         if self._exact(a.shape["I"], a.shape["J"]):
             return emit_dense(e, a)
         fitted = None if self.weights is None else read_fitted(self.weights)
-        return emit_agents(e, a, self._landmarks, self.sharpness, self.shortcut, fitted)
+        clustered = self.pool == "cluster"
+        return emit_agents(e, a, self._landmarks, self.sharpness, self.shortcut, fitted, clustered)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it densely."""
@@ -117,9 +122,9 @@ class Agent(Form):
         from rewriter.kernels.agent.definition import agent_attention
 
         fitted = Fitted() if self.weights is None else read_fitted(self.weights)
-        of_keys, of_queries, convolution = (
+        agents, of_keys, of_queries, convolution = (
             None if part is None else torch.from_numpy(part)
-            for part in (fitted.keys, fitted.queries, fitted.convolution)
+            for part in (fitted.agents, fitted.keys, fitted.queries, fitted.convolution)
         )
         return agent_attention(
             x,
@@ -132,13 +137,23 @@ class Agent(Form):
             of_keys=of_keys,
             of_queries=of_queries,
             convolution=convolution,
+            fitted=agents,
         )
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of both products, and of the exact rows."""
         if self._exact(site.queries, site.keys):
             return dense_cost(site, site.keys)
-        return two_stages_cost(site, self.agents, self.protect)
+        cost = two_stages_cost(site, self.agents, self.protect)
+        if self.pool != "cluster":
+            return cost
+        count, width = site.batch * site.heads, site.qk_dim
+        scores = MOVES * count * site.queries * self.agents
+        time = product_time(count, site.queries, width, self.agents)
+        time += product_time(count, self.agents, site.queries, width)
+        time = MOVES * (time + copy_time(0, calls=10)) + weights_time(scores, passes=3)
+        known = None if cost.time is None else cost.time + time
+        return replace(cost, flops=cost.flops + 4 * scores * width, time=known)
 
     @property
     def telling_length(self) -> int:

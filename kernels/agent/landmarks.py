@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rewriter.sites.site import AttentionSite
 
-__all__ = ["FAINT", "POOLS", "Landmarks", "bins", "middles", "shown_plane"]
+__all__ = ["FAINT", "MOVES", "NEARNESS", "POOLS", "PRIOR", "Landmarks", "bins", "middles", "shown_plane"]
 
 POOLS = ("stride", "mean")
+
+MOVES = 2
+"""How often agents move to the queries that are nearest to them."""
+
+NEARNESS = 4.0
+"""How sharply a query belongs to its nearest agent: a factor on the scale of the scores."""
+
+PRIOR = 2.0**-10
+"""For how many queries an agent's own place counts, so that one that no query is near to stays where it is."""
 
 FAINT = 32
 """A key whose bias is more than this below the largest is hidden: ``exp(-32)`` of its weight, or less."""

@@ -10,7 +10,7 @@ import numpy as np
 from rewriter.algebra.sizes import ONE, Size
 from rewriter.forms import Canonical
 from rewriter.kernels.agent.fitted import Fitted, emit_convolution
-from rewriter.kernels.agent.landmarks import FAINT, Landmarks, bins, middles
+from rewriter.kernels.agent.landmarks import FAINT, MOVES, NEARNESS, PRIOR, Landmarks, bins, middles
 from rewriter.kernels.softmax.lowering import emit_dense
 from rewriter.lower.emitter import Emitter, Handle, KernelEmitter
 from rewriter.lower.heads import for_every_head
@@ -33,12 +33,20 @@ def emit_agents(
     sharpness: float,
     shortcut: float,
     fitted: Fitted | None = None,
+    clustered: bool = False,
 ) -> Handle:
-    """Emit agent attention; ``[B, H, I, E]``."""
-    a = by_keys(e, a)
-    agents = emit_landmarks(e, a.q, landmarks, emit_shown(e, a))
-    if fitted is None:
-        return emit_two_stages(e, a, agents, landmarks.protect, sharpness, shortcut)
+    """Emit agent attention; ``[B, H, I, E]``.
+
+    Agents are landmarks of the queries, or fitted; ``clustered`` moves them to the queries around them.
+    """
+    a, fitted = by_keys(e, a), fitted or Fitted()
+    if fitted.agents is None:
+        agents = emit_landmarks(e, a.q, landmarks, emit_shown(e, a))
+    else:
+        shape = (a.shape["B"], *fitted.agents.shape)
+        agents = e.expand(e.constant(fitted.agents[None], e.dtype(a.q)), shape)
+    if clustered:
+        agents = _emit_clustered(e, a, agents, landmarks.protect)
     added = None
     if fitted.convolution is not None:
         sides = None if landmarks.grid is None else landmarks.sides(int(a.shape["J"]))
@@ -48,6 +56,29 @@ def emit_agents(
     )
     protect = landmarks.protect
     return emit_two_stages(e, a, agents, protect, sharpness, shortcut, of_keys, of_queries, added)
+
+
+def _emit_clustered(e: Emitter, a: Canonical, agents: Handle, protect: int) -> Handle:
+    """Emit agents ``[B, H, n, D]`` that are moved to the middle of the queries that are nearest to them.
+
+    See `rewriter.kernels.agent.definition.clustered`.
+    """
+    b, h, n, width = e.shape(agents)
+    queries, dtype = a.shape["I"], e.dtype(a.q)
+    wide = dtype if dtype == "float64" else "float32"
+    x, agents = (e.map("cast", part, dtype=wide) for part in (a.q, agents))
+    _, _, kept = _places(e, protect, queries, emit_shown(e, a))
+    kept = e.map("cast", kept, dtype=wide)
+    prior, half = e.constant(PRIOR, wide), e.constant(0.5, wide)
+    for _ in range(MOVES):
+        offset = e.map("mul", e.reduce("sum", e.map("mul", agents, agents), 3), half)
+        scores = e.map("sub", e.matmul(x, e.permute(agents, (0, 1, 3, 2))), e.reshape(offset, (b, h, ONE, n)))
+        near = e.softmax(e.map("mul", scores, e.constant(NEARNESS * abs(a.scale), wide)), 3)
+        share = e.map("mul", e.permute(near, (0, 1, 3, 2)), kept)
+        total = e.reshape(e.reduce("sum", share, 3), (b, h, n, ONE))
+        sums = e.map("add", e.matmul(share, x), e.map("mul", agents, prior))
+        agents = e.map("div", sums, e.map("add", total, prior))
+    return e.map("cast", agents, dtype=dtype)
 
 
 def by_keys(e: Emitter, a: Canonical) -> Canonical:

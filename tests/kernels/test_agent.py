@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Fidelity
-from rewriter.kernels.agent.definition import agent_attention, landmarks
+from rewriter.kernels.agent.definition import agent_attention, clustered, landmarks
 from rewriter.kernels.agent.form import Agent
+from rewriter.kernels.agent.landmarks import MOVES, POOLS
 from rewriter.kernels.nystrom.form import Nystrom
 from rewriter.kernels.softmax.definition import softmax_attention
 from rewriter.kernels.softmax.form import Softmax
@@ -85,8 +86,32 @@ def test_strides_take_the_middle_of_each_part() -> None:
     assert landmarks(x, 2, 9, None, "stride", ~shown).flatten().tolist() == [0, 0]
 
 
+def test_sharp_clusters_are_k_means_by_hand() -> None:
+    q = torch.randn(1, 2, 30, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    kept = torch.ones(1, 2, 30, dtype=torch.bool)
+    kept[0, 1, ::4] = False
+    want = q[:, :, [3, 10, 17, 26]].clone()
+    first = want.clone()
+    for h in range(2):
+        for _ in range(MOVES):
+            nearest: list[list[int]] = [[] for _ in range(4)]
+            for i in range(30):
+                if kept[0, h, i]:
+                    distances = [float((q[0, h, i] - want[0, h, a]).square().sum()) for a in range(4)]
+                    nearest[distances.index(min(distances))].append(i)
+            assert all(nearest)
+            want[0, h] = torch.stack([q[0, h, own].mean(0) for own in nearest])
+    torch.testing.assert_close(clustered(q, first, 1e5, kept), want, rtol=1e-3, atol=2e-3)  # PRIOR
+    lonely = torch.full((1, 2, 1, 5), 1e3, dtype=torch.float64)
+    found = clustered(q, torch.cat([first, lonely], 2), 1.0, kept)
+    torch.testing.assert_close(found[:, :, -1:], lonely)
+    torch.testing.assert_close(clustered(q, first, 1.0, ~kept & kept), first)
+
+
 SEQUENCES = list(
-    itertools.product((1, 2, 9, 40), (1, 4, 7), (0, 1, 5), ("stride", "mean"), (None, "padding", "one batch"))
+    itertools.product(
+        (1, 2, 9, 40), (1, 4, 7), (0, 1, 5), (*POOLS, "cluster"), (None, "padding", "one batch")
+    )
 )
 
 
@@ -110,12 +135,12 @@ def test_lowering_meets_the_definition(dynamic: bool) -> None:
 @pytest.mark.parametrize("bias", [None, "keys"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_queries_may_come_from_elsewhere_than_keys(bias: str | None, dynamic: bool) -> None:
-    for pool in ("stride", "mean"):
+    for pool in ("stride", "mean", "cluster"):
         a, form = canonical(13, 6, bias=bias, dynamic=dynamic), Agent(4, 1, pool=pool)
         torch.testing.assert_close(emitted(form, a), defined(form, a), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["stride", "mean"])
+@pytest.mark.parametrize("pool", ["stride", "mean", "cluster"])
 @pytest.mark.parametrize("protect", [0, 1, 3])
 @pytest.mark.parametrize(("grid", "side"), [((2, 2), 1), ((7, 5), 3), ((8, 8), 4), ((9, 9), 9)])
 def test_lowering_on_a_grid_meets_the_definition(
@@ -126,7 +151,7 @@ def test_lowering_on_a_grid_meets_the_definition(
     torch.testing.assert_close(emitted(form, a), defined(form, a), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", ["stride", "mean"])
+@pytest.mark.parametrize("pool", ["stride", "mean", "cluster"])
 def test_a_padded_sequence_gives_what_it_gives_alone(pool: str) -> None:
     a, form = padded(200), Agent(5, 0, pool=pool)
     alone = replace(
@@ -148,7 +173,7 @@ def test_a_query_whose_keys_are_all_hidden_gives_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("pool", ["stride", "mean"])
+@pytest.mark.parametrize("pool", ["stride", "mean", "cluster"])
 def test_other_precisions(dtype: torch.dtype, pool: str) -> None:
     for a, form in (
         (padded(40, dtype=dtype), Agent(4, 2, pool=pool)),
@@ -160,7 +185,7 @@ def test_other_precisions(dtype: torch.dtype, pool: str) -> None:
         assert error <= 8 * torch.finfo(dtype).eps * a.v.abs().max()
 
 
-@pytest.mark.parametrize("pool", ["stride", "mean"])
+@pytest.mark.parametrize("pool", ["stride", "mean", "cluster"])
 def test_gradients_are_finite_and_right(pool: str) -> None:
     for a, form in ((padded(20), Agent(3, 1, pool=pool)), (canonical(17), Agent(4, 1, "4x4", pool))):
         inputs = [x.requires_grad_() for x in (a.q, a.k, a.v)]
@@ -260,7 +285,12 @@ def test_parameters_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_it_reads_back_what_it_prints() -> None:
-    for form in (Agent(5), Agent(49, 1, "auto", "mean"), Agent(4, sharpness=4.3, shortcut=0.075)):
+    for form in (
+        Agent(5),
+        Agent(5, pool="cluster"),
+        Agent(49, 1, "auto", "mean"),
+        Agent(4, sharpness=4.3, shortcut=0.075),
+    ):
         assert Agent.parse(str(form).partition(":")[2].split(",")) == form
 
 
@@ -283,6 +313,8 @@ def test_cost_counts_what_is_computed(form: Agent) -> None:
     here = site(heads=Size.of(1), queries=1025, keys=1025)
     share = int(form.cost(here).flops) / int(Softmax().cost(here).flops)
     assert share == pytest.approx(e.scores / 1025**2) and share < 0.11
+    still, moved = (int(replace(form, pool=pool).cost(here).flops) for pool in ("stride", "cluster"))
+    assert moved - still == MOVES * 4 * 1025 * 49 * int(here.qk_dim)
 
 
 @pytest.mark.parametrize("kind", [Agent, Nystrom])

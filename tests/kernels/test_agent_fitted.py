@@ -18,13 +18,14 @@ from rewriter.kernels.agent.form import Agent
 from rewriter.sites.site import Facts
 from tests.kernels.operands import by_hand, canonical, emitter_of, operands, site
 
-HEADS, WIDTH = 4, 6
-PARTS = ("keys", "queries", "convolution")
+HEADS, DEPTH, WIDTH = 4, 8, 6
+PARTS = ("agents", "keys", "queries", "convolution")
 
 
 def arrays(agents: int, queries: int, keys: int, size: tuple[int, int] = (1, 3)) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = {
+        "agents": (HEADS, agents, DEPTH),
         "keys": (HEADS, agents, keys),
         "queries": (HEADS, queries, agents),
         "convolution": (HEADS, WIDTH, *size),
@@ -41,8 +42,12 @@ def test_definition_is_two_biased_attentions_by_hand(tmp_path: Path) -> None:
     a, parts = canonical(9, dtype=torch.float64), arrays(3, 9, 9)
     del parts["convolution"]
     found = Agent(3, weights=saved(tmp_path, parts)).definition(operands(a))
-    agents = a.q[:, :, [1, 4, 7]]
     added = {name: torch.from_numpy(x)[None] for name, x in parts.items()}
+    agents = added["agents"].expand(len(a.q), -1, -1, -1)
+    bare = {name: x for name, x in parts.items() if name != "agents"}
+    plain = Agent(3, weights=saved(tmp_path, bare)).definition(operands(a))
+    of_queries = Agent(3).definition(operands(a))
+    assert not torch.allclose(plain, found) and not torch.allclose(plain, of_queries)
     gathered = by_hand(replace(a, q=agents, bias=added["keys"]), lambda i, j: True)
     second = Canonical(a.q, agents, gathered, added["queries"], None, a.scale, "never", a.shape)
     torch.testing.assert_close(found, by_hand(second, lambda i, j: True), rtol=1e-12, atol=1e-12)
@@ -72,7 +77,8 @@ def test_lowering_meets_the_definition(
     tokens = 10 + protect
     size = (1, 3) if grid is None else (3, 3)
     given = {name: x for name, x in arrays(4, tokens, tokens, size).items() if name in parts}
-    form = Agent(4, protect, grid, "mean", weights=saved(tmp_path, given))
+    pool = "cluster" if parts == PARTS else "mean"
+    form = Agent(4, protect, grid, pool, weights=saved(tmp_path, given))
     for groups in (1, 2, 4):
         a = canonical(tokens, groups=groups)
         found, want = form.emit(emitter_of(a), a), form.definition(operands(a))
@@ -84,7 +90,8 @@ def test_lowering_meets_the_definition(
 
 def test_zero_parts_are_the_form_without_them(tmp_path: Path) -> None:
     a = canonical(10)
-    form = Agent(4, weights=saved(tmp_path, {k: 0 * x for k, x in arrays(4, 10, 10).items()}))
+    parts = {name: 0 * x for name, x in arrays(4, 10, 10).items() if name != "agents"}
+    form = Agent(4, weights=saved(tmp_path, parts))
     want = agent_attention(operands(a), agents=4)
     torch.testing.assert_close(form.emit(emitter_of(a), a), want, rtol=1e-5, atol=1e-5)
 
@@ -105,6 +112,7 @@ WRONG: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "nothing": ({}, "found nothing"),
     "other names": ({"bias": np.zeros((4, 3, 16))}, "found bias"),
     "other agents": ({"keys": np.zeros((4, 5, 16))}, r"keys of weights .* is \[4, 5, 16\]"),
+    "agents of another width": ({"agents": np.zeros((4, 3, 8))}, r"expected \[4, 3, 16, …\]"),
     "other length": ({"queries": np.zeros((4, 9, 3))}, r"expected \[4, 16, 3, …\]"),
     "an even size": ({"convolution": np.zeros((4, 16, 2, 3))}, "expected odd numbers"),
     "not finite": ({"keys": np.full((4, 3, 16), np.inf)}, "finite"),

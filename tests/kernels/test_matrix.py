@@ -223,7 +223,7 @@ FORMS: dict[str, tuple[str, type[torch.nn.Module], set[str]]] = {
     "pooled": ("pooled:window=8,pool=2", Causal, {"pooled"}),
     "clipped": ("clipped:gamma=-0.03", Dense, {"clipped"}),
     "gated": ("gated:bias=1", Causal, {"softmax"}),
-    "agent": ("agent:agents=4", Dense, {"gathered", "softmax"}),
+    "agent": ("agent:agents=4,pool=cluster", Dense, {"gathered", "softmax"}),
     "nystrom": ("nystrom:landmarks=4", Dense, {"gathered", "softmax"}),
     "merge": ("merge:ratio=0.25", Dense, {"nearest", "softmax"}),
     "linear": ("linear:feature_map=elu", Causal, {"scan"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ KINDS = ("fx", "fx, any length", "onnx 12", "onnx 17", "onnx 20")
 PASSES: dict[str, Pass] = {
     "agent": AgentAttention(agents=5, protect=1, sharpness=1.5),
     "agent, means": AgentAttention(agents=5, pool="mean", shortcut=0.1),
+    "agent, clusters": AgentAttention(agents=5, protect=1, pool="cluster"),
     "nystrom": NystromAttention(landmarks=5, pool="mean"),
     "nystrom, protected": NystromAttention(landmarks=5, protect=2, iterations=4),
 }
@@ -144,8 +146,13 @@ def test_a_causal_model_is_left_as_it_is(step: Pass, tmp_path: Path) -> None:
     assert "causal or windowed" in (step.report.sites[0].reason or "")
 
 
-@pytest.mark.parametrize("pool", ["stride", "mean"])
-@pytest.mark.parametrize("kind", [AgentAttention, NystromAttention])
+@pytest.mark.parametrize(
+    ("kind", "pool"),
+    [
+        *itertools.product([AgentAttention, NystromAttention], ["stride", "mean"]),
+        (AgentAttention, "cluster"),
+    ],
+)
 def test_a_grid_is_rewritten_and_the_file_is_standard(
     kind: type[AgentAttention | NystromAttention], pool: str, tmp_path: Path
 ) -> None:
@@ -224,7 +231,7 @@ def test_a_bias_by_keys_is_kept_and_one_by_pairs_is_refused(step: Pass) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", [AgentAttention(4, 1), AgentAttention(4, pool="mean"), NystromAttention(4, 1)]
+    "step", [AgentAttention(4, 1), AgentAttention(4, 1, pool="cluster"), NystromAttention(4, 1)]
 )
 def test_a_rewritten_module_exports_with_any_length(step: Pass, tmp_path: Path) -> None:
     new = step(encoder("fx, any length", tmp_path)).module()
