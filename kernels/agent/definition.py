@@ -170,7 +170,7 @@ def agent_attention(
 
     That is ``softmax(sharpness · scale · q aᵀ + of_queries) (softmax(scale · a kᵀ + bias + of_keys) v) +
     shortcut · v + convolution(v)``, where the agents ``a`` are `landmarks` of the queries or ``fitted``
-    ``[H, n, D]``, and with the pool ``cluster`` those `clustered`; softmax attention for the protected queries.
+    ``[H, n, D]``, `clustered` if the pool is ``cluster``, and softmax attention for the protected queries.
 
     Operands are as in `rewriter.kernels.softmax.definition.attend`, without a band; the bias depends on keys
     only. The fitted parts are as in `rewriter.kernels.agent.fitted.Fitted`, None for zero.

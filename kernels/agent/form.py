@@ -48,10 +48,11 @@ class Agent(Form):
     shortcut
         Share of a token's own value that is added to its result.
     weights
-        A ``.npz`` file with parts that were fitted for this site: ``agents``, ``[heads, agents, width]``, stand
-        in place of queries; the others are zero if they are missing. ``keys``, ``[heads, agents, keys]``, and ``queries``, ``[heads, queries, agents]``, are added to the scores, and
-        ``convolution``, ``[heads, features, rows, columns]``, is a depth-wise convolution of the values that
-        is added to the result. No comma in its path.
+        A ``.npz`` file with parts that were fitted for this site. ``agents``, ``[heads, agents, width]``, are
+        in place of queries. Others are zero if they are missing: ``keys``, ``[heads, agents, keys]``, and
+        ``queries``, ``[heads, queries, agents]``, are added to the scores, and ``convolution``, ``[heads,
+        features, rows, columns]``, is a depth-wise convolution of the values that is added to the result. No
+        comma in its path.
     """
 
     name: ClassVar[str] = "agent"

@@ -22,7 +22,7 @@ NEARNESS = 4.0
 """How sharply a query belongs to its nearest agent: a factor on the scale of the scores."""
 
 PRIOR = 2.0**-10
-"""For how many queries an agent's own place counts, so that one that no query is near to stays where it is."""
+"""For how many queries an agent's own place counts, so that one without queries near it stays there."""
 
 FAINT = 32
 """A key whose bias is more than this below the largest is hidden: ``exp(-32)`` of its weight, or less."""

@@ -63,7 +63,7 @@ def _emit_clustered(e: Emitter, a: Canonical, agents: Handle, protect: int) -> H
 
     See `rewriter.kernels.agent.definition.clustered`.
     """
-    b, h, n, width = e.shape(agents)
+    b, h, n, _ = e.shape(agents)
     queries, dtype = a.shape["I"], e.dtype(a.q)
     wide = dtype if dtype == "float64" else "float32"
     x, agents = (e.map("cast", part, dtype=wide) for part in (a.q, agents))

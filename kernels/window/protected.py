@@ -15,7 +15,7 @@ __all__ = ["chosen", "fewest", "ladder", "number", "of_band", "of_site"]
 CAUSAL = 4
 """Sinks of a causal site when nothing was measured: language models rest on their first tokens."""
 
-LADDER = (0, 1, 2, 4, 8, 16, 32)
+LADDER = (0, 1, 2, 4, 8, 16, 32, 64)
 """Numbers that are tried on recorded data."""
 
 SLACK = 0.1
