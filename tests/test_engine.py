@@ -15,6 +15,7 @@ import rewriter
 from rewriter.engine import rewrite
 from rewriter.errors import InputError
 from rewriter.forms import Canonical, Fidelity
+from rewriter.kernels.linear.form import Linear
 from rewriter.kernels.softmax.form import Softmax
 from rewriter.kernels.window.form import Window
 from rewriter.lower.emitter import Emitter, Handle
@@ -49,6 +50,14 @@ class Narrower(Window):
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         return Window(int(self.window) - 2).emit(e, a)
+
+
+@dataclass(frozen=True)
+class Louder(Linear):
+    """Computes a thousandth more than it says."""
+
+    def emit(self, e: Emitter, a: Canonical) -> Handle:
+        return e.map("mul", super().emit(e, a), e.constant(1.001, e.dtype(a.q)))
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,21 @@ def test_a_wrong_form_is_left_out_with_the_numbers(form: Softmax | Window) -> No
     new, done = rewrite(p, [(form, Selector("1", numbers=(range(1, 2),)))])
     assert new is p and not done.committed and not done.plan.steps
     assert "against float64 is over" in (done.refused[0].reason or "")
+
+
+@pytest.mark.parametrize("feature_map", ["fastmax1", "taylor1"])
+def test_sums_that_nearly_cancel_may_round_as_their_last_bits_decide(feature_map: str) -> None:
+    """Weights of these maps may be negative, so that a divisor may be next to 0."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+    few = rewriter.trace(Attention(), tuple(torch.randn(1, 2, 9, 8) for _ in range(3)))
+    for seed in range(6):
+        for form, fits in ((Linear(feature_map), True), (Louder(feature_map), False)):
+            _, report = rewrite(few, [(form, Selector.parse("all"))], seed=seed)
+            assert report.sites[0].committed is fits, report.sites[0].reason
 
 
 def test_what_cannot_be_emitted_is_refused_and_the_rest_goes_on() -> None:

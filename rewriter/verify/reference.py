@@ -22,6 +22,7 @@ from rewriter.lower.prim_emitter import PrimEmitter
 from rewriter.program.program import Arrays, Program
 from rewriter.program.tensors import to_torch
 from rewriter.sites.site import AttentionSite, Band
+from rewriter.verify.noise import perturbed
 
 if TYPE_CHECKING:
     from rewriter.kernels.softmax.definition import Operands
@@ -78,11 +79,13 @@ class Reference:
 
         return self.form_value(Softmax() if self.site.normalizer == "softmax" else Reassociated())
 
-    def form_value(self, form: Form, dtype: str = "float64", times: float = 1.0) -> np.ndarray:
+    def form_value(
+        self, form: Form, dtype: str = "float64", times: float = 1.0, moved: bool = False
+    ) -> np.ndarray:
         """Return what a form's definition gives; only the definition itself runs in ``dtype``.
 
         Operands are read and the bias is evaluated in float64, independently of any target's emitter. The
-        values are multiplied by ``times`` first.
+        values are multiplied by ``times`` first; the last bits of queries and keys are ``moved``, up or down.
         """
 
         def compute(e: Emitter, a: Canonical, value: np.ndarray) -> None:
@@ -90,11 +93,11 @@ class Reference:
             if times != 1:
                 a = replace(a, v=e.map("mul", a.v, e.constant(times, "float64")))
             if self.blocks is None or not form.rows_apart:
-                value[:] = self._defined(form, a, dtype)
+                value[:] = self._defined(form, a, dtype, moved)
                 return
             for start, count in self.blocks:
                 part = _rows(e, a, start, count)
-                value[:, :, start : start + count] = self._defined(form, part, dtype)
+                value[:, :, start : start + count] = self._defined(form, part, dtype, moved)
 
         return self._native(compute)[self._known]
 
@@ -152,8 +155,13 @@ class Reference:
         self._native(compute)
         return found[0]
 
-    def _defined(self, form: Form, a: Canonical, dtype: str) -> np.ndarray:
-        result: np.ndarray = form.definition(self._read(a, dtype)).numpy()
+    def _defined(self, form: Form, a: Canonical, dtype: str, moved: bool) -> np.ndarray:
+        x = self._read(a, dtype)
+        if moved:
+            rng = np.random.default_rng(0)
+            q, k = (to_torch(perturbed(t.numpy(), rng)) for t in (x.q, x.k))
+            x = replace(x, q=q, k=k)
+        result: np.ndarray = form.definition(x).numpy()
         return result
 
     def _read(self, a: Canonical, dtype: str) -> Operands:

@@ -129,7 +129,8 @@ def judge(
     In the second case its error may be that of the original against its own float64 value, or that of the
     definition in the site's precision, or of a sum over the keys in another order, whichever is larger. Sums
     of equal terms round the same way at every step, by luck not at all: the definition, which is linear in
-    the values, is also given multiples of them.
+    the values, is also given multiples of them. Where that is not enough, what it gives when the last bits of
+    queries and keys are moved tells how far it is determined at all: sums that nearly cancel hardly are.
     """
     dtype, truth = reference.site.dtype, reference.site_value()
     if exact:
@@ -139,8 +140,11 @@ def judge(
     narrow = [reference.form_value(form, precision, times) / times for times in MULTIPLES]
     noise = max(max_abs(truth, reference.of(before)), *(max_abs(wanted, x) for x in narrow))
     terms = reference.size(reference.site.keys)
-    tolerance = SITE_FACTOR * max(noise, floor(wanted, dtype), summation(wanted, precision, terms))
     error, pattern = max_abs(wanted, found), pattern_mismatches(wanted, found)
+    least = max(floor(wanted, dtype), summation(wanted, precision, terms))
+    if error > SITE_FACTOR * max(noise, least):
+        noise = max(noise, max_abs(wanted, reference.form_value(form, precision, moved=True)))
+    tolerance = SITE_FACTOR * max(noise, least)
     return SiteVerdict(pattern == 0 and error <= tolerance, error, noise, tolerance, pattern)
 
 
