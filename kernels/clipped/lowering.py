@@ -225,9 +225,10 @@ def _bounds(e: Emitter, stretch: Stretch, keys: Size, dtype: str) -> tuple[Handl
         factor = stretch.zeta - gamma
         low, high, times = (e.constant(number, dtype) for number in (-gamma / factor, 1 / factor, factor))
     else:
-        alpha, zeta = e.constant(stretch.alpha, "float32"), e.constant(stretch.zeta, "float32")
-        more = e.map("div", alpha, e.size(keys, "float32"))
-        gamma = e.map("sub", e.constant(stretch.gamma, "float32"), more)
+        wide = dtype if dtype == "float64" else "float32"
+        alpha, zeta = e.constant(stretch.alpha, wide), e.constant(stretch.zeta, wide)
+        more = e.map("div", alpha, e.size(keys, wide))
+        gamma = e.map("sub", e.constant(stretch.gamma, wide), more)
         factor = e.map("sub", zeta, gamma)
         low, high = e.map("neg", e.map("div", gamma, factor)), e.map("reciprocal", factor)
         low, high, times = (e.map("cast", x, dtype=dtype) for x in (low, high, factor))
