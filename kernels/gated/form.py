@@ -12,7 +12,7 @@ from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.gated.lowering import emit_gated, emit_gated_kernel
 from rewriter.kernels.gated.weights import GateWeights, read_gate
 from rewriter.kernels.softmax.fitted import check_path
-from rewriter.kernels.softmax.form import Softmax, dense_cost
+from rewriter.kernels.softmax.form import Softmax
 from rewriter.kernels.softmax.lowering import emit_dense, emit_softmax_kernel
 from rewriter.sites.site import Trait
 
@@ -105,8 +105,8 @@ class Gated(Form):
         return gated_attention(x, weight=weight, bias=torch.from_numpy(gate.bias))
 
     def cost(self, site: AttentionSite) -> Cost:
-        """Return the cost of every score, in one pass; the gate is one more operation per result."""
-        return dense_cost(site, site.keys)
+        """Return the cost of softmax attention; the gate is one more operation per result."""
+        return Softmax().cost(site)
 
     @property
     def _open(self) -> bool:

@@ -13,7 +13,7 @@ from rewriter.algebra.sizes import Size
 from rewriter.forms import Canonical, Fidelity, refusal
 from rewriter.kernels.gated.form import Gated
 from rewriter.kernels.softmax.form import Softmax
-from rewriter.sites.site import Band
+from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
 BANDS = {"none": None, "causal": CAUSAL, "window on both sides": Band(Size.of(0), 2, 3)}
@@ -123,6 +123,12 @@ def test_an_open_gate_is_the_site(band: Band | None, bias: str | None) -> None:
     exact = Softmax().emit(emitter_of(a), a)
     torch.testing.assert_close(form.emit(emitter_of(a), a), exact, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(defined(form, a), exact, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("band", [None, CAUSAL], ids=["dense", "causal"])
+def test_it_costs_what_softmax_does(band: Band | None) -> None:
+    long = site(queries=2048, keys=2048, facts=Facts(dense=band is None, band=band))
+    assert Gated(bias=4.0).cost(long) == Softmax().cost(long)
 
 
 def test_what_it_is_for_a_site(tmp_path: Path) -> None:
