@@ -126,14 +126,14 @@ def unmerged(x: torch.Tensor, matching: Matching) -> torch.Tensor:
     return x.gather(1, matching.place[..., None].expand(-1, -1, x.shape[2]))
 
 
-def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = True) -> torch.Tensor:
+def merge_attention(x: Operands, r: int, *, protect: int = 0, of: str = "qkv") -> torch.Tensor:
     """Return attention of merged queries to merged keys, for every query; ``[B, H, I, E]``.
 
-    Tokens are matched by the sum of their keys over the heads, and of their queries where those are merged.
-    Merged keys and values are means; the
-    logarithm of how many tokens a key stands for is added to its scores, so that it counts as often. A key
-    counts ``exp(bias)``, where the largest bias of all is 0 if it is above that, and less than `LEAST` is
-    nothing: hidden ones count for nothing. A query that sees nothing gives 0.
+    Tokens are matched by the sum over the heads of their keys and of their queries, as far as these are
+    merged. Merged queries, keys and values are means; the logarithm of how many tokens a key stands for is
+    added to its scores, so that it counts as often. A key counts ``exp(bias)``, where the largest bias of all
+    is 0 if it is above that, and less than `LEAST` is nothing: hidden ones count for nothing, and neither do
+    their queries, where there are as many. A query that sees nothing gives 0.
 
     Parameters
     ----------
@@ -141,8 +141,8 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
         Operands, without a band; the bias is the same for all heads and queries.
     r, protect
         See `match`.
-    queries
-        Whether queries are merged as their keys are; otherwise each asks by itself.
+    of
+        What is merged: ``qkv`` all of a token, ``kv`` keys and values, ``q`` queries.
     """
     wide = torch.promote_types(x.q.dtype, torch.float32)
     q, k, v = (t.to(wide) for t in (x.q, x.k, x.v))
@@ -152,19 +152,23 @@ def merge_attention(x: Operands, r: int, *, protect: int = 0, queries: bool = Tr
         top = bias.amax(dim=-1, keepdim=True).clamp(min=0)
         counts = counts * (bias - top).exp()
         counts = counts.masked_fill(counts < LEAST, 0.0)
-    traits = [k.sum(dim=1), q.sum(dim=1)] if queries else [k.sum(dim=1)]
-    matching = match(traits, r, protect, counts)
+    if of == "q" and q.shape[2] != k.shape[2]:
+        counts = torch.ones(q.shape[0], q.shape[2], dtype=wide)
+    matching = match([t.sum(dim=1) for name, t in (("k", k), ("q", q)) if name in of], r, protect, counts)
 
     def all_heads(t: torch.Tensor) -> torch.Tensor:
         mean, _ = merged(t.transpose(1, 2).flatten(2), counts, matching)
         return _by_heads(mean, t.shape[1])
 
-    total = merged(k[:, 0], counts, matching)[1]
-    few = replace(x, q=all_heads(q) if queries else q, k=all_heads(k), v=all_heads(v))
-    few = replace(few, bias=(total.log() + top)[:, None, None, :])
-    seen = torch.ones(few.q.shape[2], matching.left, dtype=torch.bool)
+    few = replace(x, q=all_heads(q) if "q" in of else q, k=k, v=v)
+    if of == "q":
+        few = replace(few, bias=None if x.bias is None else x.bias[:, :1, :1])
+    else:
+        total = merged(k[:, 0], counts, matching)[1]
+        few = replace(few, k=all_heads(k), v=all_heads(v), bias=(total.log() + top)[:, None, None, :])
+    seen = torch.ones(few.q.shape[2], few.k.shape[2], dtype=torch.bool)
     result = zero_where_blind(few, seen, attend(few, seen))
-    if not queries:
+    if "q" not in of:
         return result
     rows = unmerged(result.transpose(1, 2).flatten(2), matching)
     return _by_heads(rows, result.shape[1])

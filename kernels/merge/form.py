@@ -39,7 +39,8 @@ class Merge(Form):
     protect
         First tokens that are never merged: a class token and registers.
     of
-        What is merged: ``qkv``, or ``kv`` where each query is to ask by itself.
+        What is merged: ``qkv``; ``kv``, where each query is to ask by itself; or ``q``, where each key is to
+        answer by itself.
     through
         Tokens stay merged behind the site, up to where something needs all of them: all that works token by
         token in between, and the sites behind, have fewer to do.
@@ -79,8 +80,8 @@ class Merge(Form):
             raise ValueError(f"margin is {self.margin}; expected 0 or more standard errors")
         if self.keep is None and self.margin != 1:
             raise ValueError(f"margin is {self.margin}; expected keep with it: margin says how well")
-        if self.of not in ("qkv", "kv"):
-            raise ValueError(f"of is {self.of!r}; expected qkv or kv")
+        if self.of not in ("qkv", "kv", "q"):
+            raise ValueError(f"of is {self.of!r}; expected qkv, kv or q")
         if self.of != "qkv" and self.spans:
             raise ValueError(f"of is {self.of!r}; tokens that stay merged are merged whole (qkv)")
 
@@ -91,11 +92,12 @@ class Merge(Form):
 
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where nothing is merged."""
-        return Fidelity.EXACT if self._merges_nothing(site.keys) else Fidelity.TRAINING_FREE
+        return Fidelity.EXACT if self._merges_nothing(self._tokens(site)) else Fidelity.TRAINING_FREE
 
     def why_not(self, site: AttentionSite) -> str | None:
         """Return why the tokens of the site are not alike enough to be exchanged, or None."""
-        if self._merges_nothing(site.keys):
+        tokens, name = self._tokens(site), "queries" if self.of == "q" else "keys"
+        if self._merges_nothing(tokens):
             return None
         if self.spans and _counts_by_keys(site):
             return (
@@ -107,55 +109,58 @@ class Merge(Form):
                 f"{site.id} has a mask or bias ({site.facts.mask}) that is not proved to be the same for"
                 " every query and head; tokens that are merged have no position"
             )
-        if self.of == "qkv" and site.kind == "latent-attention":
+        if self.of != "kv" and site.kind == "latent-attention":
             return f"{site.id} has learned queries, which are no tokens (of=kv merges keys and values only)"
         if self.of == "qkv" and site.queries != site.keys:
             return (
                 f"{site.id} has {site.queries} queries and {site.keys} keys; of=qkv merges both alike"
-                " (of=kv merges keys and values only)"
+                " (of=kv merges keys and values only, of=q queries only)"
             )
-        if self.spans and not site.keys.static:
+        if self.spans and not tokens.static:
             return (
-                f"{site.id} has {site.keys} keys; tokens stay merged where their number is fixed"
+                f"{site.id} has {tokens} {name}; tokens stay merged where their number is fixed"
                 " (fix the input size when tracing or exporting)"
             )
-        if self.r is not None and not site.keys.static:
-            return f"{site.id} has {site.keys} keys, no fixed number; give ratio in place of r"
-        if self.protect > 1 and not (site.keys.static or site.keys.at_least(self.protect)):
+        if self.r is not None and not tokens.static:
+            return f"{site.id} has {tokens} {name}, no fixed number; give ratio in place of r"
+        if self.protect > 1 and not (tokens.static or tokens.at_least(self.protect)):
             return (
-                f"{site.id} has {site.keys} keys, which may be fewer than {self.protect}; protect is at most"
+                f"{site.id} has {tokens} {name}, which may be fewer than {self.protect}; protect is at most"
                 " 1 where their number is not fixed (fix the input size when tracing or exporting)"
             )
         return None
 
     def emit(self, e: Emitter, a: Canonical) -> Handle:
         """Emit attention of merged tokens, or the attention itself where nothing is merged."""
-        if self._merges_nothing(a.shape["J"]):
+        tokens = a.shape["I" if self.of == "q" else "J"]
+        if self._merges_nothing(tokens):
             return emit_dense(e, a)
         for axis in (1, 2):  # it is proved to be the same for every head and query
             if a.bias is not None and e.shape(a.bias)[axis] != ONE:
                 a = replace(a, bias=e.slice(a.bias, axis, 0, 1))
-        return emit_merged(e, a, self._sets(e, a.shape["J"]), self.of == "qkv")
+        return emit_merged(e, a, self._sets(e, tokens), self.of)
 
     def definition(self, x: Operands) -> torch.Tensor:
         """Compute it token by token."""
         from rewriter.kernels.merge.definition import merge_attention
 
-        r = self.count(x.k.shape[2])
-        return merge_attention(x, r, protect=self.protect, queries=self.of == "qkv")
+        r = self.count((x.q if self.of == "q" else x.k).shape[2])
+        return merge_attention(x, r, protect=self.protect, of=self.of)
 
     def cost(self, site: AttentionSite) -> Cost:
         """Return the cost of every score of merged tokens, and of finding out which are similar."""
-        tokens = site.keys.known()
-        if self._merges_nothing(site.keys):
+        tokens = self._tokens(site).known()
+        if self._merges_nothing(self._tokens(site)):
             return dense_cost(site, site.keys)
         if tokens is None or self.spans:
             return replace(dense_cost(site, site.keys), time=None)
         r = self.count(tokens)
-        few = replace(site, queries=site.queries - r) if self.of == "qkv" else site
-        merged = dense_cost(few, site.keys - r)
+        few = replace(site, queries=site.queries - r) if "q" in self.of else site
+        merged = dense_cost(few, site.keys - r if "k" in self.of else site.keys)
         pairs = site.batch * ((tokens - self.protect + 1) // 2) * ((tokens - self.protect) // 2)
-        width = site.kv_heads * (site.qk_dim + site.v_dim) + site.heads * site.qk_dim
+        width = site.heads * site.qk_dim if "q" in self.of else Size()
+        if "k" in self.of:
+            width = width + site.kv_heads * (site.qk_dim + site.v_dim)
         joining = site.batch * r * ((tokens - self.protect) // 2) * width
         # tokens are joined, compared in steps, sorted, joined and told apart again
         compared = site.qk_dim * (2 if self.of == "qkv" else 1)
@@ -165,6 +170,10 @@ class Merge(Form):
         copied = 2 * pairs + 4 * site.batch * tokens * width
         time = None if merged.time is None else merged.time + similar + copy_time(copied, calls=40)
         return replace(merged, flops=merged.flops + 2 * pairs * compared + 2 * joining, time=time)
+
+    def _tokens(self, site: AttentionSite) -> Size:
+        """Return how many there are of what is merged."""
+        return site.queries if self.of == "q" else site.keys
 
     @property
     def telling_length(self) -> int:

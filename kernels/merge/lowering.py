@@ -14,30 +14,35 @@ from rewriter.lower.emitter import Emitter, Handle
 __all__ = ["emit_counted", "emit_merged", "over_heads"]
 
 
-def emit_merged(e: Emitter, a: Canonical, sets: Sets, queries: bool) -> Handle:
-    """Emit attention of merged queries (or of each, unless ``queries``) to merged keys; ``[B, H, I, E]``.
+def emit_merged(e: Emitter, a: Canonical, sets: Sets, of: str) -> Handle:
+    """Emit attention of merged queries to merged keys, as far as ``of`` names them; ``[B, H, I, E]``.
 
     The bias is the same for all heads and queries: a key counts ``exp(bias)``.
     """
-    batch, hidden = a.shape["B"], a.bias is not None
+    batch = a.shape["B"]
+    # of queries that are no tokens with keys, none is hidden
+    hidden = a.bias is not None and (of != "q" or a.shape["I"] == a.shape["J"])
+    if a.bias is not None:
+        a = replace(a, empty_row="zero")
+    counts = e.expand(e.constant(1.0, e.dtype(a.q)), (batch, a.shape["I" if of == "q" else "J"], ONE))
     if hidden:
         counts, top = _counts(e, a)
-        a = replace(a, bias=None if a.sink is None else top, empty_row="zero")
-    else:
-        counts = e.expand(e.constant(1.0, e.dtype(a.q)), (batch, a.shape["J"], ONE))
-    traits = [over_heads(e, x) for x in ((a.k, a.q) if queries else (a.k,))]
+        if of != "q":
+            a = replace(a, bias=None if a.sink is None else top)
+    traits = [over_heads(e, x) for name, x in (("k", a.k), ("q", a.q)) if name in of]
     matched = emit_match(e, traits, sets, counts if hidden else None, hidden)
-    operands = [a.k, a.v, a.q] if queries else [a.k, a.v]
-    parts = [_token_major(e, x) for x in operands]
-    mean, size = emit_merge(e, e.concat(parts, 2), counts, matched, sets, hidden)
-    few, begin = [], Size()
-    for x, part in zip(operands, parts, strict=True):
-        few.append(_head_major(e, e.slice(mean, 2, begin, e.shape(part)[2]), e.shape(x)))
+    operands = {name: x for name, x in (("k", a.k), ("v", a.v), ("q", a.q)) if name in of}
+    parts = [_token_major(e, x) for x in operands.values()]
+    joined = parts[0] if len(parts) == 1 else e.concat(parts, 2)
+    mean, size = emit_merge(e, joined, counts, matched, sets, hidden)
+    few, begin = {"k": a.k, "v": a.v, "q": a.q}, Size()
+    for (name, x), part in zip(operands.items(), parts, strict=True):
+        few[name] = _head_major(e, e.slice(mean, 2, begin, e.shape(part)[2]), e.shape(x))
         begin = begin + e.shape(part)[2]
-    k, v, q = few if queries else [*few, a.q]
-    shape = {**a.shape, "I": e.shape(q)[2], "J": sets.left}
-    result = emit_counted(e, replace(a, q=q, k=k, v=v, shape=shape), size)
-    if not queries:
+    shape = {**a.shape, "I": e.shape(few["q"])[2], "J": e.shape(few["k"])[2]}
+    b = replace(a, **few, shape=shape)
+    result = emit_dense(e, b) if of == "q" else emit_counted(e, b, size)
+    if "q" not in of:
         return result
     rows = emit_take(e, _token_major(e, result), emit_place(e, matched, sets))
     return _head_major(e, rows, (batch, a.shape["H"], a.shape["I"], a.shape["E"]))

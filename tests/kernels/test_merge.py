@@ -102,21 +102,21 @@ def test_equal_tokens_are_merged_for_nothing(protect: int) -> None:
     twice = [torch.cat([x[:, :, :protect], x.repeat_interleave(2, dim=2)], dim=2) for x in (a.q, a.k, a.v)]
     a = replace(a, q=twice[0], k=twice[1], v=twice[2])
     want = softmax_attention(operands(a))
-    for queries in (True, False):
-        found = merge_attention(operands(a), 8, protect=protect, queries=queries)
+    for of in ("qkv", "kv", "q"):
+        found = merge_attention(operands(a), 8, protect=protect, of=of)
         torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("sink", [None, "heads"])
-@pytest.mark.parametrize("queries", [True, False])
-def test_a_key_counts_as_its_bias_says(queries: bool, sink: str | None) -> None:
+@pytest.mark.parametrize("of", ["qkv", "kv", "q"])
+def test_a_key_counts_as_its_bias_says(of: str, sink: str | None) -> None:
     """Twins with biases of their own: merging them is exact, whatever the sign of a bias."""
     a = canonical(5, batch=1, heads=2, groups=2, dtype=torch.float64, sink=sink)
     q, k, v = (x.repeat_interleave(2, dim=2) for x in (a.q, a.k, a.v))
     bias = torch.tensor([2.0, -3, 0, -torch.inf, 5, 5, -2, 1, 0.5, -1e4])[None, None, None].double()
     shape = {**a.shape, "I": Size.of(10), "J": Size.of(10)}
     a = replace(a, q=q, k=k, v=v, bias=bias, shape=shape)
-    form = Merge(r=3, protect=0, of="qkv" if queries else "kv")  # two have no visible twin
+    form = Merge(r=3, protect=0, of=of)  # two have no visible twin
     want, seen = by_hand(a, lambda i, j: True), bias[0, 0, 0] > -100
     for found in (form.definition(operands(a)), form.emit(emitter_of(a), a)):
         torch.testing.assert_close(found[:, :, seen], want[:, :, seen], rtol=1e-9, atol=1e-9)
@@ -129,7 +129,7 @@ def test_merging_keys_is_attention_by_hand_to_means() -> None:
     k, v = (torch.stack([x[:, :, g].mean(2) for g in groups], 2) for x in (a.k, a.v))
     bias = torch.tensor([float(len(g)) for g in groups], dtype=torch.float64).log()[None, None, None]
     few = replace(a, k=k, v=v, bias=bias)
-    found = merge_attention(operands(a), 2, protect=1, queries=False)
+    found = merge_attention(operands(a), 2, protect=1, of="kv")
     torch.testing.assert_close(found, by_hand(few, lambda i, j: True), rtol=1e-12, atol=1e-12)
 
 
@@ -205,7 +205,7 @@ def test_hidden_keys_count_for_nothing(form: Merge) -> None:
 
 @pytest.mark.parametrize("noise", [1e6, torch.inf, torch.nan])
 @pytest.mark.parametrize("hidden", [slice(4, None), slice(2, None, 2)])
-@pytest.mark.parametrize("of", ["qkv", "kv"])
+@pytest.mark.parametrize("of", ["qkv", "kv", "q"])
 def test_what_stands_at_hidden_keys_changes_nothing(of: str, hidden: slice, noise: float) -> None:
     """Also where all tokens that others could join are hidden, and one joins a hidden one."""
     a, form = canonical(9, batch=1), Merge(r=3, of=of)
@@ -213,7 +213,7 @@ def test_what_stands_at_hidden_keys_changes_nothing(of: str, hidden: slice, nois
     bias[..., hidden] = -torch.inf
     a = replace(a, bias=bias)
     loud = [x.clone() for x in (a.q, a.k, a.v)]
-    for x in loud:
+    for x in loud[:1] if of == "q" else loud:  # keys that are not merged are read by the site's own mask
         x[:, :, hidden] = noise
     b = replace(a, q=loud[0], k=loud[1], v=loud[2])
     seen = [t for t in range(9) if bias[0, 0, 0, t] == 0]
@@ -278,10 +278,28 @@ def test_what_is_hidden_joins_first() -> None:
     assert len(set(found)) == 8 and found[7] in (found[2], found[4], found[8])
 
 
-def test_keys_of_another_sequence_are_merged_alone() -> None:
-    a, form = canonical(5, 12), Merge(r=3, of="kv")
-    found = form.emit(emitter_of(a), a)
-    torch.testing.assert_close(found, form.definition(operands(a)), rtol=2e-4, atol=2e-5)
+@pytest.mark.parametrize("bias", [None, "keys"])
+@pytest.mark.parametrize("of", ["kv", "q"])
+def test_keys_and_queries_of_two_sequences_are_merged_alone(of: str, bias: str | None) -> None:
+    for queries, keys in ((5, 12), (12, 5)):
+        if of == "kv" and keys == 5:
+            continue  # too few to merge three
+        a, form = canonical(queries, keys, bias=bias), Merge(r=2, of=of)
+        a = replace(a, bias=None if a.bias is None else a.bias[:, :1])
+        found = form.emit(emitter_of(a), a)
+        torch.testing.assert_close(found, form.definition(operands(a)), rtol=2e-4, atol=2e-5)
+        assert not torch.allclose(found, softmax_attention(operands(a)), rtol=1e-2, atol=1e-2)
+
+
+def test_merged_queries_get_what_their_mean_gets() -> None:
+    a = canonical(7, 9, batch=1, heads=2, groups=1, dtype=torch.float64)
+    place = matched_by_hand([a.q[0].mean(0)], 2, 1)
+    groups = [[t for t in range(7) if place[t] == p] for p in range(5)]
+    q = torch.stack([a.q[:, :, g].mean(2) for g in groups], 2)
+    want = by_hand(replace(a, q=q), lambda i, j: True)[:, :, place]
+    form = Merge(r=2, of="q")
+    torch.testing.assert_close(form.definition(operands(a)), want, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(form.emit(emitter_of(a), a), want, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -294,7 +312,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("of", ["qkv", "kv"])
+@pytest.mark.parametrize("of", ["qkv", "kv", "q"])
 def test_half_precision_merges_what_single_precision_merges(of: str, dtype: torch.dtype) -> None:
     form = Merge(r=40, of=of)
     for seed in range(4):
@@ -325,7 +343,11 @@ class Counting(TorchEmitter):
 
 def test_less_work_is_done() -> None:
     a = canonical(65)
-    for form, scores in ((Merge(ratio=0.5), 33 * 33), (Merge(ratio=0.5, of="kv"), 65 * 33)):
+    for form, scores in (
+        (Merge(ratio=0.5), 33 * 33),
+        (Merge(ratio=0.5, of="kv"), 65 * 33),
+        (Merge(ratio=0.5, of="q"), 33 * 65),
+    ):
         e = emitter_of(a, Counting)
         form.emit(e, a)
         assert isinstance(e, Counting) and e.scores == scores
@@ -356,7 +378,10 @@ def test_nothing_merged_is_exact() -> None:
             "not proved to be the same for every",
         ),
         (Merge(r=2), {"queries": 5}, "of=kv"),
-        (Merge(r=2, of="kv"), {"keys": Size.symbol("n")}, "give ratio"),
+        (Merge(r=2), {"queries": 5}, "of=q queries only"),
+        (Merge(r=2, of="kv"), {"keys": Size.symbol("n")}, "n keys, no fixed number; give ratio"),
+        (Merge(r=2, of="q"), {"queries": Size.symbol("n")}, "n queries, no fixed number; give ratio"),
+        (Merge(ratio=0.2, of="q", protect=3), {"queries": Size.symbol("n")}, "n queries, which may be fewer"),
     ],
 )
 def test_refusals(form: Merge, changes: dict[str, object], reason: str) -> None:
@@ -367,7 +392,8 @@ def test_refusals(form: Merge, changes: dict[str, object], reason: str) -> None:
 def test_learned_queries_ask_merged_keys() -> None:
     here = site(kind="latent-attention", constant=("q",))
     assert Merge(r=2, of="kv").why_not(here) is None and "latent-attention" in Merge.kinds
-    assert "has learned queries" in (Merge(r=2).why_not(here) or "")
+    for of in ("qkv", "q"):
+        assert "has learned queries" in (Merge(r=2, of=of).why_not(here) or "")
 
 
 class Padded(torch.nn.Module):
@@ -386,7 +412,7 @@ class Padded(torch.nn.Module):
 
 
 @pytest.mark.parametrize("fill", [-1e4, -1e9, torch.finfo(torch.float32).min])
-@pytest.mark.parametrize("of", ["qkv", "kv"])
+@pytest.mark.parametrize("of", ["qkv", "kv", "q"])
 def test_padding_is_hidden_by_any_number(of: str, fill: float) -> None:
     x = torch.randn(1, 2, 9, 8, generator=torch.Generator().manual_seed(0))
     mask = torch.tensor([[1, 1, 1, 1, 1, 1, 0, 0, 0]])
@@ -415,11 +441,12 @@ def test_keys_may_be_hidden() -> None:
         ({}, "needs one of r, ratio and keep"),
         ({"r": 1, "ratio": 0.1}, "needs one of r, ratio and keep"),
         ({"r": 1, "through": True, "of": "kv"}, "merged whole"),
+        ({"r": 1, "through": True, "of": "q"}, "merged whole"),
         ({"keep": "cos>=0.99", "of": "kv"}, "merged whole"),
         ({"r": -1}, "0 or more"),
         ({"ratio": 0.6}, "0 to 0.5"),
         ({"r": 1, "protect": -1}, "0 or more"),
-        ({"r": 1, "of": "q"}, "qkv or kv"),
+        ({"r": 1, "of": "v"}, "qkv, kv or q"),
         ({"keep": "cos>=0.99", "margin": -1.0}, "0 or more standard errors"),
     ],
 )
