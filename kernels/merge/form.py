@@ -90,6 +90,11 @@ class Merge(Form):
         """Tokens that stay merged change what the sites behind are given."""
         return self.through or self.keep is not None
 
+    @property
+    def ranked(self) -> bool:
+        """A budget decides behind which sites tokens are merged."""
+        return self.keep is None
+
     def fidelity(self, site: AttentionSite) -> Fidelity:
         """Return `Fidelity.EXACT` where nothing is merged."""
         return Fidelity.EXACT if self._merges_nothing(self._tokens(site)) else Fidelity.TRAINING_FREE
@@ -161,7 +166,6 @@ class Merge(Form):
         width = site.heads * site.qk_dim if "q" in self.of else Size()
         if "k" in self.of:
             width = width + site.kv_heads * (site.qk_dim + site.v_dim)
-        joining = site.batch * r * ((tokens - self.protect) // 2) * width
         # tokens are joined, compared in steps, sorted, joined and told apart again
         compared = site.qk_dim * (2 if self.of == "qkv" else 1)
         similar = product_time(
@@ -169,7 +173,7 @@ class Merge(Form):
         )
         copied = 2 * pairs + 4 * site.batch * tokens * width
         time = None if merged.time is None else merged.time + similar + copy_time(copied, calls=40)
-        return replace(merged, flops=merged.flops + 2 * pairs * compared + 2 * joining, time=time)
+        return replace(merged, flops=merged.flops + 2 * pairs * compared, time=time)
 
     def _tokens(self, site: AttentionSite) -> Size:
         """Return how many there are of what is merged."""
