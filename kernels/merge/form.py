@@ -106,7 +106,7 @@ class Merge(Form):
             return None
         if self.spans and _counts_by_keys(site):
             return (
-                f"{site.id} is masked ({site.facts.mask}); tokens stay merged only where nothing is hidden"
+                f"{site.id} has a mask or bias ({site.facts.mask}); tokens stay merged only where there is none"
                 " (without through and keep they are merged beside padding, too)"
             )
         if not (site.facts.dense or _counts_by_keys(site)):
