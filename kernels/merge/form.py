@@ -106,8 +106,8 @@ class Merge(Form):
             return None
         if self.spans and _counts_by_keys(site):
             return (
-                f"{site.id} has a mask or bias ({site.facts.mask}); tokens stay merged only where there is none"
-                " (without through and keep they are merged beside padding, too)"
+                f"{site.id} has a mask or bias ({site.facts.mask}); tokens stay merged only where there is"
+                " none (without through and keep they are merged beside padding, too)"
             )
         if not (site.facts.dense or _counts_by_keys(site)):
             return (
