@@ -514,12 +514,16 @@ class _Engine:
         self, form: Form, sites: Sequence[AttentionSite], selector: Selector
     ) -> tuple[AttentionSite, ...]:
         """Return the sites where the form is closest to the original, of those that it is legal for."""
+        if not form.ranked:
+            raise InputError(f"selector {selector}: {form} chooses among the sites itself; leave best= out")
         legal = [(site, own) for site, own in self._placed(form, sites) if refusal(own, site) is None]
         if not legal:
             return tuple(sites)  # to be refused, each with its reason
         self._measure(legal)
         errors = {site.id: self._errors[site.id, str(own)] for site, own in legal}
         ranked = sorted((error, site_id) for site_id, error in errors.items() if not isinstance(error, str))
+        if not ranked:
+            return tuple(sites)
         kept = {site_id for _, site_id in ranked[: selector.keep(len(legal))]}
         return tuple(site for site in sites if site.id in kept)
 

@@ -229,6 +229,11 @@ class Form(ABC):
         return False
 
     @property
+    def ranked(self) -> bool:
+        """Whether sites can be ranked by what it changes at each: not where it chooses among them itself."""
+        return True
+
+    @property
     def telling_length(self) -> int | None:
         """Length of a sequence at which every part of the lowering does something; None if any will do."""
         return None

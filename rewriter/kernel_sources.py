@@ -143,7 +143,10 @@ def write_kernels(program: Program, directory: str | os.PathLike[str]) -> tuple[
     """
     path, calls = check_package(directory), kernel_calls(program)
     if not calls:
-        raise InputError(f"{program.source} calls no fused kernel; rewrite a traced model for target triton")
+        raise InputError(
+            f"{program.source} calls no fused kernel: its forms have none for its sites, or it was not"
+            " rewritten for target triton"
+        )
     names = tuple(dict.fromkeys(call.name for call in calls))
     files = {f"{form}/{module}.py": text for form, module, text in _sources(names)}
     files |= {f"{name.partition('/')[0]}/__init__.py": "" for name in files}

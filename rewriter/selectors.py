@@ -148,7 +148,8 @@ def parse_apply(text: str) -> tuple[Form, Selector]:
     """
     from rewriter.passes import parse_form
 
-    form, at, selector = text.partition("@")
+    # the last one: a budget or a path among the parameters may hold others
+    form, at, selector = text.rpartition("@") if "@" in text else (text, "", "")
     if at and not selector.strip():
         raise InputError(f"{text!r}: nothing after @; expected a selector such as all or 0-5")
     return parse_form(form), Selector.parse(selector) if at else Selector()

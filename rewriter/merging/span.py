@@ -174,7 +174,8 @@ class _Span:
         from rewriter.kernels.merge.form import Merge
 
         left = {names[m.site]: Merge(r=m.r, protect=self._protect, through=True) for m in mergings}
-        reasons |= {n: f"{n}: no token is merged behind it" for n in names.values() if n not in left}
+        why_none = self._why_none(flow, tried=not left)
+        reasons |= {n: f"{n}: {why_none}" for n in names.values() if n not in left}
         if not left:
             return Spanned(self._program, reasons=reasons)
         notes = {name: {"form": str(form), "fidelity": "training-free"} for name, form in left.items()}
@@ -198,6 +199,16 @@ class _Span:
         if why is not None:
             return Spanned(self._program, reasons=reasons | dict.fromkeys(left, why))
         return Spanned(merged, left, reasons, check, self._remark)
+
+    def _why_none(self, flow: TokenFlow, tried: bool) -> str:
+        """Return why no token is merged behind a site; ``tried`` is whether none is behind any."""
+        form, tokens = self._wanted[0][1], int(flow.tokens)
+        if tokens - self._protect < 2:
+            return f"of its {tokens} tokens {self._protect} are protected, which leaves none to merge"
+        if form.keep is None or not tried:
+            return "no token is merged behind it"
+        margin = f" by {form.margin:g} standard errors" if form.margin else ""
+        return f"nothing that was tried keeps {form.keep}{margin} on the recorded inputs; allow more"
 
     def _chosen(self, flow: TokenFlow, sites: Sequence[str], budget: Budget) -> list[Merging]:
         if self._data is None:
