@@ -183,7 +183,7 @@ def test_masks_and_open_lengths_are_refused() -> None:
             return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
 
     _, report = through(traced(Masked()), {0: 2})
-    assert "masked or biased" in report.sites[0].reason
+    assert "has a mask or bias (causal)" in report.sites[0].reason
 
     class Open(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
