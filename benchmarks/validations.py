@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.choices import one_of
 from rewriter.verify.provenance import file_hash
 
 __all__ = ["COMMANDS", "characters_wrong", "lines"]
@@ -167,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", choices=COMMANDS, metavar="MODEL", help=", ".join(COMMANDS))
+    parser.add_argument("models", nargs="*", type=one_of(COMMANDS), metavar="MODEL", help=", ".join(COMMANDS))
     parser.add_argument("--again", action="store_true", help="also what is done already")
     args = parser.parse_args()
     _photographs()

@@ -23,6 +23,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 
+from benchmarks.choices import one_of
 from benchmarks.fusion.measure import Record, measure
 from benchmarks.fusion.page import page, verdict
 from benchmarks.fusion.templates import templates
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     known = {t.name: t for t in templates()}
     parser.add_argument(
-        "names", nargs="*", choices=known, metavar="NAME", help="a template; all if none is named"
+        "names", nargs="*", type=one_of(known), metavar="NAME", help="a template; all if none is named"
     )
     parser.add_argument("--list", action="store_true", help="print the names")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page again")

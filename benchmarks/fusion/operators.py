@@ -23,6 +23,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.choices import one_of
 from rewriter.verify.timing import interleaved
 
 __all__ = ["Tried", "table", "tried"]
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", choices=PAIRS, metavar="NAME", help=", ".join(PAIRS))
+    parser.add_argument("names", nargs="*", type=one_of(PAIRS), metavar="NAME", help=", ".join(PAIRS))
     options = parser.parse_args(arguments)
     kept = {record.name: record for record in tried()}
     for name in options.names or PAIRS:
