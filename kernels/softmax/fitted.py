@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+
+from rewriter.errors import InputError
+from rewriter.verify.npz import read_npz
 
 __all__ = ["check_path", "read_arrays"]
 
@@ -27,9 +28,8 @@ def read_arrays(path: str, needed: Mapping[str, int], others: Mapping[str, int])
         With the reason, if it is no such file.
     """
     try:
-        with np.load(Path(path), allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        found = read_npz(path)
+    except InputError as error:
         raise ValueError(f"weights {path}: not a readable .npz of plain arrays ({error})") from error
     known = {**needed, **others}
     if needed.keys() - found.keys() or found.keys() - known.keys():

@@ -23,6 +23,7 @@ CONTRACTS = (
     "rewriter.lower.heads",
     "rewriter.sites.patterns",
     "rewriter.sites.site",
+    "rewriter.verify.npz",
 )
 """What a form is declared with: plain data and protocols, and what is emitted through them; no runtime."""
 
