@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 from rewriter.algebra.sizes import ONE, Size
-from rewriter.algebra.term import depends_on
 from rewriter.forms import Canonical, Cost, Fidelity, Form
 from rewriter.kernels.merge.lowering import emit_merged
 from rewriter.kernels.merge.matching import Sets, sets_of
@@ -217,13 +216,4 @@ def _counts_by_keys(site: AttentionSite) -> bool:
     shapes = (facts.blocks, facts.segments, facts.prefix, facts.neighbourhood, facts.stride)
     if any(shape is not None for shape in shapes) or facts.hides_queries:
         return False
-    return not _by_heads(site) if facts.by_keys else not (facts.bias or facts.unknown)
-
-
-def _by_heads(site: AttentionSite) -> bool:
-    """Whether what is added to scores may differ by head."""
-    if site.formula.rest is None:
-        return False
-    axes = site.formula.axes
-    heads = {part for atom in (*axes.heads, *axes.groups) for part in atom.parts()}
-    return any(part in heads for atom in depends_on(site.formula.rest) for part in atom.parts())
+    return not site.formula.biased_by_head if facts.by_keys else not (facts.bias or facts.unknown)

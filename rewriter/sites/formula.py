@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rewriter.algebra.index import Atom, Index
 from rewriter.algebra.sizes import Size, product
-from rewriter.algebra.term import Term
+from rewriter.algebra.term import Term, depends_on
 
 __all__ = ["Axes", "Formula", "Operand", "Piece"]
 
@@ -114,6 +114,14 @@ class Formula:
     weights: Term | None = None
     values_first: bool = False
     shift: float = 0.0
+
+    @property
+    def biased_by_head(self) -> bool:
+        """Whether what is added to the scores may differ by head."""
+        if self.rest is None:
+            return False
+        heads = {part for atom in (*self.axes.heads, *self.axes.groups) for part in atom.parts()}
+        return any(part in heads for atom in depends_on(self.rest) for part in atom.parts())
 
     @property
     def operands(self) -> tuple[Operand, ...]:
