@@ -173,10 +173,10 @@ class Pooled(Form):
             return (
                 f"{site.id} is masked by a window of its own; averages need a causal site or one without it"
             )
-        if facts.bias or facts.unknown or _patterned(facts):
+        if _patterned(facts) or (not _counts_keys(site) and (facts.bias or facts.unknown)):
             return (
-                f"{site.id} has a mask or bias ({facts.mask}) that differs by query; an average of keys has"
-                " none"
+                f"{site.id} has a mask or bias ({facts.mask}) that is not proved to be the same for every"
+                " query and head; an average of keys has one score"
             )
         if band is not None and not facts.only_band and site.formula is not None and not site.formula.split:
             return f"{site.id}: its causal mask cannot be told from the mask of its keys"
@@ -314,6 +314,11 @@ def _by_keys(e: Emitter, a: Canonical) -> Canonical:
         if bias is not None and e.shape(bias)[axis] != ONE:
             bias = e.slice(bias, axis, 0, 1)
     return replace(a, bias=bias)
+
+
+def _counts_keys(site: AttentionSite) -> bool:
+    """Whether all that is added to scores says how much a key counts, to all queries and heads."""
+    return site.facts.by_keys and site.facts.band is None and not site.formula.biased_by_head
 
 
 def _patterned(facts: Facts) -> bool:

@@ -22,6 +22,7 @@ from rewriter.program.program import Program
 from rewriter.selectors import Selector
 from rewriter.sites.site import Band, Facts
 from tests.kernels.operands import by_hand, canonical, emitter_of, operands, site
+from tests.kernels.padded import Padded
 
 
 def matched_by_hand(
@@ -394,21 +395,6 @@ def test_learned_queries_ask_merged_keys() -> None:
     assert Merge(r=2, of="kv").why_not(here) is None and "latent-attention" in Merge.kinds
     for of in ("qkv", "q"):
         assert "has learned queries" in (Merge(r=2, of=of).why_not(here) or "")
-
-
-class Padded(torch.nn.Module):
-    """One attention to keys that a mask hides by adding a number, or that each head weighs."""
-
-    def __init__(self, fill: float, heads: int = 1) -> None:
-        super().__init__()
-        self.fill, self.own = fill, torch.nn.Parameter(torch.randn(heads, 1, 9))
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        hiding = (1 - mask[:, None, None, :].float()) * self.fill
-        if len(self.own) > 1:
-            hiding = hiding + self.own
-        found: torch.Tensor = (x @ x.transpose(-1, -2) / 8**0.5 + hiding).softmax(-1) @ x
-        return found
 
 
 @pytest.mark.parametrize("fill", [-1e4, -1e9, torch.finfo(torch.float32).min])

@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+import rewriter
 from rewriter.algebra.sizes import Size
+from rewriter.engine import rewrite
 from rewriter.forms import Canonical, Fidelity, Form
 from rewriter.kernels.pooled.form import Pooled
 from rewriter.kernels.softmax.form import Softmax
 from rewriter.lower.torch_emitter import TorchEmitter
+from rewriter.selectors import Selector
 from rewriter.sites.patterns import Blocks
 from rewriter.sites.site import Band, Facts, Geometry
 from tests.kernels.operands import CAUSAL, canonical, emitter_of, operands, site
+from tests.kernels.padded import Padded
 
 Place = tuple[int, ...]
 
@@ -253,10 +257,22 @@ REFUSED: dict[str, tuple[Pooled, dict[str, Any], str]] = {
     "constant keys": (Pooled(8), {"constant": ("k",)}, "do not depend on the inputs"),
     "a cache": (Pooled(8), {"keys": 20, "facts": Facts(band=Band(Size.of(4), None, 0))}, "behind a cache"),
     "a window": (Pooled(8), {"facts": Facts(band=Band(Size.of(0), 4, 0))}, "a window of its own"),
-    "a bias": (Pooled(8), {"facts": Facts(bias=True)}, "differs by query"),
-    "an unknown mask": (Pooled(8), {"facts": Facts(unknown=True)}, "differs by query"),
-    "blocks": (Pooled(8), {"facts": Facts(blocks=Blocks(Size.of(4)))}, "differs by query"),
-    "hidden queries": (Pooled(8), {"facts": Facts(hides_queries=True)}, "differs by query"),
+    "a bias": (Pooled(8), {"facts": Facts(bias=True)}, "not proved to be the same for every query"),
+    "an unknown mask": (
+        Pooled(8),
+        {"facts": Facts(unknown=True)},
+        "not proved to be the same for every query",
+    ),
+    "blocks": (
+        Pooled(8),
+        {"facts": Facts(blocks=Blocks(Size.of(4)))},
+        "not proved to be the same for every query",
+    ),
+    "hidden queries": (
+        Pooled(8),
+        {"facts": Facts(hides_queries=True)},
+        "not proved to be the same for every query",
+    ),
     "not a square": (Pooled(4, 2, grid="auto"), {"queries": 17, "keys": 17}, "not a square"),
     "another grid": (Pooled(4, 2, grid="3x5"), {}, "not 3x5"),
     "not the grid of the graph": (
@@ -286,6 +302,34 @@ def test_refusals_say_why(form: Pooled, changes: dict[str, Any], words: str) -> 
 def test_hidden_keys_are_no_reason_to_refuse() -> None:
     for facts in (Facts(key_padding=True, hides_keys=True), Facts(band=CAUSAL, key_padding=True)):
         assert Pooled(8).why_not(site(facts=facts)) is None
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, torch.finfo(torch.float32).min])
+def test_keys_may_be_hidden_by_any_number(fill: float) -> None:
+    x = torch.randn(2, 2, 21, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(2, 21, dtype=torch.int64)
+    mask[1, 13:] = 0
+
+    def rewritten(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        program = rewriter.trace(Padded(fill), (x, mask))
+        new, report = rewrite(program, [(Pooled(4, 2), Selector.parse("all"))])
+        assert [s.reason for s in report.sites] == [None]
+        found: torch.Tensor = new.run(x, mask)[0][:, :, :13]
+        return found
+
+    found = rewritten(x, mask)
+    x[1, :, 13:] = 99.0
+    torch.testing.assert_close(rewritten(x, mask), found, rtol=1e-5, atol=1e-6)
+    x[0, :, 13:] = 99.0
+    mask[0, 13:] = 0
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(rewritten(x, mask)[0], found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_heads_that_weigh_keys_apart_have_no_averages_in_common() -> None:
+    x, mask = torch.randn(1, 2, 9, 8), torch.ones(1, 9, dtype=torch.int64)
+    (here,) = rewriter.trace(Padded(-1e4, heads=2), (x, mask)).sites
+    assert "every query and head" in (Pooled(4, 2).why_not(here) or "")
 
 
 def test_a_mask_that_the_graph_holds_for_every_head_and_query_is_read_once() -> None:
