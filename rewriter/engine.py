@@ -24,6 +24,7 @@ from rewriter.verify.activations import recorded
 from rewriter.verify.data import Data
 from rewriter.verify.inputs import LENGTHS, generated_cases
 from rewriter.verify.metrics import relative
+from rewriter.verify.npz import read_npz
 from rewriter.verify.probes import Probe, probes
 from rewriter.verify.progress import Progress, silent
 from rewriter.verify.reference import Reference
@@ -279,11 +280,14 @@ def rewrite(
     Raises
     ------
     InputError
-        When a selector or a plan does not fit the program, or the data does not.
+        When a selector or a plan does not fit the program, or the data does not, or a file that a form reads
+        is no ``.npz`` of arrays.
     """
     lowering = _Lowering(program, target, inline)
     engine = _Engine(program, lowering, data, seed, verify, progress or silent, resume)
     wanted = steps.assignments(program) if isinstance(steps, Plan) else engine.resolve(steps)
+    for path in sorted({path for _, form in wanted for path in form.files}):
+        read_npz(path)
     rewritten, record = engine.commit(wanted)
     every = (*(steps.rules if isinstance(steps, Plan) else ()), *rules)
     if not every:

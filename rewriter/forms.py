@@ -229,6 +229,12 @@ class Form(ABC):
         return False
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Return the ``.npz`` files that it reads."""
+        path = self.parameters.get("weights")
+        return () if path is None else (str(path),)
+
+    @property
     def ranked(self) -> bool:
         """Whether sites can be ranked by what it changes at each: not where it chooses among them itself."""
         return True

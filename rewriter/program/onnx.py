@@ -287,11 +287,11 @@ class OnnxProgram(Program):
         EmitError
             If the target cannot spell a computation.
         InputError
-            If the model cannot be converted to the opset.
+            If the model is newer than the opset, or cannot be converted to it.
         """
         named = {name for r in replacements for name in (r.output, *r.inputs)}
         model = self._model_apart(touched(self._chains, named))
-        model = convert_opset(model, opset_of_target(target) or 0, self.source)
+        model = convert_opset(model, target, self.source)
         program = OnnxProgram(replaced(model, replacements, self._type, target, inline), self.source)
         program._external, program._sources = self._external, self._sources
         return program
@@ -311,11 +311,11 @@ class OnnxProgram(Program):
         EmitError
             If the target cannot spell a computation.
         InputError
-            If the model cannot be converted to the opset.
+            If the model is newer than the opset, or cannot be converted to it.
         """
         named = {name for i in insertions for name in (i.instead, *i.inputs, *(i.readers or ()))}
         model = self._model_apart(touched(self._chains, named))
-        model = convert_opset(model, opset_of_target(target) or 0, self.source)
+        model = convert_opset(model, target, self.source)
         model = inserted(model, insertions, notes, self._type, target, inline)
         program = OnnxProgram(model, self.source)
         program._external, program._sources = self._external, self._sources

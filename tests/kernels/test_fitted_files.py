@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import rewriter
+from rewriter.errors import InputError
 from rewriter.kernels.agent.form import Agent
 from rewriter.kernels.gated.form import Gated
 from rewriter.kernels.linear.form import Linear
 from rewriter.kernels.softmax.fitted import read_arrays
+from rewriter.selectors import Selector
 from tests.kernels.operands import site
+from tests.kernels.padded import Padded
 
 
 def member(path: Path, name: str, held: bytes) -> None:
@@ -56,6 +62,16 @@ def test_what_is_no_archive_of_arrays_is_refused(write: Callable[[Path], object]
         why = form.why_not(site())
         assert why is not None and f"weights {path}: not a readable .npz of plain arrays (" in why
         assert "\n" not in why
+
+
+@pytest.mark.parametrize("write", FILES.values(), ids=list(FILES))
+def test_rewriting_ends_before_it_begins(write: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "fitted.npz"
+    write(path)
+    q = torch.randn(1, 2, 6, 8)
+    program = rewriter.trace(Padded(-1e4), (q, torch.ones(1, 6, dtype=torch.int64)))
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        rewriter.rewrite(program, [(Gated(weights=str(path)), Selector())])
 
 
 def test_arrays_are_read_as_they_are(tmp_path: Path) -> None:

@@ -241,6 +241,14 @@ def test_conversion_that_cannot_be_done_is_refused() -> None:
         OnnxProgram(attention_layers()).replace([attention(0)], target="onnx:999")
 
 
+def test_a_model_is_not_lowered_to_an_older_opset() -> None:
+    program = OnnxProgram(attention_layers(opset=17))
+    with pytest.raises(InputError, match="has opset 17, which is not lowered to 16; use target onnx"):
+        program.replace([attention(0)], target="onnx:16")
+    for target in ("onnx", "onnx:17", "onnx:16+preview"):
+        assert program.replace([attention(0)], target=target).opset == 17
+
+
 def test_conversion_keeps_large_constants() -> None:
     program = OnnxProgram(attention_layers(opset=13, width=64))
     new = program.replace([attention(0, scale=16**-0.5)], target="onnx:23")
