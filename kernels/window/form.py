@@ -389,12 +389,19 @@ class Window(Form):
         length, reach, tiles, first = found
         queries = site.queries.known()
         if queries is None:
-            return replace(dense_cost(site, Size.of(reach)), time=None)
+            return replace(dense_cost(site, self._met(site, reach)), time=None)
         met = reach
         if tiles:
             met = -(-(tiles * length * reach + first * int(site.keys)) // queries)
         time = tiles_time(site, tiles or -(-queries // length), length, reach, first)
         return replace(dense_cost(site, Size.of(met)), time=time)
+
+    def _met(self, site: AttentionSite, reach: int) -> Size:
+        """Return how many keys the tiles of a sequence of unknown length meet: no more than there are."""
+        if not self._plain or site.keys.static:
+            return Size.of(reach)
+        sinks = self._first(site.facts.band)
+        return Size.symbol(f"min({site.keys}, {reach - sinks})") + sinks
 
     def _tile(self, site: AttentionSite) -> _Tile | None:
         """Return what the lowering computes at a time, or None where it computes all scores at once."""

@@ -20,6 +20,7 @@ from rewriter.kernels.window.form import Window
 from rewriter.kernels.window.lowering import tile_length
 from rewriter.lower.torch_emitter import TorchEmitter
 from rewriter.sites.site import Band, Facts
+from rewriter.verify.binding import bound_size
 from tests.kernels.operands import CAUSAL, by_hand, canonical, emitter_of, operands, site
 
 
@@ -336,6 +337,14 @@ def test_less_is_computed(form: Window, band: Band | None, tokens: int, share: f
     found = form.emit(e, a)
     assert 0 < e.scores < share * tokens**2
     torch.testing.assert_close(found, defined(form, a), rtol=1e-4, atol=1e-5)
+
+
+def test_the_cost_of_an_unknown_length_counts_no_more_keys_than_there_are() -> None:
+    here = site(queries="n", keys="n", facts=Facts(band=CAUSAL))
+    costs = Window(4096, 4).cost(here).flops, Softmax().cost(here).flops
+    for tokens, met in ((64, 64 + 4), (1024, 1024 + 4), (65536, 4096 + 256 + 3)):
+        flops, dense = (bound_size(size, {"n": tokens}) for size in costs)
+        assert flops / dense == pytest.approx(met / tokens, rel=1e-3)
 
 
 def test_cost_counts_what_is_computed() -> None:
