@@ -26,10 +26,11 @@ import skimage.data
 import torch
 
 import rewriter
-from rewriter.engine import Rewriting, rewrite
+from rewriter.engine import rewrite
 from rewriter.models_zoo.dinov2 import load_onnx, load_torch, photograph, prepared
 from rewriter.passes import SoftmaxAttention, parse_form
 from rewriter.program.program import Program
+from rewriter.record import Rewriting
 from rewriter.selectors import Selector
 
 RECORDED = ("astronaut", "camera", "chelsea", "coffee", "motorcycle", "rocket")

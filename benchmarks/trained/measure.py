@@ -18,10 +18,10 @@ from benchmarks.trained.cases import Case
 from benchmarks.trained.records import Folder, Measurement
 from benchmarks.trained.workloads import WORKLOADS, Inputs, Workload
 from rewriter.algebra.sizes import Size
-from rewriter.engine import Rewriting
 from rewriter.forms import Cost
 from rewriter.passes import SoftmaxAttention
 from rewriter.program.program import Program
+from rewriter.record import Rewriting
 from rewriter.selectors import Selector, parse_apply
 from rewriter.sites.site import AttentionSite
 from rewriter.verify.memory import growth

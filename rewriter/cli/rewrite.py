@@ -24,9 +24,10 @@ from rewriter.report.text import amount
 from rewriter.verify.budget import Budget, parse_budgets
 
 if TYPE_CHECKING:
-    from rewriter.engine import Rewriting, Step
+    from rewriter.engine import Step
     from rewriter.plan import Plan
     from rewriter.program.program import Program
+    from rewriter.record import Rewriting
     from rewriter.rules import Rule
     from rewriter.verify.validation import ValidationReport
 

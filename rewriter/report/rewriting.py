@@ -15,7 +15,7 @@ from rewriter.report.text import figure, share_of
 from rewriter.verify.binding import base_symbols, bound_size
 
 if TYPE_CHECKING:
-    from rewriter.engine import Applied
+    from rewriter.record import Applied
     from rewriter.rules import Fused
 
 __all__ = ["rewriting_view", "work"]

@@ -9,8 +9,8 @@ from rewriter.rules.record import Fused
 from rewriter.rules.state import why_not_in_turn
 
 if TYPE_CHECKING:
-    from rewriter.engine import Applied
     from rewriter.program.program import Program
+    from rewriter.record import Applied
     from rewriter.rules.form_rule import FormRule
     from rewriter.sites.site import AttentionSite
 

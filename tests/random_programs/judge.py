@@ -10,11 +10,12 @@ from functools import partial
 import numpy as np
 
 import rewriter
-from rewriter.engine import Pass, Rewriting
+from rewriter.engine import Pass
 from rewriter.passes.softmax import SoftmaxAttention
 from rewriter.passes.window import WindowAttention
 from rewriter.program.program import Program
 from rewriter.program.tensors import to_torch
+from rewriter.record import Rewriting
 from rewriter.sites import AttentionSite
 from rewriter.verify.running import RunError, run_positional
 from tests.random_programs.as_onnx import as_onnx
